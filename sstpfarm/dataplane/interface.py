@@ -1,0 +1,102 @@
+"""The face that the pure and the native packet path share.
+
+A packet path stands between the decrypted SSTP byte stream of one session and its TUN descriptor. It sees every
+frame, passes network packets through its gates, and hands control frames back one at a time: `feed` stops behind
+each control frame, so that what that frame changes (a gate, above all) holds for the very next byte.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from typing import Final, Protocol
+
+SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1: version, C bit, length
+PPP_HEADER: Final = 4  # FF 03 and a 2-byte protocol; always sent so (PROTOCOL 6.1)
+HEADROOM: Final = SSTP_HEADER + PPP_HEADER
+MAX_FRAME: Final = 4095  # 12-bit length, MS-SSTP 2.2.1
+
+
+class Cell(IntEnum):
+    """Index of each 64-bit counter in a session's slot and in a worker's totals."""
+
+    BYTES_IN = 0  # PPP information bytes of network packets from the peer that were passed on
+    PACKETS_IN = 1
+    BYTES_OUT = 2
+    PACKETS_OUT = 3
+    DROP_GATE_IN = 4  # network data before SSTP and the NCP are open
+    DROP_GATE_OUT = 5  # the kernel's packets before the gate is open
+    DROP_SOURCE = 6  # source address does not belong to the session
+    DROP_MALFORMED = 7  # IP version or length wrong, truncated
+    DROP_TOO_LARGE = 8  # longer than the limit of its direction
+    DROP_PROTOCOL = 9  # PPP network protocol that nothing here serves
+    DROP_TUN = 10  # the kernel refused the write (device down, no memory)
+    CONTROL_IN = 11  # control frames handed to Python
+
+
+CELLS: Final = len(Cell)
+DROP_CELLS: Final = {
+    "gate-in": Cell.DROP_GATE_IN,
+    "gate-out": Cell.DROP_GATE_OUT,
+    "source": Cell.DROP_SOURCE,
+    "malformed": Cell.DROP_MALFORMED,
+    "too-large": Cell.DROP_TOO_LARGE,
+    "protocol": Cell.DROP_PROTOCOL,
+    "tun": Cell.DROP_TUN,
+}
+
+
+class Gate(IntFlag):
+    """Which address families may pass, in both directions."""
+
+    NONE = 0
+    IPV4 = 1
+    IPV6 = 2
+
+
+class FramingError(Exception):
+    """The stream cannot be trusted any more: version not 0x10, or a length below the header (MS-SSTP 3.1.5)."""
+
+
+class PacketPath(Protocol):
+    """The packet path of one session. Not thread-safe; no call blocks, the TUN descriptor is non-blocking."""
+
+    def attach(self, tun: int) -> None:
+        """Use `tun` (a non-blocking descriptor, IFF_TUN | IFF_NO_PI) from now on; the caller keeps ownership."""
+
+    def detach(self) -> None:
+        """Forget the descriptor; packets in either direction are dropped from now on. Idempotent."""
+
+    def set_gates(self, gates: Gate) -> None:
+        """Open exactly these families in both directions."""
+
+    def set_limits(self, *, receive: int, send: int) -> None:
+        """Bound the PPP information field, in bytes, of packets from the peer and towards it."""
+
+    def set_sources(self, ipv4: tuple[tuple[int, int], ...], ipv6: tuple[tuple[int, int], ...]) -> None:
+        """Accept packets from the peer only from these networks: pairs of (network, mask) as integers.
+
+        An empty tuple accepts nothing of that family; ((0, 0),) accepts every source (client side).
+        """
+
+    def feed(self, data: memoryview) -> tuple[int, bytes | None]:
+        """Take decrypted bytes; write network packets that pass to the TUN.
+
+        Returns:
+            (consumed, control): all bytes up to and including the first control frame, and that frame: the whole
+            SSTP packet, header included, when its C bit is set, or a whole SSTP data packet that carries a PPP
+            control frame (protocol number 0x8000 and above) or a network protocol that needs PPP's answer
+            (a closed family's NCP is PPP's business: a network protocol other than IPv4 and IPv6 comes back too).
+            control is None when `data` is used up; an incomplete frame is kept (at most 4095 bytes).
+            Call again with `data[consumed:]` until control is None.
+
+        Raises:
+            FramingError: drop the connection; the object must not be fed again.
+        """
+
+    def drain(self, out: memoryview) -> tuple[int, bool]:
+        """Read packets from the TUN and put SSTP data packets into `out` (at least MAX_FRAME bytes).
+
+        Returns:
+            (filled, more): bytes written; more is True when the work bound was reached before the TUN was empty.
+            Packets that meet a closed gate are read, counted and dropped.
+        """

@@ -1,0 +1,46 @@
+"""Every log event of the project: its name, its level, the keys that it always carries. Undeclared names are a bug."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class LogEvent(NamedTuple):
+    """Level and required keys of one event."""
+
+    level: Level
+    keys: tuple[str, ...] = ()
+
+
+EVENTS: Final[dict[str, LogEvent]] = {
+    "farm.starting": LogEvent("info", ("version", "workers")),
+    "farm.ready": LogEvent("info", ("listen", "workers")),
+    "farm.stopping": LogEvent("info", ("signal",)),
+    "farm.stopped": LogEvent("info"),
+    "farm.leftovers_removed": LogEvent("warning", ("interfaces",)),
+    "certificate.made": LogEvent("info", ("path", "sha256")),
+    "certificate.loaded": LogEvent("info", ("sha256", "not_after")),
+    "method.unprotected": LogEvent("warning", ("method", "why")),
+    "worker.started": LogEvent("info", ("worker", "pid")),
+    "worker.ready": LogEvent("info", ("worker",)),
+    "worker.lost": LogEvent("error", ("worker", "pid", "status", "sessions")),
+    "worker.unresponsive": LogEvent("error", ("worker", "pid")),
+    "worker.stopped": LogEvent("info", ("worker",)),
+    "auth.started": LogEvent("info", ("pid",)),
+    "auth.ready": LogEvent("info"),
+    "auth.lost": LogEvent("error", ("pid", "status")),
+    "listener.lent": LogEvent("info", ("listener", "worker")),
+    "listener.taken_back": LogEvent("info", ("listener", "worker")),
+    "ipc.violation": LogEvent("error", ("sender", "detail")),
+    "connection.refused": LogEvent("info", ("peer", "reason", "phase")),
+    "login.accepted": LogEvent("info", ("session", "user", "peer", "method")),
+    "login.refused": LogEvent("info", ("session", "user", "peer", "method", "reason")),
+    "session.opened": LogEvent("info", ("session", "user", "peer", "address", "interface")),
+    "session.closed": LogEvent("info", ("session", "user", "peer", "reason", "seconds", "bytes_in", "bytes_out")),
+    "session.kicked": LogEvent("info", ("session", "by")),
+    "interface.failed": LogEvent("error", ("session", "detail")),
+    "accept.paused": LogEvent("warning", ("error",)),
+    "internal.error": LogEvent("error", ("detail",)),
+}
