@@ -200,6 +200,16 @@ class SessionClosed(Message, frozen=True, tag="session-closed"):
     reason: Short
 
 
+# -- client: privileged half > unprivileged half -----------------------------------------------------------------------
+
+
+class Dial(Message, frozen=True, tag="dial"):
+    """Dial these addresses, in this order, until one answers."""
+
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=16)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
 # -- client: unprivileged half > privileged half -----------------------------------------------------------------------
 
 

@@ -1,0 +1,146 @@
+"""What a process does to itself and hands to its children: sealed memory files, fewer rights, no late imports."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+from collections.abc import Collection, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Final
+
+from sstpfarm.errors import LocalError, SystemRefusal
+
+# linux/prctl.h
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+PR_CAPBSET_DROP: Final = 24
+PR_SET_NO_NEW_PRIVS: Final = 38
+# linux/capability.h
+CAPABILITIES: Final = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "DAC_READ_SEARCH": 2,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "NET_BIND_SERVICE": 10,
+    "NET_ADMIN": 12,
+    "NET_RAW": 13,
+    "SYS_NICE": 23,
+    "SYS_RESOURCE": 24,
+}
+LAST_CAPABILITY: Final = "/proc/sys/kernel/cap_last_cap"
+CAPABILITY_VERSION_3: Final = 0x20080522
+SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+MAX_MEMFD: Final = 64 << 20  # a configuration with 100,000 secrets is about 10 MiB
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def seal_memfd(name: str, data: bytes) -> int:
+    """Return a descriptor of a memory file with that content which nobody can change any more; for a child to inherit."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    return fd
+
+
+def read_memfd(fd: int) -> bytes:
+    """Return the content of a sealed memory file and close the descriptor.
+
+    Raises:
+        LocalError: it is larger than MAX_MEMFD.
+    """
+    try:
+        size = os.fstat(fd).st_size
+        if size > MAX_MEMFD:
+            raise LocalError(f"memory file of {size} bytes")
+        data = bytearray()
+        while len(data) < size:
+            part = os.pread(fd, size - len(data), len(data))
+            if not part:
+                raise LocalError("memory file shrank")
+            data += part
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def drop_privileges(uid: int, gid: int) -> None:
+    """Give up root for good: bounding set, groups, user, capabilities; no new privileges, no core, no ptrace, no imports.
+
+    Call it as root with the descriptors that are still needed open, before the first byte of a peer is read. The
+    process dies with its parent from now on.
+
+    Raises:
+        SystemRefusal: the kernel refused a step.
+    """
+    parent = os.getppid()
+    reduce_capabilities({"SETUID", "SETGID"})
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)  # clears the effective and the permitted set (capabilities(7))
+    _capset(0)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # setuid clears it, so it comes last
+    if os.getppid() != parent:
+        raise SystemRefusal("the parent process is gone")
+    forbid_imports()
+
+
+def reduce_capabilities(keep: Collection[str]) -> None:
+    """Keep only these capabilities (names without CAP_), now and for whatever this process executes.
+
+    Raises:
+        SystemRefusal: not permitted (SETPCAP is needed).
+    """
+    kept = {CAPABILITIES[name] for name in keep}
+    with open(LAST_CAPABILITY, encoding="ascii") as file:  # noqa: PTH123 - also used right after an exec, pathlib adds nothing
+        last = int(file.read())
+    for capability in range(last + 1):
+        if capability not in kept:
+            _prctl(PR_CAPBSET_DROP, capability)
+    _capset(sum(1 << capability for capability in kept))
+
+
+def forbid_imports() -> None:
+    """Make every import of a module that is not loaded yet fail: after the drop its file may be out of reach."""
+    if not any(isinstance(finder, _NoImports) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoImports())
+
+
+class _NoImports:
+    """A finder that finds nothing and says so loudly."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        raise ImportError(f"import of {name} after the privileges were dropped")
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def _capset(mask: int) -> None:
+    header = _Header(CAPABILITY_VERSION_3, 0)
+    data = (_Data * 2)(_Data(mask & 0xFFFFFFFF, mask & 0xFFFFFFFF, 0), _Data(mask >> 32, mask >> 32, 0))
+    if _libc.capset(ctypes.byref(header), ctypes.byref(data)):
+        raise SystemRefusal(f"capset: {os.strerror(ctypes.get_errno())}")
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise SystemRefusal(f"prctl {option}: {os.strerror(ctypes.get_errno())}")
