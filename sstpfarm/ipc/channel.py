@@ -85,7 +85,7 @@ class Channel:
             raise LocalError(f"{type(message).__name__} of {len(data)} bytes with {len(fds)} descriptors")
         if not self._queue and self._send_now(data, fds):
             return
-        if self._closed:
+        if self.closed:  # the attempt may have ended the channel
             return
         if len(self._queue) >= MAX_QUEUE:
             self._end("the other end does not read")

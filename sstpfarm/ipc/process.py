@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Collection, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -35,7 +36,7 @@ CAPABILITIES: Final = {
     "SYS_NICE": 23,
     "SYS_RESOURCE": 24,
 }
-LAST_CAPABILITY: Final = "/proc/sys/kernel/cap_last_cap"
+LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
 CAPABILITY_VERSION_3: Final = 0x20080522
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 MAX_MEMFD: Final = 64 << 20  # a configuration with 100,000 secrets is about 10 MiB
@@ -44,7 +45,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def seal_memfd(name: str, data: bytes) -> int:
-    """Return a descriptor of a memory file with that content which nobody can change any more; for a child to inherit."""
+    """Return a descriptor of a memory file with that content, which nobody can change any more; a child may inherit it."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
@@ -75,7 +76,7 @@ def read_memfd(fd: int) -> bytes:
 
 
 def drop_privileges(uid: int, gid: int) -> None:
-    """Give up root for good: bounding set, groups, user, capabilities; no new privileges, no core, no ptrace, no imports.
+    """Give up root for good: capabilities, groups, user; no new privileges, no core file, no ptrace, no late imports.
 
     Call it as root with the descriptors that are still needed open, before the first byte of a peer is read. The
     process dies with its parent from now on.
@@ -105,8 +106,7 @@ def reduce_capabilities(keep: Collection[str]) -> None:
         SystemRefusal: not permitted (SETPCAP is needed).
     """
     kept = {CAPABILITIES[name] for name in keep}
-    with open(LAST_CAPABILITY, encoding="ascii") as file:  # noqa: PTH123 - also used right after an exec, pathlib adds nothing
-        last = int(file.read())
+    last = int(LAST_CAPABILITY.read_text("ascii"))
     for capability in range(last + 1):
         if capability not in kept:
             _prctl(PR_CAPBSET_DROP, capability)

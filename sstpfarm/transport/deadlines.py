@@ -1,0 +1,71 @@
+"""One timer for all connections of a process: a heap of the moments at which somebody wants to be looked at.
+
+A connection's deadline moves forward with every packet; moving it costs nothing here. An entry that comes up too
+early is asked for its real deadline and put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from time import monotonic
+from typing import Protocol
+
+
+class Timed(Protocol):
+    """What the heap keeps: an object that knows its own next deadline."""
+
+    scheduled: float
+    """The earliest entry in the heap, in seconds of the monotonic clock; the heap's own note, inf for none."""
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do, in seconds of the monotonic clock; None for never."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due at `now`."""
+
+
+class Deadlines:
+    """Call `tick` of each watched object when its deadline has come."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._order = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = float("inf")
+
+    def watch(self, timed: Timed) -> None:
+        """Look at the object's deadline again: to be called whenever it may have moved to an earlier moment."""
+        deadline = timed.next_deadline()
+        if deadline is None or deadline >= timed.scheduled:
+            return
+        timed.scheduled = deadline
+        heapq.heappush(self._heap, (deadline, next(self._order), timed))
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._heap:
+            return
+        first = self._heap[0][0]
+        if first >= self._armed_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = first
+        self._timer = self._loop.call_later(max(0.0, first - monotonic()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer, self._armed_for = None, float("inf")
+        now = monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            entry, _, timed = heapq.heappop(self._heap)
+            if entry != timed.scheduled:
+                continue  # an earlier entry has taken its place
+            timed.scheduled = float("inf")
+            deadline = timed.next_deadline()
+            if deadline is not None and deadline <= now:
+                timed.tick(now)
+            self.watch(timed)
+        self._arm()
