@@ -1,0 +1,52 @@
+# Each target does all the set-up that it needs; a second run takes none.
+# As root on Debian the packages are installed too; elsewhere the message says what to install.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup lint test demo interop clean
+
+help:
+	@echo "make demo     one server, one client, real traffic through the tunnel (root)"
+	@echo "make test     unit, property, simulation and end-to-end tests (the last as root)"
+	@echo "make interop  Debian's sstpc and pppd, in a virtual machine, against our server (root)"
+	@echo "make lint     ruff, mypy --strict, the layers"
+	@echo "make setup    only the set-up: Debian packages, .venv"
+	@echo "make clean    remove what these targets made"
+
+setup: .venv/installed
+
+# The stamp lives in .venv, so that removing .venv is a fresh start.
+.venv/installed: pyproject.toml deploy/debian-packages.txt
+	@deploy/install-packages base
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is too old or missing: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Making .venv"; $(PYTHON) -m venv .venv; }
+	@echo "Installing Python packages into .venv"
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --root-user-action=ignore --retries 5 --editable '.[dev]'
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/sstpfarm demo
+
+.venv/interop-installed: deploy/debian-packages.txt | setup
+	@deploy/install-packages interop
+	@touch $@
+
+interop: setup .venv/interop-installed
+	tests/interop/vm/build
+	$(BIN)/python -m pytest tests/interop
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find sstpfarm tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Interoperation tests: Debian's sstpc and pppd, in a virtual machine with kernel PPP, against our server."""
