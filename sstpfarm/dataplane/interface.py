@@ -99,4 +99,7 @@ class PacketPath(Protocol):
         Returns:
             (filled, more): bytes written; more is True when the work bound was reached before the TUN was empty.
             Packets that meet a closed gate are read, counted and dropped.
+
+        Raises:
+            OSError: the TUN no longer reads (its device is gone): detach, and end the session.
         """

@@ -1,0 +1,303 @@
+"""The reference packet path in plain Python: one system call and one copy for each packet, no packet objects.
+
+It must not know TLS, PPP negotiation or the event loop. The native path answers to the same interface, byte for byte
+and counter for counter; where the two differ, this file is right.
+
+Order of the checks, because it decides which counter a bad packet meets. From the peer: PPP protocol, gate, limit,
+IP version and lengths, source address, TUN. Towards the peer: IP version, gate, limit.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+from typing import Final
+
+from sstpfarm.dataplane.interface import (
+    CELLS,
+    HEADROOM,
+    MAX_FRAME,
+    SSTP_HEADER,
+    Cell,
+    FramingError,
+    Gate,
+)
+from sstpfarm.errors import LocalError
+
+DRAIN_PACKETS: Final = 64  # work bound of one drain(): one session must not starve its worker's others
+MAX_INFORMATION: Final = MAX_FRAME - HEADROOM  # 4087 bytes: the largest PPP information field that fits
+
+_VERSION: Final = 0x10  # MS-SSTP 2.2.1: major 1, minor 0
+_CONTROL_BIT: Final = 0x01
+_LENGTH_MASK: Final = 0x0FFF  # the 4 bits above are reserved: ignored
+_CONTROL_HEADER: Final = 8  # MS-SSTP 2.2.2: header, message type, number of attributes
+_ADDRESS_CONTROL: Final = 0xFF03  # RFC 1662 3.1
+_PPP_IPV4: Final = 0x0021  # RFC 1332 2
+_PPP_IPV6: Final = 0x0057  # RFC 5072 3
+_IPV4_HEADER: Final = 20  # RFC 791 3.1
+_IPV6_HEADER: Final = 40  # RFC 8200 3
+_DEFAULT_LIMIT: Final = 1500  # RFC 1661 6.1: the MRU before LCP agreed on another
+
+_frame_header = Struct("!BBH").unpack_from  # version, flags, reserved bits and length
+_u16 = Struct("!H").unpack_from
+_u32 = Struct("!I").unpack_from
+_put_headers = Struct("!BBHHH").pack_into  # SSTP header, FF 03, PPP protocol
+
+Networks = tuple[tuple[int, int], ...]
+
+
+class PurePath:
+    """The packet path of one session (`interface.PacketPath`).
+
+    Args:
+        totals: the worker's counters, format 'Q', CELLS long.
+        slot: the session's counters, same shape. Both are updated once for each call, not for each packet.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_ipv4_open",
+        "_ipv4_sources",
+        "_ipv6_open",
+        "_ipv6_sources",
+        "_partial",
+        "_receive_limit",
+        "_send_limit",
+        "_slot",
+        "_spill",
+        "_totals",
+        "_tun",
+    )
+
+    def __init__(self, totals: memoryview, slot: memoryview) -> None:
+        for cells in (totals, slot):
+            if cells.format != "Q" or len(cells) != CELLS:
+                raise LocalError(f"counters must be {CELLS} cells of format 'Q'")
+        self._totals = totals
+        self._slot = slot
+        self._counts = [0] * CELLS  # of the call that is running
+        self._tun: int | None = None
+        self._ipv4_open = False
+        self._ipv6_open = False
+        self._ipv4_sources: Networks = ()
+        self._ipv6_sources: Networks = ()
+        self._receive_limit = _DEFAULT_LIMIT
+        self._send_limit = _DEFAULT_LIMIT
+        self._partial = bytearray()  # an incomplete frame, shorter than MAX_FRAME
+        self._spill = bytearray(1)  # takes the first byte beyond the send limit: the packet is too large
+
+    def attach(self, tun: int) -> None:
+        """Use `tun` from now on; the caller keeps ownership."""
+        self._tun = tun
+
+    def detach(self) -> None:
+        """Forget the descriptor; packets from the peer count as refused by the TUN from now on."""
+        self._tun = None
+
+    def set_gates(self, gates: Gate) -> None:
+        """Open exactly these families in both directions."""
+        self._ipv4_open = Gate.IPV4 in gates
+        self._ipv6_open = Gate.IPV6 in gates
+
+    def set_limits(self, *, receive: int, send: int) -> None:
+        """Bound the PPP information field, in bytes (1 to 4087)."""
+        if not (0 < receive <= MAX_INFORMATION and 0 < send <= MAX_INFORMATION):
+            raise LocalError(f"limits must be 1 to {MAX_INFORMATION} bytes: receive {receive}, send {send}")
+        self._receive_limit = receive
+        self._send_limit = send
+
+    def set_sources(self, ipv4: Networks, ipv6: Networks) -> None:
+        """Accept packets from the peer only from these (network, mask) pairs."""
+        for networks, bits in ((ipv4, 32), (ipv6, 128)):
+            for network, mask in networks:
+                if network & ~mask or not 0 <= mask < 1 << bits or network < 0:
+                    raise LocalError(f"not a network of {bits}-bit addresses: {network:#x} with mask {mask:#x}")
+        self._ipv4_sources = ipv4
+        self._ipv6_sources = ipv6
+
+    # -- from the peer -----------------------------------------------------------------------------------------------
+
+    def feed(self, data: memoryview) -> tuple[int, bytes | None]:
+        """Take decrypted bytes up to the first control frame (see `interface.PacketPath.feed`)."""
+        try:
+            return self._walk(data)
+        finally:
+            self._publish()
+
+    def _walk(self, data: memoryview) -> tuple[int, bytes | None]:
+        position = 0
+        if self._partial:
+            position, whole = self._resume(data)
+            if not whole:
+                return position, None
+            frame = bytes(self._partial)
+            self._partial.clear()
+            if self._take(memoryview(frame), 0, len(frame)):
+                return position, frame
+        size = len(data)
+        while size - position >= SSTP_HEADER:
+            end = position + _frame_length(data, position)
+            if end > size:
+                break
+            start, position = position, end
+            if self._take(data, start, end):
+                return end, bytes(data[start:end])
+        self._partial += data[position:]
+        return size, None
+
+    def _resume(self, data: memoryview) -> tuple[int, bool]:
+        """Complete the partial frame; returns how many bytes it took and whether the frame is whole now."""
+        partial = self._partial
+        taken = min(max(SSTP_HEADER - len(partial), 0), len(data))
+        partial += data[:taken]
+        if len(partial) < SSTP_HEADER:
+            return taken, False
+        length = _frame_length(partial, 0)
+        rest = data[taken : taken + length - len(partial)]
+        partial += rest
+        return taken + len(rest), len(partial) == length
+
+    def _take(self, data: memoryview, start: int, end: int) -> bool:
+        """Deal with the frame in data[start:end]; True when it is not a network packet but Python's business."""
+        counts = self._counts
+        if data[start + 1] & _CONTROL_BIT:
+            counts[Cell.CONTROL_IN] += 1
+            return True
+        position = start + SSTP_HEADER
+        if position == end:
+            return False  # an empty data packet says nothing
+        if end - position >= 2 and _u16(data, position)[0] == _ADDRESS_CONTROL:
+            position += 2
+        # RFC 1661 6.5: an odd first byte is a whole protocol number. Accepted without having been agreed.
+        if position < end and data[position] & 1:
+            protocol = data[position]
+            position += 1
+        elif end - position >= 2:
+            protocol = _u16(data, position)[0]
+            position += 2
+        else:
+            counts[Cell.DROP_MALFORMED] += 1
+            return False
+        if protocol == _PPP_IPV4:
+            cell = self._ipv4(data, position, end) if self._ipv4_open else Cell.DROP_GATE_IN
+        elif protocol == _PPP_IPV6:
+            cell = self._ipv6(data, position, end) if self._ipv6_open else Cell.DROP_GATE_IN
+        else:
+            counts[Cell.CONTROL_IN] += 1
+            return True
+        counts[cell] += 1
+        return False
+
+    def _ipv4(self, data: memoryview, start: int, end: int) -> Cell:
+        """Pass an IPv4 packet on; returns the counter that it belongs to (RFC 791 3.1)."""
+        size = end - start
+        if size > self._receive_limit:
+            return Cell.DROP_TOO_LARGE
+        if size < _IPV4_HEADER or data[start] >> 4 != 4:
+            return Cell.DROP_MALFORMED
+        header = (data[start] & 0x0F) * 4
+        total = _u16(data, start + 2)[0]
+        if not _IPV4_HEADER <= header <= total <= size:
+            return Cell.DROP_MALFORMED
+        if not _belongs(_u32(data, start + 12)[0], self._ipv4_sources):
+            return Cell.DROP_SOURCE
+        return self._write(data[start : start + total])  # without the padding that PPP allows
+
+    def _ipv6(self, data: memoryview, start: int, end: int) -> Cell:
+        """Pass an IPv6 packet on; returns the counter that it belongs to (RFC 8200 3)."""
+        size = end - start
+        if size > self._receive_limit:
+            return Cell.DROP_TOO_LARGE
+        if size < _IPV6_HEADER or data[start] >> 4 != 6:
+            return Cell.DROP_MALFORMED
+        total = _IPV6_HEADER + _u16(data, start + 4)[0]
+        if total > size:
+            return Cell.DROP_MALFORMED
+        if not _belongs(int.from_bytes(data[start + 8 : start + 24], "big"), self._ipv6_sources):
+            return Cell.DROP_SOURCE
+        return self._write(data[start : start + total])
+
+    def _write(self, packet: memoryview) -> Cell:
+        if self._tun is None:
+            return Cell.DROP_TUN
+        try:
+            os.write(self._tun, packet)
+        except OSError:  # device down (EIO), no memory (ENOBUFS, ENOMEM, EAGAIN), device gone (EBADFD)
+            return Cell.DROP_TUN
+        self._counts[Cell.BYTES_IN] += len(packet)
+        return Cell.PACKETS_IN
+
+    # -- towards the peer --------------------------------------------------------------------------------------------
+
+    def drain(self, out: memoryview) -> tuple[int, bool]:
+        """Turn the TUN's packets into SSTP data packets in `out` (see `interface.PacketPath.drain`)."""
+        if len(out) < MAX_FRAME:
+            raise LocalError(f"drain() needs a buffer of at least {MAX_FRAME} bytes")
+        if self._tun is None:
+            return 0, False
+        try:
+            return self._read(self._tun, out)
+        finally:
+            self._publish()
+
+    def _read(self, tun: int, out: memoryview) -> tuple[int, bool]:
+        counts = self._counts
+        limit = self._send_limit
+        room = len(out) - HEADROOM - limit  # the last place in `out` where a packet of any legal size fits
+        spill = self._spill
+        filled = 0
+        for _ in range(DRAIN_PACKETS):
+            if filled > room:
+                break
+            start = filled + HEADROOM
+            try:
+                size = os.readv(tun, (out[start : start + limit], spill))
+            except BlockingIOError:
+                return filled, False
+            if size == 0:  # never from a TUN; a socket in its place says so when its other end is closed
+                return filled, False
+            version = out[start] >> 4
+            if version == 4:
+                protocol, is_open = _PPP_IPV4, self._ipv4_open
+            elif version == 6:
+                protocol, is_open = _PPP_IPV6, self._ipv6_open
+            else:
+                counts[Cell.DROP_PROTOCOL] += 1
+                continue
+            if not is_open:
+                counts[Cell.DROP_GATE_OUT] += 1
+            elif size > limit:
+                counts[Cell.DROP_TOO_LARGE] += 1
+            else:
+                _put_headers(out, filled, _VERSION, 0, HEADROOM + size, _ADDRESS_CONTROL, protocol)
+                counts[Cell.PACKETS_OUT] += 1
+                counts[Cell.BYTES_OUT] += size
+                filled = start + size
+        return filled, True
+
+    def _publish(self) -> None:
+        """Add what this call counted to the slot and to the totals."""
+        counts = self._counts
+        for cell, count in enumerate(counts):
+            if count:
+                self._slot[cell] += count
+                self._totals[cell] += count
+                counts[cell] = 0
+
+
+def _frame_length(data: memoryview | bytearray, position: int) -> int:
+    """Length of the frame that begins there; its 4 header bytes are present (MS-SSTP 2.2.1)."""
+    version, flags, length = _frame_header(data, position)
+    length &= _LENGTH_MASK
+    if version != _VERSION:
+        raise FramingError(f"SSTP version {version:#04x} (MS-SSTP 2.2.1)")
+    if length < (_CONTROL_HEADER if flags & _CONTROL_BIT else SSTP_HEADER):
+        raise FramingError(f"SSTP packet length {length} (MS-SSTP 2.2.1)")
+    return int(length)
+
+
+def _belongs(address: int, networks: Networks) -> bool:
+    for network, mask in networks:  # noqa: SIM110 - a generator for each packet costs three times the loop
+        if address & mask == network:
+            return True
+    return False

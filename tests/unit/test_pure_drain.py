@@ -1,0 +1,156 @@
+"""PurePath, from the TUN to the peer: headers, gates, limits, work bound, and a TUN that is gone."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from sstpfarm.dataplane.interface import HEADROOM, MAX_FRAME, Cell, Gate
+from sstpfarm.dataplane.pure import DRAIN_PACKETS
+from sstpfarm.errors import LocalError
+from tests.unit.pure_bench import Bench, ipv4, ipv6
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def drain(bench: Bench, size: int = 65536) -> tuple[bytes, bool]:
+    """One drain() into a buffer of that size that holds rubbish."""
+    buffer = bytearray(b"\xaa" * size)
+    filled, more = bench.path.drain(memoryview(buffer))
+    return bytes(buffer[:filled]), more
+
+
+def test_headers_are_put_in_front(bench: Bench) -> None:
+    bench.kernel.send(ipv4(60))
+    bench.kernel.send(ipv6(1500))
+    filled, more = drain(bench)
+    assert filled == (
+        bytes.fromhex("10000044ff030021") + ipv4(60) + bytes.fromhex("100005e4ff030057") + ipv6(1500)  # 68, 1508
+    )
+    assert not more
+    assert bench.counted() == {Cell.PACKETS_OUT: 2, Cell.BYTES_OUT: 1560}
+
+
+def test_an_empty_tun(bench: Bench) -> None:
+    assert drain(bench) == (b"", False)
+    assert bench.counted() == {}
+
+
+def test_what_was_drained_can_be_fed(bench: Bench) -> None:
+    bench.kernel.send(ipv4(77))
+    filled, _ = drain(bench)
+    bench.feed(filled)
+    assert bench.packets() == [ipv4(77)]
+
+
+@pytest.mark.parametrize("gates", [Gate.NONE, Gate.IPV4, Gate.IPV6, Gate.IPV4 | Gate.IPV6])
+def test_gates_for_each_family(bench: Bench, gates: Gate) -> None:
+    bench.path.set_gates(gates)
+    for packet in (ipv4(), ipv6(), ipv4()):
+        bench.kernel.send(packet)
+    filled, more = drain(bench)
+    v4, v6 = Gate.IPV4 in gates, Gate.IPV6 in gates
+    assert len(filled) == v4 * 2 * (28 + HEADROOM) + v6 * (48 + HEADROOM)
+    assert not more
+    counted = bench.counted()
+    assert counted.get(Cell.PACKETS_OUT, 0) == 2 * v4 + v6
+    assert counted.get(Cell.DROP_GATE_OUT, 0) == 3 - 2 * v4 - v6
+
+
+@pytest.mark.parametrize(("size", "passes"), [(1399, True), (1400, True), (1401, False), (1500, False), (4000, False)])
+def test_the_send_limit(bench: Bench, size: int, passes: bool) -> None:
+    bench.path.set_limits(receive=1500, send=1400)
+    bench.kernel.send(ipv4(size))
+    bench.kernel.send(ipv4(28))
+    filled, _ = drain(bench)
+    assert filled == (
+        bytes.fromhex("1000") + struct.pack("!H", size + 8) + b"\xff\x03\x00\x21" + ipv4(size)
+    ) * passes + (bytes.fromhex("10000024ff030021") + ipv4(28))
+    assert bench.counted().get(Cell.DROP_TOO_LARGE, 0) == (not passes)
+
+
+def test_a_packet_that_is_not_ip_is_dropped(bench: Bench) -> None:
+    bench.kernel.send(b"\x00rubbish")
+    bench.kernel.send(b"\xf0")
+    assert drain(bench) == (b"", False)
+    assert bench.counted() == {Cell.DROP_PROTOCOL: 2}
+
+
+def test_the_smallest_buffer_takes_the_largest_packet(bench: Bench) -> None:
+    bench.path.set_limits(receive=4087, send=4087)
+    bench.kernel.send(ipv4(4087))
+    bench.kernel.send(ipv4(28))
+    filled, more = drain(bench, MAX_FRAME)
+    assert len(filled) == MAX_FRAME
+    assert more
+    filled, more = drain(bench, MAX_FRAME)
+    assert len(filled) == 28 + HEADROOM
+    assert more  # no room for another: the caller asks again
+    assert drain(bench, MAX_FRAME) == (b"", False)
+
+
+def test_the_buffer_bounds_one_call_and_nothing_is_lost(bench: Bench) -> None:
+    for number in range(10):
+        bench.kernel.send(ipv4(1000 + number))
+    sizes = []
+    more = True
+    while more:
+        filled, more = drain(bench, 4095)
+        assert len(filled) <= 4095
+        while filled:
+            length = struct.unpack_from("!H", filled, 2)[0]
+            sizes.append(length - HEADROOM)
+            filled = filled[length:]
+    assert sizes == [1000 + number for number in range(10)]
+
+
+def test_the_work_of_one_call_is_bounded(bench: Bench) -> None:
+    """Also when every packet is dropped."""
+    for _ in range(DRAIN_PACKETS + 1):
+        bench.kernel.send(ipv4())
+    filled, more = drain(bench)
+    assert (len(filled), more) == (DRAIN_PACKETS * (28 + HEADROOM), True)
+    bench.path.set_gates(Gate.NONE)
+    for _ in range(DRAIN_PACKETS):
+        bench.kernel.send(ipv4())
+    assert drain(bench) == (b"", True)
+    assert drain(bench) == (b"", False)
+    assert bench.counted()[Cell.DROP_GATE_OUT] == DRAIN_PACKETS + 1
+
+
+def test_detached_reads_nothing(bench: Bench) -> None:
+    bench.kernel.send(ipv4())
+    bench.path.detach()
+    assert drain(bench) == (b"", False)
+    bench.path.attach(bench.tun.fileno())
+    assert len(drain(bench)[0]) == 28 + HEADROOM
+
+
+def test_the_other_end_is_closed(bench: Bench) -> None:
+    bench.kernel.close()
+    assert drain(bench) == (b"", False)
+
+
+def test_a_tun_that_no_longer_reads_is_told(bench: Bench) -> None:
+    """What was counted before it is kept."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        bench.path.attach(write_end)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            drain(bench)
+    finally:
+        os.close(write_end)
+
+
+def test_a_buffer_that_is_too_small_is_a_bug(bench: Bench) -> None:
+    with pytest.raises(LocalError):
+        drain(bench, MAX_FRAME - 1)
