@@ -1,0 +1,40 @@
+"""IPv6 inside the tunnel (link-local) and outside it (the connection itself).
+
++-- client --------------------+                +-- server -------------------+
+| sstp0 fe80::id/64            |====tunnel====> | sstp... fe80::id/64         |
+| uplink fd99:1::2             |------veth------| downlink [fd99:1::1]:443    |
++------------------------------+                +-----------------------------+
+"""
+
+from __future__ import annotations
+
+from .client import connected
+from .farm import GATEWAY, Farm
+from .netns import Namespace, Wire
+
+
+def link_local(place: Namespace, interface: str) -> str:
+    """The one link-local address of an interface."""
+    (entry,) = place.ip("-6", "address", "show", "dev", interface, "scope", "link")
+    (address,) = entry["addr_info"]
+    return str(address["local"])
+
+
+def test_link_local_ping_through_the_tunnel(wire: Wire, farm: Farm) -> None:
+    with connected(wire.client, wire.SERVER4, "--interface", "sstp0") as (_, up):
+        (session,) = farm.sessions()
+        ours, theirs = link_local(wire.client, "sstp0"), link_local(wire.server, session["interface"])
+        assert ours != theirs
+        assert up["ipv6_local"] == ours
+        assert wire.client.ping(f"{theirs}%sstp0", "-6", count=3)
+        assert wire.server.ping(f"{ours}%{session['interface']}", "-6", count=3)
+    farm.idle()
+
+
+def test_outer_connection_over_ipv6(wire: Wire, farm: Farm) -> None:
+    mark = farm.log.mark()
+    with connected(wire.client, f"[{wire.SERVER6}]:443", "--interface", "sstp0"):
+        assert wire.client.ping(GATEWAY)
+        assert wire.CLIENT6 in farm.wait_event("session.opened", mark)["peer"]
+        assert wire.CLIENT6 in farm.sessions()[0]["caller-id"]
+    farm.idle()
