@@ -1,0 +1,147 @@
+"""The ways in which the configuration writes addresses: endpoints, ranges, callers; errors are ValueErrors."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    NetmaskValueError,
+    ip_address,
+    ip_network,
+)
+from typing import Final, NamedTuple
+
+_ENDPOINT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+POOL_PREFIX: Final = "pool:"
+
+
+class Endpoint(NamedTuple):
+    """A literal address and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class AddressRange(NamedTuple):
+    """IPv4 addresses from `first` to `last`, both included, as numbers."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{IPv4Address(self.first)}-{IPv4Address(self.last)}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Return the address and port of ``ADDRESS:PORT`` or ``[ADDRESS]:PORT``.
+
+    Raises:
+        ValueError: it is neither, the address is a name, or the port is not 1 to 65535.
+    """
+    match = _ENDPOINT.fullmatch(text)
+    if match is None:
+        raise ValueError("is not an address and a port")
+    try:
+        host: IPv4Address | IPv6Address = (
+            IPv6Address(match["six"]) if match["six"] is not None else IPv4Address(match["four"])
+        )
+    except AddressValueError:
+        raise ValueError("has an address that is not valid") from None
+    port = int(match["port"])
+    if not 1 <= port <= 65535:
+        raise ValueError("has a port that is not 1 to 65535")
+    return Endpoint(str(host), port)
+
+
+def parse_host(text: str) -> IPv4Address:
+    """Return an IPv4 address that a host can have.
+
+    Raises:
+        ValueError: it is no IPv4 address, or one that no host can have.
+    """
+    try:
+        address = IPv4Address(text)
+    except AddressValueError:
+        raise ValueError("is not an IPv4 address") from None
+    _require_hosts(AddressRange(int(address), int(address)))
+    return address
+
+
+def parse_range(text: str) -> AddressRange:
+    """Return the addresses of ``FIRST-LAST``, ``NETWORK/LENGTH`` or one address.
+
+    Of a network in the second form with a length of 30 or less, the first and the last address (network and broadcast)
+    are left out: some clients refuse them.
+
+    Raises:
+        ValueError: it is none of them, it is empty, or it holds addresses that no host can have.
+    """
+    first_text, dash, last_text = text.partition("-")
+    try:
+        if dash:
+            found = AddressRange(int(IPv4Address(first_text.strip())), int(IPv4Address(last_text.strip())))
+        elif "/" in text:
+            network = IPv4Network(text, strict=False)
+            if str(network.network_address) != text.partition("/")[0]:
+                raise ValueError(f"is not a network's address (did you mean {network}?)")
+            edge = 1 if network.prefixlen <= 30 else 0
+            found = AddressRange(int(network.network_address) + edge, int(network.broadcast_address) - edge)
+        else:
+            found = AddressRange(int(IPv4Address(text)), int(IPv4Address(text)))
+    except (AddressValueError, NetmaskValueError):
+        raise ValueError("is not a range of IPv4 addresses") from None
+    if found.first > found.last:
+        raise ValueError("ends before it begins")
+    _require_hosts(found)
+    return found
+
+
+def parse_caller(text: str) -> IPv4Network | IPv6Network:
+    """Return the address or network that ``caller-id`` names; a single address is a network of one.
+
+    Raises:
+        ValueError: it is neither an address nor a network.
+    """
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("is neither an address nor a network") from None
+
+
+def caller_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address of a peer that is given as ``ADDRESS:PORT`` or ``[ADDRESS]:PORT``; None when it is neither.
+
+    An IPv4 address inside of an IPv6 one (``::ffff:192.0.2.1``, a dual-stack listener) is returned as IPv4.
+    """
+    try:
+        address = ip_address(parse_endpoint(text).host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def pool_name(remote: str) -> str | None:
+    """Return NAME of ``pool:NAME``, None when `remote` is not of that form."""
+    return remote.removeprefix(POOL_PREFIX) if remote.startswith(POOL_PREFIX) else None
+
+
+def _require_hosts(found: AddressRange) -> None:
+    """Refuse 0.0.0.0/8, 127.0.0.0/8, multicast and beyond (RFC 6890)."""
+    for refused in (
+        AddressRange(0, 0x00FFFFFF),
+        AddressRange(0x7F000000, 0x7FFFFFFF),
+        AddressRange(0xE0000000, 0xFFFFFFFF),
+    ):
+        if found.first <= refused.last and refused.first <= found.last:
+            raise ValueError(
+                "holds addresses that no host can have" if found.first != found.last else "is no host's address"
+            )

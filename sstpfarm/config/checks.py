@@ -1,0 +1,163 @@
+"""What must hold between the keys of a configuration: names exist, addresses are well-formed and do not collide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from sstpfarm.config.addresses import (
+    POOL_PREFIX,
+    AddressRange,
+    Endpoint,
+    parse_caller,
+    parse_endpoint,
+    parse_host,
+    parse_range,
+    pool_name,
+)
+from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.report import Report, dotted, show, suggest
+from sstpfarm.config.schema import IPV6_MTU_MIN, Config, Profile, Secret
+
+ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
+RANGE_FORMS: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
+
+
+def check_references(config: Config, report: Report) -> None:
+    """Report every contradiction between keys."""
+    _check_server(config, report)
+    _check_pools(config, report)
+    for name, profile in config.profile.items():
+        _check_terms(config, profile, ("profile", name), report)
+    for name, secret in config.secret.items():
+        _check_secret(config, secret, name, report)
+    _check_static_addresses(config, report)
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """Return what is allowed and yet worth a second look, a sentence each, without the values of secrets."""
+    server = config.server
+    found = [
+        f"server.authentication: {method} leaves the crypto binding without its protection"
+        for method in server.methods()
+        if method != "mschap2"
+    ]
+    if server.ipv6 and min(server.max_mtu, server.max_mru) < IPV6_MTU_MIN:
+        found.append(f"server.ipv6: IPv6 needs a max-mtu and max-mru of {IPV6_MTU_MIN} or more")
+    if server.masquerade and not server.forwarding:
+        found.append("server.masquerade: has no effect without forwarding = true")
+    if not config.secret:
+        found.append("secret: there is none, nobody can log in")
+    return tuple(found)
+
+
+def _parsed(parse: Callable[[str], object], text: str, key: KeyPath, allowed: str, report: Report) -> bool:
+    try:
+        parse(text)
+    except ValueError as error:
+        report.add_value(key, text, str(error), allowed)
+        return False
+    return True
+
+
+def _check_server(config: Config, report: Report) -> None:
+    server = config.server
+    seen: dict[Endpoint, KeyPath] = {}
+    listed: list[tuple[KeyPath, str]] = [(("server", "listen", i), text) for i, text in enumerate(server.listen)]
+    if server.metrics:
+        listed.append((("server", "metrics"), server.metrics))
+    for key, text in listed:
+        if not _parsed(parse_endpoint, text, key, ENDPOINT_FORMS, report):
+            continue
+        endpoint = parse_endpoint(text)
+        if endpoint in seen:
+            report.add(key, f"{show(text)} is listed twice")
+        seen[endpoint] = key
+    for index, method in enumerate(server.authentication):
+        if method in server.authentication[:index]:
+            report.add(("server", "authentication", index), f"{show(method)} is listed twice")
+    if server.default_profile not in config.profile:
+        _report_reference(server.default_profile, config.profile, "profile", ("server", "default-profile"), report)
+
+
+def _check_pools(config: Config, report: Report) -> None:
+    """Every range is well-formed, and no address is in two of them."""
+    found: list[tuple[AddressRange, KeyPath, str]] = []
+    for name, pool in config.pool.items():
+        for index, text in enumerate(pool.ranges):
+            key = ("pool", name, "ranges", index)
+            if _parsed(parse_range, text, key, RANGE_FORMS, report):
+                found.append((parse_range(text), key, text))
+    found.sort(key=lambda item: item[0])
+    widest: tuple[AddressRange, KeyPath, str] | None = None  # of those before, the one that reaches furthest
+    for item in found:
+        addresses, place, text = item
+        if widest is not None and addresses.first <= widest[0].last:
+            report.add(place, f"{show(text)} overlaps {show(widest[2])} of {dotted(widest[1][:2])}")
+        if widest is None or addresses.last > widest[0].last:
+            widest = item
+
+
+def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...], report: Report) -> None:
+    """The addresses that a profile or secret gives."""
+    host = 'an IPv4 address such as "10.20.0.1"'
+    if terms.local_address is not None:
+        _parsed(parse_host, terms.local_address, (*path, "local-address"), host, report)
+    if terms.remote_address is not None:
+        key = (*path, "remote-address")
+        pool = pool_name(terms.remote_address)
+        if pool is None:
+            _parsed(parse_host, terms.remote_address, key, f'an IPv4 address or "{POOL_PREFIX}NAME"', report)
+        elif pool not in config.pool:
+            _report_reference(pool, config.pool, "pool", key, report)
+    for name, servers in (("dns-server", terms.dns_server), ("wins-server", terms.wins_server)):
+        for index, text in enumerate(servers or ()):
+            _parsed(parse_host, text, (*path, name, index), host, report)
+
+
+def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> None:
+    path = ("secret", name)
+    if secret.password is not None and secret.password_file is not None:
+        report.add((*path, "password-file"), "stands beside password; allowed: exactly one of them")
+    if secret.password is None and secret.password_file is None:
+        report.add(path, "has no password; allowed: exactly one of password-file and password")
+    _check_terms(config, secret, path, report)
+    if secret.caller_id:
+        _parsed(parse_caller, secret.caller_id, (*path, "caller-id"), 'an address, a network, or "" for any', report)
+    profile_name = secret.profile or config.server.default_profile
+    profile = config.profile.get(profile_name)
+    if profile is None:
+        if secret.profile is not None:
+            _report_reference(profile_name, config.profile, "profile", (*path, "profile"), report)
+        return
+    for key, own, shared in (
+        ("local-address", secret.local_address, profile.local_address),
+        ("remote-address", secret.remote_address, profile.remote_address),
+    ):
+        if own is None and shared is None:
+            report.add(path, f"has no {key}; set it here or in profile.{profile_name}")
+
+
+def _check_static_addresses(config: Config, report: Report) -> None:
+    """A fixed remote address belongs to one secret, and is no address of our own."""
+    everyone: tuple[Profile | Secret, ...] = (*config.profile.values(), *config.secret.values())
+    local = {terms.local_address for terms in everyone}
+    owners: dict[str, str] = {}
+    remotes = [
+        *((("profile", name), profile.remote_address) for name, profile in config.profile.items()),
+        *((("secret", name), secret.remote_address) for name, secret in config.secret.items()),
+    ]
+    for path, remote in remotes:
+        if remote is None or pool_name(remote) is not None:
+            continue
+        key = (*path, "remote-address")
+        if remote in local:
+            report.add(key, f"{show(remote)} is a local-address")
+        if path[0] == "secret":
+            if remote in owners:
+                report.add(key, f"{show(remote)} is also that of secret.{owners[remote]}")
+            owners.setdefault(remote, path[1])
+
+
+def _report_reference(name: str, known: Mapping[str, object], noun: str, key: KeyPath, report: Report) -> None:
+    report.add(key, f"there is no {noun} {show(name)}; {suggest(name, known, noun)}")

@@ -1,0 +1,98 @@
+"""What of the configuration travels to auth and to the workers; both views go through msgpack, in a sealed memfd."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import msgspec
+
+from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
+from sstpfarm.config.schema import Config, Method, Password, Profile, Secret, Server
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A secret with its profile's terms filled in.
+
+    Attributes:
+        pool: the pool that its sessions' addresses come from, or "" when `remote_address` is fixed.
+        remote_address: the fixed address, or "" when it comes from `pool`.
+        caller_id: the address or network that the client must come from, "" for any.
+    """
+
+    password: Password
+    local_address: str
+    pool: str
+    remote_address: str
+    dns_servers: tuple[str, ...]
+    wins_servers: tuple[str, ...]
+    disabled: bool
+    caller_id: str
+
+
+class AuthView(msgspec.Struct, frozen=True):
+    """All that auth needs.
+
+    Attributes:
+        pools: the assignable ranges of each pool.
+        reserved: addresses that no pool hands out: our own and the fixed ones.
+    """
+
+    state_directory: str
+    log_format: str
+    methods: tuple[Method, ...]
+    ipv6: bool
+    failure_delay_s: float
+    max_starting: int
+    accounts: dict[str, Account]
+    pools: dict[str, tuple[AddressRange, ...]]
+    reserved: tuple[int, ...]
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """All that a worker needs; it holds no secret."""
+
+    log_format: str
+    server: Server
+
+
+def for_auth(config: Config) -> AuthView:
+    """Return auth's view of a configuration that `load` returned."""
+    terms: tuple[Profile | Secret, ...] = (*config.profile.values(), *config.secret.values())
+    fixed = (item.remote_address for item in terms if item.remote_address and pool_name(item.remote_address) is None)
+    own = (item.local_address for item in terms if item.local_address)
+    return AuthView(
+        state_directory=config.farm.state_directory,
+        log_format=config.farm.log_format,
+        methods=config.server.methods(),
+        ipv6=config.server.ipv6,
+        failure_delay_s=config.server.failure_delay_s,
+        max_starting=config.server.max_starting,
+        accounts={name: _account(config, secret) for name, secret in config.secret.items()},
+        pools={name: tuple(parse_range(text) for text in pool.ranges) for name, pool in config.pool.items()},
+        reserved=tuple(sorted({int(IPv4Address(address)) for address in (*fixed, *own)})),
+    )
+
+
+def for_worker(config: Config) -> WorkerView:
+    """Return a worker's view of a configuration."""
+    return WorkerView(log_format=config.farm.log_format, server=config.server)
+
+
+def _account(config: Config, secret: Secret) -> Account:
+    profile: Profile = config.profile[secret.profile or config.server.default_profile]
+    local = secret.local_address or profile.local_address
+    remote = secret.remote_address or profile.remote_address
+    assert local is not None, "checks.py requires it"
+    assert remote is not None, "checks.py requires it"
+    assert secret.password is not None, "load requires it"
+    pool = pool_name(remote)
+    return Account(
+        password=secret.password,
+        local_address=local,
+        pool=pool or "",
+        remote_address=remote if pool is None else "",
+        dns_servers=profile.dns_server if secret.dns_server is None else secret.dns_server,
+        wins_servers=profile.wins_server if secret.wins_server is None else secret.wins_server,
+        disabled=secret.disabled,
+        caller_id=secret.caller_id,
+    )
