@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 
+from sstpfarm.reasons import Reason
+
 Entropy = Callable[[int], bytes]
 """Returns that many random bytes; handed in, so that the cores can be replayed."""
 
@@ -70,6 +72,7 @@ class AuthReject:
     """The decision that keeps a peer out; `message` is the whole text of the Nak or Failure (``E=691 ...``)."""
 
     message: bytes = b""
+    reason: Reason = Reason.AUTH_REFUSED
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from enum import Enum, auto
+from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
@@ -205,6 +206,12 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        try:
+            self._tick(now)
+        except Exception as error:  # as in _readable
+            self._bug(error)
+
+    def _tick(self, now: float) -> None:
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             if self._stage is Stage.HANDSHAKE:
@@ -223,6 +230,12 @@ class Connection:
     # -- socket ------------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        try:
+            self._receive()
+        except Exception as error:  # a bug must end this session, and only this one
+            self._bug(error)
+
+    def _receive(self) -> None:
         received = self._around.buffers.received
         try:
             count = self._sock.recv_into(received)
@@ -353,10 +366,13 @@ class Connection:
         out = self._around.buffers.outbound
         if self._path is None:
             return
-        filled, _ = self._path.drain(out)
-        if filled:
-            self._encrypt(out[:filled])
-            self._flush()
+        try:
+            filled, _ = self._path.drain(out)
+            if filled:
+                self._encrypt(out[:filled])
+                self._flush()
+        except Exception as error:  # as in _readable
+            self._bug(error)
 
     def _flush(self) -> None:
         data = self._pump.to_send()
@@ -413,6 +429,15 @@ class Connection:
         self._flush()
         if self._stage is not Stage.CLOSED:
             self._around.deadlines.watch(self)
+
+    def _bug(self, error: Exception) -> None:
+        """Say where, never what: an exception's text can hold a peer's bytes."""
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        place = f" at {Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where is not None else ""
+        self._finish(Reason.INTERNAL_ERROR, f"{type(error).__name__}{place}", drop=True)
+        self._close_now()
 
     def _linger(self) -> None:
         self._stage, self._deadline = Stage.LINGERING, monotonic() + LINGER

@@ -1,0 +1,47 @@
+"""Entry of the client's unprivileged half: everything that the server sends is read here, without any right."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import encodings.idna
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import uvloop
+
+from sstpfarm.client.dial import Dialer
+from sstpfarm.client.settings import ClientSettings
+from sstpfarm.ipc.process import drop_privileges, read_memfd
+from sstpfarm.telemetry.stats import Stats
+
+LATE: Final = (encodings.idna,)  # modules that the standard library would otherwise load after the drop
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the half; the arguments are the parent's business."""
+    parser = argparse.ArgumentParser(prog="sstpfarm-client")
+    for name in ("fd-parent", "fd-settings", "fd-stats", "uid", "gid"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
+    settings = msgspec.msgpack.decode(read_memfd(options.fd_settings), type=ClientSettings)
+    stats = Stats.open(options.fd_stats)
+    parent = socket.socket(fileno=options.fd_parent)
+
+    async def run() -> None:
+        dialer = Dialer(settings, stats, parent)
+        drop_privileges(options.uid, options.gid)
+        dialer.start()
+        await dialer.done.wait()
+
+    uvloop.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

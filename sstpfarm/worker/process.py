@@ -1,0 +1,73 @@
+"""Entry of a worker process: take the inherited descriptors, import everything, drop all rights, serve.
+
+It is executed by the master as root; nothing that a peer sent is read before the rights are gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import encodings.idna
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import uvloop
+
+from sstpfarm.config.schema import WorkerConfig
+from sstpfarm.ipc.process import drop_privileges, read_memfd
+from sstpfarm.telemetry import log as telemetry_log
+from sstpfarm.telemetry.stats import Stats
+from sstpfarm.transport.tls import server_identity
+from sstpfarm.worker.server import WorkerServer
+
+LATE: Final = (encodings.idna,)  # modules that the standard library would otherwise load after the drop
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker; the arguments are the master's business."""
+    options = _parser().parse_args(arguments)
+    config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerConfig)
+    telemetry_log.configure(config.farm.log_format, role="worker", worker=options.worker)
+    chain = f"/proc/self/fd/{options.fd_chain}"
+    identity = server_identity(chain, f"/proc/self/fd/{options.fd_key}", _text(options.fd_chain))
+    os.close(options.fd_chain)
+    os.close(options.fd_key)
+    stats = Stats.open(options.fd_stats)
+    listeners = [socket.socket(fileno=int(fd)) for fd in options.listeners.split(",")]
+    master = socket.socket(fileno=options.fd_master)
+    auth = socket.socket(fileno=options.fd_auth)
+    if options.cpu >= 0:
+        os.sched_setaffinity(0, {options.cpu})
+
+    async def serve() -> None:
+        log = telemetry_log.get_log()
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: log.emit("internal.error", detail=telemetry_log.describe(context))
+        )
+        server = WorkerServer(options.worker, config, identity, stats, log, master=master, auth=auth)
+        drop_privileges(options.uid, options.gid)
+        await server.run(listeners)
+
+    uvloop.run(serve())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sstpfarm-worker")
+    for name in ("worker", "fd-master", "fd-auth", "fd-config", "fd-stats", "fd-chain", "fd-key", "uid", "gid", "cpu"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--listeners", required=True)
+    return parser
+
+
+def _text(fd: int) -> str:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size, 0).decode("ascii", "replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

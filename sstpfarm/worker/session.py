@@ -1,0 +1,240 @@
+"""One session as a worker sees it: the server's side of a connection, between auth, the master and the packet path."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from ipaddress import IPv4Address
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from sstpfarm.dataplane.interface import Gate, PacketPath
+from sstpfarm.ipc import messages as m
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.roles import AuthAccept, AuthReject, ChapProof, Ipv4Terms, Ipv6Terms, PapProof
+from sstpfarm.proto.tunnel import Tunnel
+from sstpfarm.reasons import Reason
+from sstpfarm.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from sstpfarm.worker.server import WorkerServer
+
+HOST_MASK: Final = 0xFFFFFFFF
+LINK_LOCAL: Final = 0xFE80 << 112  # RFC 4291 2.5.6
+LINK_LOCAL_MASK: Final = (1 << 128) - 1
+UNDECIDED_LOGINS: Final = frozenset(
+    {Reason.AUTH_NO_COMMON_METHOD, Reason.AUTH_TIMEOUT, Reason.AUTH_UNAVAILABLE, Reason.LCP_FAILED}
+)
+"""Reasons with which a login fails before auth could decide."""
+
+
+class Login(StrEnum):
+    """How far the login has come, as auth and the master have been told."""
+
+    NONE = "none"
+    ASKED = "asked"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+class Session:
+    """The delegate of one server connection.
+
+    Args:
+        worker: the process's server, which owns channels, statistics and slots.
+        session_id: 16 hexadecimal digits, drawn at accept.
+    """
+
+    __slots__ = (
+        "_interface",
+        "_ipv6",
+        "_login",
+        "_method",
+        "_opened",
+        "_path",
+        "_phase",
+        "_phase_at",
+        "_ppp_authenticated",
+        "_request",
+        "_slot",
+        "_terms",
+        "_user",
+        "_worker",
+        "connection",
+        "id",
+    )
+
+    def __init__(self, worker: WorkerServer, session_id: str) -> None:
+        self._worker = worker
+        self.id = session_id
+        self.connection: Connection | None = None
+        self._slot = -1
+        self._path: PacketPath | None = None
+        self._phase, self._phase_at = Phase.TCP, monotonic()
+        self._login = Login.NONE
+        self._request: m.AccessRequest | None = None
+        self._terms: m.Terms | None = None
+        self._ppp_authenticated = self._opened = False
+        self._ipv6: tuple[tuple[int, int], ...] = ()
+        self._interface = ""
+        self._user = self._method = ""
+
+    # -- from the connection -----------------------------------------------------------------------------------------
+
+    def open_tunnel(self, connection: Connection, certificate: bytes) -> tuple[Tunnel, PacketPath]:
+        """Take a statistics slot; without a free one the HTTP request is answered with 503."""
+        self._slot = self._worker.take_slot()
+        self._path = self._worker.make_path(self._slot)
+        return self._worker.make_tunnel(available=self._slot >= 0), self._path
+
+    def phase_done(self, connection: Connection, phase: Phase, detail: str) -> None:
+        """Measure the phase."""
+        now = monotonic()
+        self._worker.stats.observe("sstpfarm_login_phase_seconds", phase, now - self._phase_at)
+        self._phase, self._phase_at = phase, now
+
+    def authenticate(self, connection: Connection, request: AuthRequest) -> None:
+        """Send the proof to auth."""
+        proof = request.proof
+        chap = proof if isinstance(proof, ChapProof) else None
+        self._method = request.method.value
+        self._user = printable(request.user)
+        self._request = m.AccessRequest(
+            session=self.id,
+            user=request.user,
+            method=request.method.value,
+            caller_id=connection.peer,
+            mtu=connection.mtu,
+            slot=self._slot,
+            password=proof.password if isinstance(proof, PapProof) else b"",
+            identifier=chap.identifier if chap else 0,
+            challenge=chap.challenge if chap else b"",
+            value=chap.value if chap else b"",
+        )
+        self._login = Login.ASKED
+        self._worker.ask_auth(self._request)
+
+    def authenticated(self, connection: Connection, event: AuthSucceeded) -> None:
+        """PPP has told the peer; the network protocols wait for the interface."""
+        self._ppp_authenticated = True
+        self._configure()
+
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
+        """Bind the packet path to the addresses of the session."""
+        if self._terms is None or self._path is None:
+            return
+        ipv4 = ((int(IPv4Address(self._terms.remote_address)), HOST_MASK),)
+        if isinstance(event, Ipv6Opened):
+            self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK),)
+        self._path.set_sources(ipv4, self._ipv6)
+
+    def gates_changed(self, connection: Connection, gates: Gate) -> None:
+        """With the first open gate the session counts as opened."""
+        if gates and not self._opened and self._terms is not None:
+            self._opened = True
+            self._worker.session_opened(self.id, connection)
+            self._worker.log.emit(
+                "session.opened",
+                session=self.id,
+                user=self._user,
+                peer=connection.peer,
+                address=self._terms.remote_address,
+                interface=self._interface,
+                correlation_id=connection.correlation_id,
+            )
+
+    def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
+        """Count, log and tell the master."""
+        worker = self._worker
+        if self._login in (Login.NONE, Login.ASKED) and reason in UNDECIDED_LOGINS:
+            self._refused(reason, detail)
+        if self._opened:
+            worker.stats.inc("sstpfarm_session_ends_total", reason)
+        else:
+            worker.stats.inc("sstpfarm_connections_total", reason)
+            worker.log.emit(
+                "connection.refused",
+                session=self.id,
+                peer=connection.peer,
+                reason=reason.value,
+                phase=self._phase.value,
+                detail=detail,
+            )
+        if reason is Reason.INTERNAL_ERROR:
+            worker.log.emit("internal.error", session=self.id, detail=detail)
+        worker.session_gone(self.id, self._slot, opened=self._opened, handed=bool(self._interface), reason=reason)
+
+    # -- from auth and the master ------------------------------------------------------------------------------------
+
+    @property
+    def unanswered(self) -> m.AccessRequest | None:
+        """The request that auth has not answered yet."""
+        return self._request if self._login is Login.ASKED else None
+
+    def accepted(self, message: m.AccessAccept) -> None:
+        """Auth lets the peer in."""
+        if self._login is not Login.ASKED or self.connection is None:
+            return
+        self._login, self._request = Login.ACCEPTED, None
+        self._terms, self._user = message.terms, message.user
+        self._worker.stats.inc("sstpfarm_logins_total", "accepted")
+        self._worker.log.emit(
+            "login.accepted", session=self.id, user=self._user, peer=self.connection.peer, method=self._method
+        )
+        self.connection.auth_result(AuthAccept(message.hlak, message.message))
+        self._configure()
+
+    def rejected(self, message: m.AccessReject) -> None:
+        """Auth keeps the peer out."""
+        if self._login is not Login.ASKED or self.connection is None:
+            return
+        reason = Reason(message.reason)
+        self._refused(reason, "")
+        self.connection.auth_result(AuthReject(message.message, reason))
+
+    def interface_ready(self, name: str, tun: int) -> None:
+        """The master sent the TUN descriptor; it may come before auth's own answer."""
+        self._interface = name
+        if self.connection is None:
+            os.close(tun)
+            return
+        self.connection.attach(tun)
+        self._configure()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        """Start the network protocols once PPP is authenticated and the interface is there."""
+        terms = self._terms
+        if terms is None or self.connection is None or not (self._interface and self._ppp_authenticated):
+            return
+        self._ppp_authenticated = False  # once
+        ipv4 = Ipv4Terms(
+            local=IPv4Address(terms.local_address),
+            peer=IPv4Address(terms.remote_address),
+            dns=tuple(map(IPv4Address, terms.dns_servers)),
+            wins=tuple(map(IPv4Address, terms.wins_servers)),
+        )
+        self.connection.configure(ipv4, Ipv6Terms(local=terms.ipv6_local) if terms.ipv6_local else None)
+
+    def _refused(self, reason: Reason, detail: str) -> None:
+        self._login, self._request = Login.REFUSED, None
+        self._worker.stats.inc("sstpfarm_logins_total", reason)
+        self._worker.log.emit(
+            "login.refused",
+            session=self.id,
+            user=self._user,
+            peer=self.connection.peer if self.connection else "",
+            method=self._method,
+            reason=reason.value,
+            detail=detail,
+        )
+
+
+def printable(name: bytes) -> str:
+    """Return a user name from the wire as text for logs: UTF-8, else Latin-1, without control characters."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        text = name.decode("latin-1")
+    return "".join(character if character.isprintable() else "?" for character in text)
