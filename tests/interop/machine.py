@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,10 +68,11 @@ class Machine:
         self.job = job
         shutil.copy(HERE / "agent.py", job / "agent.py")
         self._console = (job / "console").open("wb")
+        preload = {"LD_PRELOAD": str(IMAGE / "xstate.so")} if kind == "uml" else {}
         # A session of its own: user-mode-linux is many processes, which are ended together.
         self._process = subprocess.Popen(
             place.argv(*self._command()), stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
-            start_new_session=True, env={**os.environ, **({"LD_PRELOAD": str(IMAGE / "xstate.so")} if kind == "uml" else {})},
+            start_new_session=True, env={**os.environ, **preload},
         )  # fmt: skip
 
     def _command(self) -> list[str]:
@@ -133,15 +134,11 @@ class Machine:
 
     def stop(self) -> None:
         """Power off; whatever is left after 5 s is killed."""
-        try:
+        with suppress(OSError, subprocess.TimeoutExpired):
             self._request(None, 0)
             self._process.wait(5)
-        except (OSError, subprocess.TimeoutExpired):
-            pass  # killed below
-        try:
+        with suppress(ProcessLookupError):  # it has powered off
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has powered off
         self._process.wait(10)
         self._console.close()
 
