@@ -10,7 +10,6 @@ from sstpfarm.errors import PeerError
 
 HEADER: Final = 4  # code, identifier, length (2)
 OPTION_HEADER: Final = 2  # type, length
-MAX_TEXT: Final = 200  # characters of a peer's text that reach a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,3 @@ def decode_options(data: bytes) -> tuple[Option, ...]:
         options.append(Option(data[offset], data[offset + OPTION_HEADER : offset + length]))
         offset += length
     return tuple(options)
-
-
-def clean_text(data: bytes) -> str:
-    """Return a peer's text fit for a log line: printable characters only, at most MAX_TEXT of them."""
-    text = data[: 4 * MAX_TEXT].decode("utf-8", errors="replace")  # 4: the longest UTF-8 character
-    return "".join(character for character in text if character.isprintable())[:MAX_TEXT]
