@@ -100,10 +100,12 @@ def connecting(
 
 
 @contextmanager
-def connected(place: Namespace, server: str, *extra: str, user: str = "alice") -> Iterator[tuple[Client, Event]]:
+def connected(
+    place: Namespace, server: str, *extra: str, user: str = "alice", password: str = PASSWORD
+) -> Iterator[tuple[Client, Event]]:
     """A client that trusts any certificate and is up; ended in order at the end of the block, with nothing left."""
     links, routes = place.links(), place.routes()
-    with connecting(place, server, *TRUST_ANY, "--no-default-route", *extra, user=user) as client:
+    with connecting(place, server, *TRUST_ANY, "--no-default-route", *extra, user=user, password=password) as client:
         yield client, client.up()
         client.stop()
         assert place.links() == links

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -256,7 +257,7 @@ class Farm:
     def refuses(self, reason: str, phase: str, peer: str) -> Iterator[None]:
         """Assert that the block ends in one refused connection, in the log and in the metrics.
 
-        `peer` is an `address:port`, or "" for any.
+        `phase` is the last one that was done; `peer` is an `address:port`, or "" for any.
         """
         mark = self.log.mark()
         match: dict[str, Any] = {"peer": peer} if peer else {}
@@ -281,7 +282,9 @@ class Farm:
 
     def lease_count(self) -> int:
         """How many leases the store holds."""
-        raise NotImplementedError
+        with closing(sqlite3.connect(f"file:{self.state / 'leases.sqlite3'}?mode=ro", uri=True)) as database:
+            ((count,),) = database.execute("SELECT count(*) FROM lease").fetchall()
+        return int(count)
 
     def idle(self) -> None:
         """Wait until no session is left: none listed, no address leased, no tunnel route."""
@@ -298,6 +301,7 @@ class Farm:
         assert self.log.find("farm.stopped"), self.log.text()
         assert not self.log.find("internal.error"), self.log.text()
         assert not self.log.find("ipc.violation"), self.log.text()
+        assert self.lease_count() == 0
         assert self.tunnels() == set()
         assert self.place.routes() == self.routes_before
         assert "sstpfarm" not in self.place.run("nft", "list", "ruleset").stdout

@@ -340,6 +340,18 @@ class RawPeer:
             else:
                 self._kept.append(came)
 
+    def put_back(self, came: Packet) -> None:
+        """Keep a packet that was read for a later `expect`."""
+        self._kept.appendleft(came)
+
+    def linger(self, seconds: float) -> None:
+        """Only answer echoes for that long; raises when the stream ends meanwhile."""
+        try:
+            self.expect(lambda came: False, seconds)
+        except StreamEndError as end:
+            if end.how != "timeout":
+                raise
+
     def control(self, kind: int, timeout: float = PATIENCE) -> Packet:
         """The next SSTP message of that type."""
         return self.expect(lambda came: came.kind == kind, timeout)
@@ -444,12 +456,12 @@ class RawPeer:
         self.address = wish
         return wish
 
-    def until_authenticated(self, user: str = "alice") -> None:
+    def until_authenticated(self, user: str = "alice", password: str = PASSWORD) -> None:
         """HTTP, Call Connect, LCP, PAP."""
         self.open_http()
         self.call_connect()
         self.open_lcp("pap")
-        self.authenticate_pap(user)
+        self.authenticate_pap(user, password)
 
     def open_session(self, user: str = "alice") -> None:
         """A whole login by PAP, to the point where packets pass."""

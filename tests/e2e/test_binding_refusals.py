@@ -33,7 +33,7 @@ WRONG = {
 @pytest.mark.parametrize(("wrong", "reason"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_call_connected(wire: Wire, farm: Farm, wrong: dict[str, Any], reason: str) -> None:
     packets = farm.metric("sstpfarm_packets_total", direction="in")
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses(reason, "binding", peer.peer):
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses(reason, "ipcp", peer.peer):
         peer.until_authenticated()
         address = peer.open_ipcp()
         # in one write with what a peer that hurries would send: it must not slip through behind the wrong binding
@@ -44,7 +44,7 @@ def test_wrong_call_connected(wire: Wire, farm: Farm, wrong: dict[str, Any], rea
 
 
 def test_wrong_attribute_length(wire: Wire, farm: Farm) -> None:
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("malformed-message", "binding", peer.peer):
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("malformed-message", "authentication", peer.peer):
         peer.until_authenticated()
         peer.send(message(CONNECTED, attribute(3, bytes(99))))
         peer.answer_abort(STATUS_INVALID_FRAME)
@@ -52,7 +52,7 @@ def test_wrong_attribute_length(wire: Wire, farm: Farm) -> None:
 
 def test_relayed_login_fails_on_the_binding(wire: Wire, farm: Farm) -> None:
     """Who relays a true MS-CHAPv2 login but does not know the password cannot make the MAC: a zero key is refused."""
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("binding-mac", "binding", peer.peer):
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("binding-mac", "authentication", peer.peer):
         peer.open_http()
         peer.call_connect()
         peer.open_lcp("mschap2")

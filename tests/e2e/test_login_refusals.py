@@ -48,7 +48,7 @@ def refused_mschap2(wire: Wire, farm: Farm, user: str) -> tuple[bytes, float, st
 def test_wrong_password_on_the_wire(wire: Wire, farm: Farm) -> None:
     with (
         farm.counts("sstpfarm_logins_total", outcome="auth-refused"),
-        farm.refuses("auth-refused", "authentication", ""),
+        farm.refuses("auth-refused", "lcp", ""),
     ):
         text, _, _ = refused_mschap2(wire, farm, "alice")
     assert FAILURE.fullmatch(text), text
@@ -75,7 +75,7 @@ def test_pap_refusal_is_the_same_for_both(wire: Wire, farm: Farm) -> None:
     texts = set()
     for user in ("alice", "mallory"):
         mark = farm.log.mark()
-        with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "authentication", peer.peer):
+        with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "lcp", peer.peer):
             to_authentication(peer, "pap")
             peer.send_pap(user, "wrong")
             answer = peer.frame(PAP)
@@ -98,7 +98,7 @@ def test_wrong_password_at_our_client(wire: Wire, farm: Farm) -> None:
 
 def test_no_common_method_on_the_wire(wire: Wire, farm: Farm) -> None:
     """The peer wants nothing but EAP: the server tries its methods, then terminates; rounds are bounded."""
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-no-common-method", "lcp", peer.peer):
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-no-common-method", "sstp", peer.peer):
         peer.open_http()
         peer.call_connect()
         peer.send(ppp(LCP, REQ, 1, b"\x01\x04\x05\x78"))
@@ -106,7 +106,7 @@ def test_no_common_method_on_the_wire(wire: Wire, farm: Farm) -> None:
         while True:
             came = peer.frame(LCP, REQ, 5)
             if came.code == 5:
-                peer._kept.appendleft(came)
+                peer.put_back(came)
                 break
             offered.append(came.options)
             assert len(offered) < 12
