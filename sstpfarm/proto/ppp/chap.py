@@ -1,0 +1,255 @@
+"""CHAP (RFC 1994) with MD5, MS-CHAPv1 (RFC 2433) and MS-CHAPv2 (RFC 2759): both roles, no retries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from hmac import compare_digest
+from typing import Final
+
+from sstpfarm.errors import LocalError
+from sstpfarm.proto.events import AuthSucceeded
+from sstpfarm.proto.ppp import mschap
+from sstpfarm.proto.ppp.authenticator import Authenticator, Claim, Input
+from sstpfarm.proto.ppp.exchange import MAX_NAME, AuthFailed, Exchange, parse_packet
+from sstpfarm.proto.ppp.failure import describe_failure
+from sstpfarm.proto.ppp.passwords import as_utf8
+from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, ChapProof, Entropy
+from sstpfarm.reasons import Reason
+
+PROTOCOL: Final = 0xC223
+CHALLENGE: Final = 1  # RFC 1994 4
+RESPONSE: Final = 2
+SUCCESS: Final = 3
+FAILURE: Final = 4
+
+# bytes of the Challenge that we make, and of the Response value
+CHALLENGE_LENGTHS: Final[Mapping[AuthMethod, int]] = {
+    AuthMethod.CHAP: 16,
+    AuthMethod.MSCHAP1: mschap.CHALLENGE_V1,
+    AuthMethod.MSCHAP2: mschap.CHALLENGE_V2,
+}
+RESPONSE_LENGTHS: Final[Mapping[AuthMethod, int]] = {
+    AuthMethod.CHAP: 16,
+    AuthMethod.MSCHAP1: mschap.RESPONSE_LENGTH,
+    AuthMethod.MSCHAP2: mschap.RESPONSE_LENGTH,
+}
+_MAX_MESSAGE: Final = 512  # fits the smallest MRU that we agree to (576)
+_S_LENGTH: Final = 42  # "S=" and 40 hexadecimal digits
+
+
+def md5_response(identifier: int, secret: bytes, challenge: bytes) -> bytes:
+    """Return the Response value of CHAP with MD5, 16 bytes (RFC 1994 4.1)."""
+    return hashlib.md5(bytes((identifier,)) + secret + challenge, usedforsecurity=False).digest()
+
+
+def build_value(value: bytes, name: bytes) -> bytes:
+    """Return the data of a Challenge or Response (RFC 1994 4.1)."""
+    return bytes((len(value),)) + value + name
+
+
+def parse_value(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return value and name of a Challenge or Response, or None when the value runs past the packet or is empty."""
+    if not data or not 0 < data[0] < len(data):
+        return None
+    return data[1 : 1 + data[0]], data[1 + data[0] :]
+
+
+class ChapAuthenticator(Authenticator):
+    """The server's end: sends a Challenge every 3 seconds until a Response comes."""
+
+    protocol = PROTOCOL
+    accept_code = SUCCESS
+    reject_code = FAILURE
+
+    def __init__(self, method: AuthMethod, name: bytes, entropy: Entropy) -> None:
+        super().__init__(method)
+        self._name = name
+        self._identifier = entropy(1)[0]
+        self._challenge = entropy(CHALLENGE_LENGTHS[method])
+
+    def receive(self, packet: bytes, now: float) -> None:
+        """Take one CHAP packet; what is malformed or does not respond to our Challenge is dropped."""
+        match parse_packet(packet):
+            case (code, identifier, data) if code == RESPONSE and identifier == self._identifier:
+                fields = parse_value(data)
+                if fields is None:
+                    return
+                value, name = fields
+                if len(value) != RESPONSE_LENGTHS[self._method] or len(name) > MAX_NAME:
+                    return
+                proof = ChapProof(identifier, self._challenge, value)
+                self._step(Input.PROOF, now, claim=Claim(identifier, name, proof))
+
+    def _prompt(self, now: float) -> None:
+        self._send_and_wait(CHALLENGE, self._identifier, build_value(self._challenge, self._name), now)
+
+    def _message_data(self, message: bytes) -> bytes:
+        return message[:_MAX_MESSAGE]
+
+
+class PeerState(Enum):
+    """Where the client's exchange stands."""
+
+    WAITING = auto()  # for a Challenge
+    RESPONDED = auto()
+    SUCCEEDED = auto()
+    RESPONDED_AGAIN = auto()  # the server challenged anew after Success: RFC 1994 2 allows it at any time
+    FAILED = auto()
+
+
+class PeerInput(Enum):
+    """What can happen to a client; answers with another identifier are dropped before they get here."""
+
+    CHALLENGE = auto()
+    SAME_CHALLENGE = auto()  # a repetition of the one that was answered last
+    SUCCESS = auto()
+    FALSE_SUCCESS = auto()  # MS-CHAPv2: the authenticator response is missing or wrong
+    FAILURE = auto()
+
+
+class PeerAction(Enum):
+    """What the client does about it."""
+
+    NONE = auto()
+    RESPOND = auto()
+    REPEAT = auto()
+    SUCCEED = auto()
+    DISTRUST = auto()
+    FAIL = auto()
+
+
+# A pair that is not in the table changes nothing.
+PEER_TABLE: Final[Mapping[tuple[PeerState, PeerInput], tuple[PeerAction, PeerState]]] = {
+    (PeerState.WAITING, PeerInput.CHALLENGE): (PeerAction.RESPOND, PeerState.RESPONDED),
+    (PeerState.RESPONDED, PeerInput.CHALLENGE): (PeerAction.RESPOND, PeerState.RESPONDED),
+    (PeerState.RESPONDED, PeerInput.SAME_CHALLENGE): (PeerAction.REPEAT, PeerState.RESPONDED),
+    (PeerState.RESPONDED, PeerInput.SUCCESS): (PeerAction.SUCCEED, PeerState.SUCCEEDED),
+    (PeerState.RESPONDED, PeerInput.FALSE_SUCCESS): (PeerAction.DISTRUST, PeerState.FAILED),
+    (PeerState.RESPONDED, PeerInput.FAILURE): (PeerAction.FAIL, PeerState.FAILED),
+    (PeerState.SUCCEEDED, PeerInput.CHALLENGE): (PeerAction.RESPOND, PeerState.RESPONDED_AGAIN),
+    (PeerState.SUCCEEDED, PeerInput.SAME_CHALLENGE): (PeerAction.REPEAT, PeerState.SUCCEEDED),
+    (PeerState.RESPONDED_AGAIN, PeerInput.CHALLENGE): (PeerAction.RESPOND, PeerState.RESPONDED_AGAIN),
+    (PeerState.RESPONDED_AGAIN, PeerInput.SAME_CHALLENGE): (PeerAction.REPEAT, PeerState.RESPONDED_AGAIN),
+    (PeerState.RESPONDED_AGAIN, PeerInput.SUCCESS): (PeerAction.NONE, PeerState.SUCCEEDED),
+    (PeerState.RESPONDED_AGAIN, PeerInput.FALSE_SUCCESS): (PeerAction.DISTRUST, PeerState.FAILED),
+    (PeerState.RESPONDED_AGAIN, PeerInput.FAILURE): (PeerAction.FAIL, PeerState.FAILED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """What answers one Challenge, and what must or will follow from it."""
+
+    identifier: int
+    challenge: bytes = field(repr=False)
+    value: bytes = field(repr=False)
+    hlak: bytes = field(repr=False)
+    expected: bytes = field(repr=False)  # the beginning of the Success text, upper-case; empty: any text
+
+
+class ChapPeer(Exchange):
+    """The client's end: answers Challenges, and believes no MS-CHAPv2 server that cannot prove itself."""
+
+    protocol = PROTOCOL
+
+    def __init__(self, method: AuthMethod, user: bytes, password: str, entropy: Entropy) -> None:
+        super().__init__()
+        self._state = PeerState.WAITING
+        self._method = method
+        self._user = user
+        # the NT hash serves as well as the password: the password itself is not kept
+        self._secret = as_utf8(password) if method is AuthMethod.CHAP else mschap.nt_hash(password)
+        self._entropy = entropy
+        self._response: _Response | None = None
+
+    @property
+    def state(self) -> PeerState:
+        """Return where the exchange stands."""
+        return self._state
+
+    def start(self, now: float) -> None:
+        """Do nothing: in CHAP the server speaks first, and repeats itself."""
+
+    def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
+        """Do nothing: a client decides nothing."""
+
+    def receive(self, packet: bytes, now: float) -> None:
+        """Take one CHAP packet; what is malformed or answers no Response of ours is dropped."""
+        match parse_packet(packet):
+            case (code, identifier, data) if code == CHALLENGE:
+                self._challenged(identifier, data)
+            case (code, identifier, data) if self._response is not None and identifier == self._response.identifier:
+                if code == SUCCESS:
+                    self._step(PeerInput.SUCCESS if self._proves_itself(data) else PeerInput.FALSE_SUCCESS)
+                elif code == FAILURE:
+                    self._step(PeerInput.FAILURE, data)
+
+    def _challenged(self, identifier: int, data: bytes) -> None:
+        fields = parse_value(data)
+        if fields is None:
+            return
+        challenge = fields[0]
+        if self._method is not AuthMethod.CHAP and len(challenge) != CHALLENGE_LENGTHS[self._method]:
+            return
+        last = self._response
+        if last is not None and (last.identifier, last.challenge) == (identifier, challenge):
+            self._step(PeerInput.SAME_CHALLENGE)
+        elif self._state is not PeerState.FAILED:
+            self._response = self._respond(identifier, challenge)
+            self._step(PeerInput.CHALLENGE)
+
+    def _respond(self, identifier: int, challenge: bytes) -> _Response:
+        match self._method:
+            case AuthMethod.MSCHAP2:
+                peer_challenge = self._entropy(mschap.CHALLENGE_V2)
+                name = mschap.name_without_domain(self._user)
+                hashed = mschap.challenge_hash(peer_challenge, challenge, name)
+                nt_response = mschap.challenge_response(hashed, self._secret)
+                return _Response(
+                    identifier,
+                    challenge,
+                    mschap.response_value_v2(peer_challenge, nt_response),
+                    mschap.hlak_v2(self._secret, nt_response),
+                    mschap.authenticator_response(self._secret, nt_response, hashed),
+                )
+            case AuthMethod.MSCHAP1:
+                value = mschap.response_value_v1(mschap.challenge_response(challenge, self._secret))
+                return _Response(identifier, challenge, value, mschap.hlak_v1(self._secret, challenge), b"")
+            case AuthMethod.CHAP:
+                value = md5_response(identifier, self._secret, challenge)
+                return _Response(identifier, challenge, value, mschap.ZERO_HLAK, b"")
+            case AuthMethod.PAP:
+                raise LocalError("PAP is not a CHAP method")
+
+    def _proves_itself(self, message: bytes) -> bool:
+        """Check the authenticator response in a Success; what follows it is free text (RFC 2759 5)."""
+        assert self._response is not None
+        expected = self._response.expected
+        return not expected or (len(message) >= _S_LENGTH and compare_digest(message[:_S_LENGTH].upper(), expected))
+
+    def _timed_out(self, now: float) -> None:
+        """Never happens: a client's Response is repeated when the server repeats its Challenge."""
+
+    def _exhausted(self, now: float) -> None:
+        """Never happens, as above."""
+
+    def _step(self, event: PeerInput, message: bytes = b"") -> None:
+        """Take the one step that the table gives; the only place that changes the state."""
+        action, self._state = PEER_TABLE.get((self._state, event), (PeerAction.NONE, self._state))
+        response = self._response
+        assert response is not None
+        match action:
+            case PeerAction.RESPOND | PeerAction.REPEAT:
+                self._send(RESPONSE, response.identifier, build_value(response.value, self._user))
+            case PeerAction.SUCCEED:
+                self._events.append(AuthSucceeded(self._method, self._user, response.hlak))
+            case PeerAction.DISTRUST:
+                text = "the server did not prove that it knows the password"
+                self._events.append(AuthFailed(Reason.SERVER_NOT_AUTHENTIC, text))
+            case PeerAction.FAIL:
+                self._events.append(AuthFailed(Reason.AUTH_REFUSED, describe_failure(self._method, message)))
+            case PeerAction.NONE:
+                pass

@@ -1,0 +1,89 @@
+"""The judgement of a proof against a password, and the messages of both outcomes: what the auth service calls.
+
+For a user that does not exist, call `verify` all the same, with any password of usual length, and throw the answer
+away: then the time tells nobody whether the user exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from hmac import compare_digest
+from typing import Final
+
+from sstpfarm.errors import LocalError
+from sstpfarm.proto.ppp import mschap
+from sstpfarm.proto.ppp.chap import CHALLENGE_LENGTHS, RESPONSE_LENGTHS, md5_response
+from sstpfarm.proto.ppp.exchange import decode_text
+from sstpfarm.proto.ppp.failure import AUTHENTICATION_FAILURE, failure_message
+from sstpfarm.proto.ppp.passwords import as_utf8
+from sstpfarm.proto.roles import AuthAccept, AuthMethod, ChapProof, PapProof, Proof
+
+__all__ = ["AUTHENTICATION_FAILURE", "failure_message", "verify"]
+
+_WELCOME: Final = b"Welcome"
+
+
+def verify(method: AuthMethod, user: bytes, proof: Proof, password: str) -> AuthAccept | None:
+    """Return the acceptance that this proof has earned, or None: wrong password, or a value of the wrong size.
+
+    The keys and the message are computed before the decision is looked at: a wrong password costs what the right
+    one costs.
+
+    Args:
+        user: the name as the peer sent it; MS-CHAPv2 hashes it without its domain or, if that does not match, whole.
+
+    Raises:
+        ConfigError: the password cannot be used (longer than 256 characters, not Unicode).
+    """
+    if method is AuthMethod.PAP:
+        if not isinstance(proof, PapProof):
+            raise LocalError("the proof is not one of PAP")
+        return _verify_pap(proof, password)
+    if not isinstance(proof, ChapProof):
+        raise LocalError("the proof is not one of CHAP")
+    if len(proof.challenge) != CHALLENGE_LENGTHS[method] or len(proof.value) != RESPONSE_LENGTHS[method]:
+        return None
+    match method:
+        case AuthMethod.CHAP:
+            return _verify_md5(proof, password)
+        case AuthMethod.MSCHAP1:
+            return _verify_v1(proof, password)
+        case AuthMethod.MSCHAP2:
+            return _verify_v2(user, proof, password)
+
+
+def _verify_pap(proof: PapProof, password: str) -> AuthAccept | None:
+    presented = decode_text(proof.password).encode("utf-8")
+    # digests, so that the time does not tell the length either
+    matches = compare_digest(hashlib.sha256(presented).digest(), hashlib.sha256(as_utf8(password)).digest())
+    return AuthAccept(mschap.ZERO_HLAK, _WELCOME) if matches else None
+
+
+def _verify_md5(proof: ChapProof, password: str) -> AuthAccept | None:
+    expected = md5_response(proof.identifier, as_utf8(password), proof.challenge)
+    return AuthAccept(mschap.ZERO_HLAK, _WELCOME) if compare_digest(expected, proof.value) else None
+
+
+def _verify_v1(proof: ChapProof, password: str) -> AuthAccept | None:
+    password_hash = mschap.nt_hash(password)
+    expected = mschap.challenge_response(proof.challenge, password_hash)
+    accept = AuthAccept(mschap.hlak_v1(password_hash, proof.challenge), _WELCOME)
+    matches = compare_digest(expected, proof.value[mschap.NT_RESPONSE])
+    # flag 0: the peer wants the LM response to count, which gives the password away
+    return accept if matches and proof.value[mschap.USE_NT_FLAG] == 1 else None
+
+
+def _verify_v2(user: bytes, proof: ChapProof, password: str) -> AuthAccept | None:
+    password_hash = mschap.nt_hash(password)
+    presented = proof.value[mschap.NT_RESPONSE]
+    # both forms are tried always; of a name without a domain they are the same one
+    matched = False
+    matched_hash = b""
+    for name in (user, mschap.name_without_domain(user)):
+        hashed = mschap.challenge_hash(proof.value[mschap.PEER_CHALLENGE], proof.challenge, name)
+        if compare_digest(mschap.challenge_response(hashed, password_hash), presented):
+            matched = True
+            matched_hash = hashed
+    message = mschap.authenticator_response(password_hash, presented, matched_hash) + b" M=" + _WELCOME
+    accept = AuthAccept(mschap.hlak_v2(password_hash, presented), message)
+    return accept if matched else None
