@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sstpfarm.reasons import Reason
 
 
@@ -38,3 +40,12 @@ class IpcViolation(SstpfarmError):
 
 class SystemRefusal(SstpfarmError):
     """The operating system refused something that the operator can mend (permission, missing program or device)."""
+
+
+def place_of(error: BaseException) -> str:
+    """Describe a bug by its type and place only: the text of an exception can hold what a peer sent."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f" at {Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else ""
+    return f"{type(error).__name__}{where}"

@@ -24,6 +24,7 @@ from sstpfarm.ipc.permissions import DESCRIPTORS
 
 MAX_MESSAGE: Final = 65_536  # far below what one SEQPACKET datagram holds (about 200 KiB)
 MAX_DESCRIPTORS: Final = 4
+ANCILLARY_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 MAX_QUEUE: Final = 16_384  # messages that wait for a slow reader; more means that it is stuck
 READS_PER_EVENT: Final = 64  # so that one chatty peer does not keep the loop
 
@@ -136,12 +137,14 @@ class Channel:
             if self._closed:
                 return
             try:
-                data, fds, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+                # socket.recv_fds of Python 3.11 drops the flags
+                data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE, ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._end(f"receive: {error.strerror}")
                 return
+            fds = _descriptors(ancillary)
             if not data:
                 _close_all(fds)
                 self._end("closed by the other end")
@@ -166,6 +169,14 @@ class Channel:
         if not self._closed:
             self.close()
             self._on_close(why)
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -12,12 +12,11 @@ import socket
 import ssl
 from dataclasses import dataclass
 from enum import Enum, auto
-from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
 from sstpfarm.dataplane.interface import FramingError, Gate, PacketPath
-from sstpfarm.errors import PeerError
+from sstpfarm.errors import PeerError, place_of
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, LcpOpened, NetworkClosed, Phase
 from sstpfarm.proto.roles import AuthAccept, AuthReject, Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
@@ -431,12 +430,7 @@ class Connection:
             self._around.deadlines.watch(self)
 
     def _bug(self, error: Exception) -> None:
-        """Say where, never what: an exception's text can hold a peer's bytes."""
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f" at {Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where is not None else ""
-        self._finish(Reason.INTERNAL_ERROR, f"{type(error).__name__}{place}", drop=True)
+        self._finish(Reason.INTERNAL_ERROR, place_of(error), drop=True)
         self._close_now()
 
     def _linger(self) -> None:

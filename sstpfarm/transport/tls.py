@@ -100,7 +100,7 @@ def client_context(*, ca_pem: str | None, verify: bool) -> ssl.SSLContext:
 class TlsPump:
     """The TLS state of one connection; the caller moves the bytes to and from the socket."""
 
-    __slots__ = ("_buffers", "_incoming", "_object", "_outgoing", "handshaken", "peer_closed")
+    __slots__ = ("_buffers", "_first", "_incoming", "_object", "_outgoing", "handshaken", "peer_closed")
 
     def __init__(
         self, context: ssl.SSLContext, buffers: SharedBuffers, *, server_side: bool, server_name: str | None = None
@@ -109,6 +109,7 @@ class TlsPump:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name)
+        self._first = True
         self.handshaken = False
         self.peer_closed = False  # close_notify was received
 
@@ -126,8 +127,9 @@ class TlsPump:
             PeerError: TLS_NOT_TLS, TLS_FAILED or CERTIFICATE_UNTRUSTED; what `to_send` then gives is the alert.
         """
         plain, filled = self._buffers.plain, 0
-        if not self.handshaken and data[0] != HANDSHAKE_RECORD and self._object.version() is None:
+        if self._first and data[0] != HANDSHAKE_RECORD:
             raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
+        self._first = False
         for start in range(0, len(data), SLICE):
             self._incoming.write(data[start : start + SLICE])
             if not self.handshaken:

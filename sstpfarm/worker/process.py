@@ -12,14 +12,15 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import uvloop
 
-from sstpfarm.config.schema import WorkerConfig
+from sstpfarm.config.views import WorkerView
+from sstpfarm.errors import place_of
 from sstpfarm.ipc.process import drop_privileges, read_memfd
-from sstpfarm.telemetry import log as telemetry_log
+from sstpfarm.telemetry.log import configure, get_log
 from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.tls import server_identity
 from sstpfarm.worker.server import WorkerServer
@@ -30,8 +31,8 @@ LATE: Final = (encodings.idna,)  # modules that the standard library would other
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker; the arguments are the master's business."""
     options = _parser().parse_args(arguments)
-    config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerConfig)
-    telemetry_log.configure(config.farm.log_format, role="worker", worker=options.worker)
+    config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerView)
+    configure(config.log_format, role="worker", worker=options.worker)
     chain = f"/proc/self/fd/{options.fd_chain}"
     identity = server_identity(chain, f"/proc/self/fd/{options.fd_key}", _text(options.fd_chain))
     os.close(options.fd_chain)
@@ -44,10 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.sched_setaffinity(0, {options.cpu})
 
     async def serve() -> None:
-        log = telemetry_log.get_log()
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: log.emit("internal.error", detail=telemetry_log.describe(context))
-        )
+        log = get_log()
+
+        def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            detail = place_of(error) if isinstance(error, BaseException) else str(context.get("message"))
+            log.emit("internal.error", detail=detail)
+
+        asyncio.get_running_loop().set_exception_handler(on_exception)
         server = WorkerServer(options.worker, config, identity, stats, log, master=master, auth=auth)
         drop_privileges(options.uid, options.gid)
         await server.run(listeners)

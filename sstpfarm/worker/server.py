@@ -13,7 +13,7 @@ from email.utils import formatdate
 from time import monotonic
 from typing import Final
 
-from sstpfarm.config.schema import WorkerConfig
+from sstpfarm.config.views import WorkerView
 from sstpfarm.dataplane.interface import CELLS, PacketPath
 from sstpfarm.dataplane.pure import PurePath
 from sstpfarm.ipc import messages as m
@@ -45,7 +45,7 @@ class WorkerServer:
     def __init__(
         self,
         number: int,
-        config: WorkerConfig,
+        config: WorkerView,
         identity: ServerIdentity,
         stats: Stats,
         log: Log,

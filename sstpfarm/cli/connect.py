@@ -1,0 +1,251 @@
+"""`sstpfarm connect`: one tunnel in the foreground, its phases as they happen, then a line of counters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.status import Status
+
+from sstpfarm.client.run import Counters, Observer, Tunnel, Up, Wishes
+from sstpfarm.client.settings import METHODS, ClientSettings
+from sstpfarm.errors import ConfigError
+from sstpfarm.ipc.messages import Method
+from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
+
+MAX_PASSWORD_FILE: Final = 4096
+TITLES: Final = {
+    "tcp": "TCP",
+    "tls": "TLS",
+    "http": "HTTP",
+    "sstp": "SSTP",
+    "lcp": "LCP",
+    "authentication": "authentication",
+    "binding": "crypto binding",
+    "ipcp": "IPCP",
+    "interface": "interface up",
+}
+
+
+class JsonDisplay:
+    """One JSON object a line on standard output: phase, up, counters, closed."""
+
+    def phase(self, name: str, seconds: float, detail: str) -> None:
+        """A phase is done."""
+        self._line({"event": "phase", "phase": name, "seconds": round(seconds, 6), "detail": detail})
+
+    def up(self, up: Up) -> None:
+        """The tunnel carries packets."""
+        self._line({"event": "up", **_fields(up)})
+
+    def counters(self, counters: Counters) -> None:
+        """Once a second."""
+        self._line({"event": "counters", **_fields(counters)})
+
+    def closed(self, reason: Reason, detail: str) -> None:
+        """The end."""
+        text = OUTCOMES[reason].text
+        self._line(
+            {
+                "event": "closed",
+                "reason": reason.value,
+                "text": text,
+                "detail": detail,
+                "exit_code": int(OUTCOMES[reason].exit_code),
+            }
+        )
+
+    def _line(self, fields: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(fields) + "\n")
+        sys.stdout.flush()
+
+
+class ConsoleDisplay:
+    """For people: a line for each phase, then one line that counts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+
+    def phase(self, name: str, seconds: float, detail: str) -> None:
+        """A phase is done."""
+        self._console.print(f"[green]✓[/] {TITLES.get(name, name):<16}{seconds * 1000:8.1f} ms  [dim]{detail}[/]")
+
+    def up(self, up: Up) -> None:
+        """The tunnel carries packets."""
+        dns = f", DNS {', '.join(up.dns)}" if up.dns else ""
+        self._console.print(
+            f"[bold]{up.interface}[/] {up.local_address or up.ipv6_local} > {up.remote_address or up.server_address}, "
+            f"MTU {up.mtu}, {up.method}, {up.tls_version} {up.cipher}{dns}"
+        )
+        if self._console.is_terminal:
+            self._status = self._console.status("")
+            self._status.start()
+
+    def counters(self, counters: Counters) -> None:
+        """Once a second."""
+        if self._status is not None:
+            self._status.update(
+                f"up {int(counters.seconds)} s   in {counters.bytes_in:,} bytes, {counters.packets_in:,} packets   "
+                f"out {counters.bytes_out:,} bytes, {counters.packets_out:,} packets   (Ctrl-C ends)"
+            )
+
+    def closed(self, reason: Reason, detail: str) -> None:
+        """The end."""
+        if self._status is not None:
+            self._status.stop()
+        good = OUTCOMES[reason].exit_code is ExitCode.OK
+        line = OUTCOMES[reason].text + (f": {detail}" if detail else "")
+        self._console.print(f"[{'green' if good else 'bold red'}]{'✓' if good else '✗'}[/] {line}", highlight=False)
+
+
+@click.command(
+    epilog="Exit codes: 0 ended in order, 64 usage, 65 certificate not trusted, 69 network, 71 system, 76 protocol, "
+    "77 authentication refused."
+)
+@click.argument("server", metavar="HOST[:PORT]")
+@click.option("--user", required=True, help="User name; DOMAIN\\user is understood.")
+@click.option(
+    "--password-file", type=click.Path(dir_okay=False, path_type=Path), help="File with the password; else it is asked."
+)
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PEM file with the certificates to trust instead of the system's.",
+)
+@click.option("--pin", metavar="sha256:HEX", help="Trust exactly the certificate with this SHA-256.")
+@click.option("--insecure", is_flag=True, help="Trust any certificate: anyone on the way can read along.")
+@click.option(
+    "--authentication", default="mschap2", show_default=True, help="Allowed methods: mschap2, mschap1, chap, pap."
+)
+@click.option("--interface", metavar="NAME", help="Name of the interface.  [default: sstpc0, sstpc1, ...]")
+@click.option("--no-default-route", is_flag=True, help="Leave the default route alone.")
+@click.option("--default-route-distance", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--no-peer-dns", is_flag=True, help="Do not ask for DNS servers.")
+@click.option("--no-ipv6", is_flag=True, help="Do not offer IPv6 inside the tunnel.")
+@click.option("--keepalive-timeout", default="60", show_default=True, help='Seconds, or "disabled".')
+@click.option("--max-mtu", type=click.IntRange(576, 4087), default=1500, show_default=True)
+@click.option("--max-mru", type=click.IntRange(576, 4087), default=1500, show_default=True)
+@click.option("--connect-timeout-s", type=click.FloatRange(0.1, 600), default=10.0, show_default=True)
+@click.option("--login-deadline-s", type=click.FloatRange(0.1, 600), default=120.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+@click.pass_context
+def connect(
+    context: click.Context,
+    server: str,
+    user: str,
+    password_file: Path | None,
+    ca: Path | None,
+    pin: str | None,
+    insecure: bool,
+    authentication: str,
+    interface: str | None,
+    no_default_route: bool,
+    default_route_distance: int,
+    no_peer_dns: bool,
+    no_ipv6: bool,
+    keepalive_timeout: str,
+    max_mtu: int,
+    max_mru: int,
+    connect_timeout_s: float,
+    login_deadline_s: float,
+    as_json: bool,
+) -> None:
+    """Connect to an SSTP server and stay in the foreground until Ctrl-C, SIGTERM or the server ends it."""
+    if sum((ca is not None, pin is not None, insecure)) > 1:
+        raise click.UsageError("choose one of --ca, --pin and --insecure")
+    host, port = parse_server(server)
+    settings = ClientSettings(
+        host=host,
+        port=port,
+        user=user,
+        password=_password(password_file, user),
+        authentication=_methods(authentication),
+        ca_pem=ca.read_text("ascii", "replace") if ca else None,
+        pin=_pin(pin) if pin else None,
+        insecure=insecure,
+        keepalive_timeout=_keepalive(keepalive_timeout),
+        max_mtu=max_mtu,
+        max_mru=max_mru,
+        ipv6=not no_ipv6,
+        peer_dns=not no_peer_dns,
+        connect_timeout_s=connect_timeout_s,
+        login_deadline_s=login_deadline_s,
+    )
+    wishes = Wishes(
+        interface=interface, default_route=not no_default_route, default_route_distance=default_route_distance
+    )
+    display: Observer = JsonDisplay() if as_json else ConsoleDisplay(Console(highlight=False))
+    context.exit(asyncio.run(Tunnel(settings, wishes, display).run()))
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Split HOST[:PORT], an IPv6 address in brackets or bare; the port is 443 when it is left out.
+
+    Raises:
+        click.UsageError: with the rule.
+    """
+    match = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+(?:%\w+)?)", text)
+    if match is None:
+        raise click.UsageError(f"{text!r} is not HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT")
+    host = match[1] or match[3] or match[5]
+    port = int(match[2] or match[4] or 443)
+    if not 1 <= port <= 65535:
+        raise click.UsageError(f"{text!r}: a port is 1 to 65535")
+    return host, port
+
+
+def _methods(text: str) -> tuple[Method, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise click.UsageError(f"--authentication {text!r}: allowed are {', '.join(METHODS)}, separated by commas")
+    return tuple(method for method in METHODS if method in names)
+
+
+def _pin(text: str) -> str:
+    match = re.fullmatch(r"sha256:([0-9A-Fa-f]{64})", text.replace(":", "").replace("sha256", "sha256:", 1))
+    if match is None:
+        raise click.UsageError("--pin is sha256: and 64 hexadecimal digits, colons between them allowed")
+    return match[1].lower()
+
+
+def _keepalive(text: str) -> float | None:
+    if text == "disabled":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86400:
+        raise click.UsageError(f'--keepalive-timeout {text!r}: 1 to 86400 seconds, or "disabled"')
+    return seconds
+
+
+def _password(file: Path | None, user: str) -> str:
+    if file is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("no terminal to ask for the password on: use --password-file")
+        return str(click.prompt(f"Password of {user}", hide_input=True, err=True))
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--password-file {file}: {error.strerror}") from None
+    if len(data) > MAX_PASSWORD_FILE:
+        raise ConfigError(f"--password-file {file}: larger than {MAX_PASSWORD_FILE} bytes")
+    try:
+        return data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ConfigError(f"--password-file {file}: not UTF-8") from None
+
+
+def _fields(value: Up | Counters) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(value)
+    return fields

@@ -1,0 +1,179 @@
+"""ipc/channel.py: typed messages and descriptors, and every way to break the rules."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sstpfarm.errors import LocalError
+from sstpfarm.ipc import messages as m
+from sstpfarm.ipc.channel import MAX_MESSAGE, VIOLATION, Channel, channel_pair
+from sstpfarm.ipc.permissions import DESCRIPTORS, MAY_SEND, Party, may_send
+
+SESSION = "0123456789abcdef"
+
+
+@dataclass
+class End:
+    """What one end saw."""
+
+    channel: Channel
+    messages: list[tuple[Any, list[int]]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+
+def end(sock: socket.socket, sender: Party, receiver: Party) -> End:
+    seen: End
+
+    def on_message(message: Any, fds: list[int]) -> None:
+        seen.messages.append((message, fds))
+
+    seen = End(Channel(sock, may_send(sender, receiver), on_message, lambda why: seen.closed.append(why)))
+    return seen
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def worker_and_master() -> AsyncIterator[tuple[End, socket.socket]]:
+    ours, theirs = channel_pair()
+    master = end(ours, Party.WORKER, Party.MASTER)
+    master.channel.start(asyncio.get_running_loop())
+    try:
+        yield master, theirs
+    finally:
+        master.channel.close()
+        theirs.close()
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def with_master(data: bytes, fds: list[int] | None = None) -> End:
+    """Send one raw datagram to a master's channel and return what it made of it."""
+
+    async def scenario() -> End:
+        async with worker_and_master() as (master, raw):
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            raw.sendmsg([data], ancillary)
+            await settle()
+            return master
+
+    return asyncio.run(scenario())
+
+
+def test_message_with_descriptor_arrives_and_the_copy_belongs_to_the_receiver() -> None:
+    async def scenario() -> None:
+        ours, theirs = channel_pair()
+        master = end(ours, Party.WORKER, Party.MASTER)
+        worker = end(theirs, Party.MASTER, Party.WORKER)
+        for side in (master, worker):
+            side.channel.start(asyncio.get_running_loop())
+        reader, writer = os.pipe()
+        master.channel.send(m.InterfaceReady(session=SESSION, name="sstp0"), [writer])
+        os.close(writer)
+        await settle()
+        [(message, [copy])] = worker.messages
+        assert message == m.InterfaceReady(session=SESSION, name="sstp0")
+        os.write(copy, b"through")
+        assert os.read(reader, 16) == b"through"
+        assert not os.get_inheritable(copy)
+        os.close(copy)
+        os.close(reader)
+        master.channel.close()
+        await settle()
+        assert worker.closed == ["closed by the other end"]
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_reader_gets_everything_in_order_with_its_descriptors() -> None:
+    async def scenario() -> None:
+        ours, theirs = channel_pair()
+        master = end(ours, Party.WORKER, Party.MASTER)
+        worker = end(theirs, Party.MASTER, Party.WORKER)
+        master.channel.start(asyncio.get_running_loop())
+        for number in range(5000):
+            master.channel.send(m.Ping(number=number))
+        reader, writer = os.pipe()
+        master.channel.send(m.InterfaceReady(session=SESSION, name="last"), [writer])
+        os.close(writer)
+        worker.channel.start(asyncio.get_running_loop())
+        for _ in range(500):
+            await asyncio.sleep(0)
+        assert [message.number for message, _ in worker.messages[:-1]] == list(range(5000))
+        message, [copy] = worker.messages[-1]
+        assert message.name == "last"
+        os.close(copy)
+        os.close(reader)
+        worker.channel.close()
+        master.channel.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 40,
+        msgspec.msgpack.encode({"t": "no-such-message"}),
+        msgspec.msgpack.encode(m.Ping(number=1)),  # the master's own message
+        msgspec.msgpack.encode({"t": "session-closed", "session": "../../etc", "reason": "x"}),
+        msgspec.msgpack.encode({"t": "session-closed", "session": SESSION, "reason": "x" * 257}),
+        msgspec.msgpack.encode({"t": "session-closed", "session": SESSION}),
+        msgspec.msgpack.encode(m.Pong(number=1)) + b"\x00",
+    ],
+)
+def test_whatever_a_worker_may_not_say_closes_the_channel(data: bytes) -> None:
+    master = with_master(data)
+    assert master.messages == []
+    assert len(master.closed) == 1
+    assert data == b"" or master.closed[0].startswith(VIOLATION)
+
+
+def test_oversize_message_is_a_violation() -> None:
+    data = msgspec.msgpack.encode({"t": "pong", "number": 1, "pad": b"x" * MAX_MESSAGE})
+    assert with_master(data).closed == [VIOLATION + "message or descriptors truncated"]
+
+
+def test_surplus_descriptor_is_a_violation_and_is_closed() -> None:
+    before = open_descriptors()
+    reader, writer = os.pipe()
+    master = with_master(msgspec.msgpack.encode(m.Pong(number=1)), [writer])
+    os.close(reader)
+    os.close(writer)
+    assert master.closed == [VIOLATION + "Pong with 1 descriptors"]
+    assert open_descriptors() == before
+
+
+def test_sending_too_much_or_a_wrong_number_of_descriptors_is_our_bug() -> None:
+    ours, theirs = channel_pair()
+    channel = Channel(ours, may_send(Party.WORKER, Party.MASTER), lambda *_: None, lambda _: None)
+    with pytest.raises(LocalError):
+        channel.send(m.InterfaceReady(session=SESSION, name="sstp0"))
+    with pytest.raises(LocalError):
+        channel.send(m.LiveSessions(sessions=(SESSION,) * 5000))
+    channel.close()
+    theirs.close()
+
+
+def test_every_message_stands_in_the_table_exactly_where_it_is_used() -> None:
+    declared = {kind for kind in vars(m).values() if isinstance(kind, type) and issubclass(kind, m.Message)}
+    listed = {kind for kinds in MAY_SEND.values() for kind in kinds}
+    assert listed == declared - {m.Message}
+    assert set(DESCRIPTORS) <= listed
