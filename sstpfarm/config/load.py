@@ -176,7 +176,7 @@ def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report)
 
 
 def _convert_password(value: object, path: tuple[str, ...], report: Report) -> Password | None:
-    if isinstance(value, str) and 1 <= len(value) <= MAX_PASSWORD:
+    if isinstance(value, str) and _is_password(value):
         return Password(value)
     report.add(path, f"is not allowed; allowed: text of 1 to {MAX_PASSWORD} characters")
     return None
@@ -250,10 +250,14 @@ def _password_of(path: Path, secret: str, report: Report) -> Password | None:
         report.add(key, f"{path} is not UTF-8 text")
         return None
     text = text.removesuffix("\n").removesuffix("\r")
-    if not 1 <= len(text) <= MAX_PASSWORD:
+    if not _is_password(text):
         report.add(key, f"{path} holds no password; allowed: 1 to {MAX_PASSWORD} characters and a newline")
         return None
     return Password(text)
+
+
+def _is_password(text: str) -> bool:
+    return 1 <= len(text.encode("utf-16-le")) // 2 <= MAX_PASSWORD
 
 
 def _read_regular(path: Path, limit: int) -> tuple[bytes, int]:

@@ -25,7 +25,7 @@ DISABLED: Final = "disabled"
 MTU_MIN: Final = 576
 MTU_MAX: Final = 4087
 IPV6_MTU_MIN: Final = 1280  # RFC 8200 5
-MAX_PASSWORD: Final = 256  # characters, RFC 2759 8.2
+MAX_PASSWORD: Final = 256  # UTF-16 code units, RFC 2759 8.3
 MAX_USER: Final = 253  # bytes of a name; a PAP Peer-ID holds 255 (RFC 1334 2.2.1), messages between processes 256
 MAX_NAME: Final = 64  # characters of a profile's or pool's name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from typing import Literal
 
 import msgspec
 
@@ -38,7 +39,7 @@ class AuthView(msgspec.Struct, frozen=True):
     """
 
     state_directory: str
-    log_format: str
+    log_format: Literal["auto", "json", "console"]
     methods: tuple[Method, ...]
     ipv6: bool
     failure_delay_s: float
@@ -51,7 +52,7 @@ class AuthView(msgspec.Struct, frozen=True):
 class WorkerView(msgspec.Struct, frozen=True):
     """All that a worker needs; it holds no secret."""
 
-    log_format: str
+    log_format: Literal["auto", "json", "console"]
     server: Server
 
 
