@@ -63,6 +63,7 @@ CONFIG: Final = """\
 [farm]
 state-directory = "{directory}/state"
 run-directory = "{directory}/run"
+log-format = "json"
 [server]
 listen = ["{address}:443"]
 workers = 2
@@ -202,7 +203,7 @@ def _connect(
             case "phase":
                 seconds = float(facts["seconds"])
                 name = PHASE_NAMES.get(facts["phase"], facts["phase"])
-                detail = escape(str(facts.get("detail", "")))
+                detail = escape(facts["detail"])
                 console.print(
                     f"  {name:<16}{1000 * seconds:9.1f} ms  (+{1000 * (seconds - before):.1f})  [dim]{detail}[/]",
                     highlight=False,
@@ -211,7 +212,7 @@ def _connect(
             case "up":
                 return client, {**facts, "seconds": before}
             case "closed":
-                raise DemoError(f"the client could not connect: {facts.get('text') or facts.get('reason')}")
+                raise DemoError(f"the client could not connect: {facts['text']} {facts['detail']}".rstrip())
     raise DemoError(f"the client ended with exit code {client.wait()} before the tunnel was up")
 
 

@@ -1,0 +1,90 @@
+"""The systemd unit keeps what matters, the list of packages is well formed and used."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DEPLOY: Final = ROOT / "deploy"
+
+
+def unit_settings() -> dict[str, list[str]]:
+    """The unit's settings; a key can occur more than once, so configparser will not do."""
+    settings = defaultdict(list)
+    for line in (DEPLOY / "sstpfarm.service").read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            settings[key].append(value)
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Type", "notify"),
+        ("KillMode", "mixed"),  # else systemd would end workers and auth beside the master's back
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "yes"),
+        ("ProtectKernelTunables", "yes"),
+        ("ReadWritePaths", "/proc/sys/net"),
+        ("DevicePolicy", "closed"),
+        ("DeviceAllow", "/dev/net/tun rw"),
+        ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("SystemCallFilter", "@system-service"),
+        ("LimitCORE", "0"),
+        ("AmbientCapabilities", ""),
+        ("StateDirectory", "sstpfarm"),
+        ("RuntimeDirectory", "sstpfarm"),
+    ],
+)
+def test_unit_setting(key: str, value: str) -> None:
+    assert unit_settings()[key] == [value]
+
+
+def test_unit_capabilities_are_a_closed_set() -> None:
+    [bounding] = unit_settings()["CapabilityBoundingSet"]
+    assert set(bounding.split()) == {
+        "CAP_NET_ADMIN",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SETUID",
+        "CAP_SETGID",
+        "CAP_SETPCAP",
+        "CAP_KILL",
+        "CAP_CHOWN",
+        "CAP_FOWNER",
+        "CAP_DAC_OVERRIDE",
+    }
+
+
+def test_unit_checks_the_configuration_that_it_serves() -> None:
+    settings = unit_settings()
+    assert settings["ExecStartPre"][0].replace(" check ", " serve ") == settings["ExecStart"][0]
+
+
+def test_every_package_has_a_group_and_a_purpose() -> None:
+    lines = [line for line in (DEPLOY / "debian-packages.txt").read_text().splitlines() if line and line[0] != "#"]
+    entries = [line.split(maxsplit=2) for line in lines]
+    assert all(len(entry) == 3 and entry[0] in {"base", "interop"} for entry in entries)
+    names = [entry[1] for entry in entries]
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_group_of_packages_is_refused() -> None:
+    done = subprocess.run([DEPLOY / "install-packages", "no-such-group"], capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert "usage" in done.stderr
+
+
+@pytest.mark.parametrize("script", [DEPLOY / "install-packages", ROOT / ".ci" / "run", ROOT / "tests/interop/vm/build"])
+def test_scripts_are_executable_and_parse(script: Path) -> None:
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert re.search(r"^set -euo pipefail$", script.read_text(), re.MULTILINE)
