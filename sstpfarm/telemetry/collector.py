@@ -1,0 +1,194 @@
+"""What /metrics shows: the sums over all workers, those that died included, and what the master counts itself.
+
+prometheus_client collects in threads of its own; a lock keeps a scrape from seeing a worker twice or not at all while
+the master attaches or retires it. Nothing here is on the packet path.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from prometheus_client import start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from sstpfarm.errors import ConfigError, LocalError, SystemRefusal
+from sstpfarm.telemetry.catalogue import (
+    COUNTERS,
+    FARM_METRICS,
+    GAUGES,
+    HISTOGRAMS,
+    INFO,
+    IPC_VIOLATIONS,
+    LOG_LINES_LOST,
+    PACKET_COUNTERS,
+    WORKER_RESTARTS,
+    WORKERS_UP,
+    Histogram,
+)
+from sstpfarm.telemetry.stats import EMPTY, Snapshot, Stats
+
+
+class FarmCollector(Collector):
+    """The farm's metrics, as prometheus_client wants them.
+
+    Args:
+        version: of sstpfarm.
+        dataplane: name of the packet path.
+        workers_up: how many workers are ready; called from another thread.
+        log_lines_lost: how many log lines the master itself could not write; called from another thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        dataplane: str,
+        workers_up: Callable[[], int],
+        log_lines_lost: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._identity = {"version": version, "dataplane": dataplane}
+        self._workers_up = workers_up
+        self._log_lines_lost = log_lines_lost
+        self._lock = threading.Lock()
+        self._live: dict[int, Stats] = {}
+        self._retired = EMPTY  # the sum of all workers that are gone
+        self._restarts = 0
+        self._violations = 0
+
+    def attach(self, worker: int, stats: Stats) -> None:
+        """Show that worker's page from now on; the caller keeps it open until it was retired."""
+        with self._lock:
+            if worker in self._live:
+                raise LocalError(f"worker {worker} has a statistics page already")
+            self._live[worker] = stats
+
+    def retire(self, worker: int) -> None:
+        """Keep what a dead worker counted, forget its page. Call it when the process is gone, before `close`."""
+        with self._lock:
+            stats = self._live.pop(worker, None)
+            if stats is None:
+                raise LocalError(f"worker {worker} has no statistics page")
+            self._retired = self._retired.added(stats.snapshot())
+
+    def worker_restarted(self) -> None:
+        """Count a worker that was started in the place of a lost one."""
+        self._restarts += 1
+
+    def ipc_violation(self) -> None:
+        """Count a process that was killed for what it sent."""
+        self._violations += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families."""
+        with self._lock:
+            live = {worker: stats.snapshot() for worker, stats in sorted(self._live.items())}
+            farm = self._retired
+        for snapshot in live.values():
+            farm = farm.added(snapshot)
+        yield from self._farm_metrics()
+        for gauge in GAUGES:
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=("worker",))
+            for worker, snapshot in live.items():
+                family.add_metric((str(worker),), snapshot.gauge(gauge.name))
+            yield family
+        yield from self._counters(farm)
+        for histogram in HISTOGRAMS:
+            yield _histogram(histogram, farm)
+
+    def _farm_metrics(self) -> Iterator[Metric]:
+        values = {
+            WORKERS_UP: float(self._workers_up()),
+            WORKER_RESTARTS: float(self._restarts),
+            IPC_VIOLATIONS: float(self._violations),
+            INFO: 1.0,
+        }
+        for metric in FARM_METRICS:
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            family.add_metric([self._identity[label] for label in metric.labels], values[metric.name])
+            yield family
+
+    def _counters(self, farm: Snapshot) -> Iterator[Metric]:
+        for counter in COUNTERS:
+            family = CounterMetricFamily(counter.name, counter.help, labels=_names(counter.label))
+            for value in counter.values:
+                number = farm.counter(counter.name, value)
+                if counter.name == LOG_LINES_LOST:
+                    number += self._log_lines_lost()
+                family.add_metric(_names(value), number)
+            yield family
+        for packet_counter in PACKET_COUNTERS:
+            family = CounterMetricFamily(packet_counter.name, packet_counter.help, labels=_names(packet_counter.label))
+            for value, cell in packet_counter.cells.items():
+                family.add_metric(_names(value), farm.total(cell))
+            yield family
+
+
+def _names(label: str) -> tuple[str, ...]:
+    """The labels, or the label values, of a family that has one label or none."""
+    return (label,) if label else ()
+
+
+def _histogram(histogram: Histogram, farm: Snapshot) -> Metric:
+    family = HistogramMetricFamily(histogram.name, histogram.help, labels=_names(histogram.label))
+    bounds = [*map(str, histogram.buckets), "+Inf"]
+    for value in histogram.values:
+        held = farm.histogram(histogram.name, value)
+        below = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, number in zip(bounds, held.buckets, strict=True):
+            below += number  # Prometheus wants each bucket to hold those below it too
+            buckets.append((bound, below))
+        family.add_metric(_names(value), buckets, held.sum)
+    return family
+
+
+def make_registry(farm: FarmCollector) -> CollectorRegistry:
+    """The farm's metrics and those of the master's own process."""
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(farm)
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class MetricsServer:
+    """A running /metrics endpoint; calling the object stops it and waits until its port is free.
+
+    Attributes:
+        port: the TCP port, also when port 0 was asked for.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        """Use `serve`."""
+        self._server, self._thread = start_http_server(port, host, registry)
+        self.port = int(self._server.server_port)
+
+    def __call__(self) -> None:
+        """Stop; idempotent."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def serve(address: str, registry: CollectorRegistry) -> MetricsServer:
+    """Serve /metrics at `address` (``127.0.0.1:9443``, ``[::1]:9443``) in a daemon thread.
+
+    Raises:
+        ConfigError: not an address.
+        SystemRefusal: the address cannot be used.
+    """
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not colon or not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()):
+        raise ConfigError(f"metrics address {address!r}: want HOST:PORT or [IPV6]:PORT")
+    if int(port) > 65535:
+        raise ConfigError(f"metrics address {address!r}: port is 0 to 65535")
+    try:
+        return MetricsServer(host, int(port), registry)
+    except OSError as error:
+        raise SystemRefusal(f"metrics address {address!r}: {error}") from error

@@ -1,0 +1,221 @@
+"""FarmCollector and /metrics: sums over workers, counters that never go back, and the endpoint itself."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
+
+from sstpfarm.dataplane.interface import Cell
+from sstpfarm.errors import ConfigError, LocalError, SystemRefusal
+from sstpfarm.reasons import Reason
+from sstpfarm.telemetry import catalogue
+from sstpfarm.telemetry.collector import FarmCollector, make_registry, serve
+from sstpfarm.telemetry.stats import Stats
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Farm:
+    """A collector with pages in the place of workers."""
+
+    def __init__(self) -> None:
+        self.up = 2
+        self.lost = 0
+        self.collector = FarmCollector(
+            version="0.1.0", dataplane="pure", workers_up=lambda: self.up, log_lines_lost=lambda: self.lost
+        )
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.registry.register(self.collector)
+        self.pages: dict[int, Stats] = {}
+
+    def start(self, worker: int) -> Stats:
+        self.pages[worker] = Stats.create(2)
+        self.collector.attach(worker, self.pages[worker])
+        return self.pages[worker]
+
+    def die(self, worker: int) -> None:
+        self.collector.retire(worker)
+        self.pages.pop(worker).close()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def samples(self) -> Samples:
+        """Everything, as a Prometheus server would parse it."""
+        text = generate_latest(self.registry).decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    made = Farm()
+    yield made
+    for page in made.pages.values():
+        page.close()
+
+
+def test_sums_over_workers(farm: Farm) -> None:
+    for worker in range(3):
+        page = farm.start(worker)
+        page.inc(catalogue.CONNECTIONS, "opened", worker + 1)
+        page.inc(catalogue.CONNECTIONS, Reason.HTTP_WRONG_PATH)
+        page.totals[Cell.BYTES_IN] = 1000
+        page.totals[Cell.DROP_SOURCE] = worker
+        page.set(catalogue.SESSIONS, 10 * worker)
+        page.observe(catalogue.LOGIN_PHASE, "tls", 0.002)
+        page.observe(catalogue.LOGIN_PHASE, "tls", 0.04)
+    assert farm.value("sstpfarm_connections_total", outcome="opened") == 6
+    assert farm.value("sstpfarm_connections_total", outcome="http-wrong-path") == 3
+    assert farm.value("sstpfarm_connections_total", outcome="peer-dead") == 0
+    assert farm.value("sstpfarm_bytes_total", direction="in") == 3000
+    assert farm.value("sstpfarm_bytes_total", direction="out") == 0
+    assert farm.value("sstpfarm_drops_total", reason="source") == 3
+    assert [farm.value("sstpfarm_sessions", worker=str(worker)) for worker in range(3)] == [0, 10, 20]
+    bucket = "sstpfarm_login_phase_seconds_bucket"
+    assert [farm.value(bucket, phase="tls", le=le) for le in ("0.001", "0.0025", "0.025", "0.05", "120.0", "+Inf")] == [
+        0, 3, 3, 6, 6, 6,
+    ]  # fmt: skip
+    assert farm.value("sstpfarm_login_phase_seconds_count", phase="tls") == 6
+    assert farm.value("sstpfarm_login_phase_seconds_sum", phase="tls") == pytest.approx(0.126)
+    assert farm.value("sstpfarm_loop_lag_seconds_count") == 0
+
+
+def test_what_the_master_knows(farm: Farm) -> None:
+    farm.collector.worker_restarted()
+    farm.collector.worker_restarted()
+    farm.collector.ipc_violation()
+    farm.lost = 4
+    farm.start(0).inc(catalogue.LOG_LINES_LOST, n=2)
+    assert farm.value("sstpfarm_workers_up") == 2
+    assert farm.value("sstpfarm_worker_restarts_total") == 2
+    assert farm.value("sstpfarm_ipc_violations_total") == 1
+    assert farm.value("sstpfarm_info", version="0.1.0", dataplane="pure") == 1
+    assert farm.value("sstpfarm_log_lines_lost_total") == 6
+
+
+def test_every_metric_of_the_catalogue_is_served(farm: Farm) -> None:
+    farm.start(0)
+    names = {name for name, _ in farm.samples()}
+    for histogram in catalogue.HISTOGRAMS:
+        assert {f"{histogram.name}_{part}" for part in ("bucket", "sum", "count")} <= names
+    listed = (*catalogue.COUNTERS, *catalogue.GAUGES, *catalogue.PACKET_COUNTERS, *catalogue.FARM_METRICS)
+    assert {metric.name for metric in listed} <= names
+
+
+def test_a_dead_worker_keeps_counting(farm: Farm) -> None:
+    page = farm.start(0)
+    page.inc(catalogue.LOGINS, "accepted", 5)
+    page.totals[Cell.PACKETS_OUT] = 7
+    page.set(catalogue.SESSIONS, 5)
+    page.observe(catalogue.LOOP_LAG, "", 0.75)
+    farm.die(0)
+    assert farm.value("sstpfarm_logins_total", outcome="accepted") == 5
+    assert farm.value("sstpfarm_packets_total", direction="out") == 7
+    assert farm.value("sstpfarm_loop_lag_seconds_sum") == 0.75
+    assert farm.value("sstpfarm_sessions", worker="0") is None  # its sessions are gone, and not zero but unknown
+    page = farm.start(0)
+    page.inc(catalogue.LOGINS, "accepted", 2)
+    page.set(catalogue.SESSIONS, 1)
+    assert farm.value("sstpfarm_logins_total", outcome="accepted") == 7
+    assert farm.value("sstpfarm_sessions", worker="0") == 1
+    farm.die(0)
+    assert farm.value("sstpfarm_logins_total", outcome="accepted") == 7
+
+
+def test_attach_and_retire_go_in_pairs(farm: Farm) -> None:
+    page = farm.start(0)
+    with pytest.raises(LocalError):
+        farm.collector.attach(0, page)
+    farm.die(0)
+    with pytest.raises(LocalError):
+        farm.collector.retire(0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_counters_never_go_back(farm: Farm, seed: int) -> None:
+    draw = random.Random(seed)
+    labels = {(c.name, value) for c in catalogue.COUNTERS for value in c.values}
+    counters = sorted(labels)
+    counted: dict[tuple[str, str], int] = dict.fromkeys(counters, 0)
+    before: Samples = {}
+    for _ in range(40):
+        worker = draw.randrange(4)
+        if worker in farm.pages and draw.random() < 0.3:
+            farm.die(worker)
+        elif worker not in farm.pages:
+            farm.start(worker)
+        else:
+            page = farm.pages[worker]
+            key = draw.choice(counters)
+            amount = draw.randrange(1000)
+            page.inc(*key, amount)
+            counted[key] += amount
+            page.totals[draw.choice(list(Cell))] += draw.randrange(1 << 40)
+            page.observe(catalogue.LOGIN_PHASE, draw.choice(catalogue.PHASES), draw.random() * 200)
+            page.set(catalogue.SESSIONS, draw.randrange(100))
+        now = {key: value for key, value in farm.samples().items() if key[0] != catalogue.SESSIONS}
+        assert before.keys() <= now.keys()
+        assert all(now[key] >= value for key, value in before.items())
+        before = now
+    shown = {(name, next(iter(labels))[1] if labels else ""): value for (name, labels), value in before.items()}
+    assert {key: shown[key] for key in counters} == counted
+
+
+def fetch(port: int, host: str = "127.0.0.1") -> str:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
+        assert answer.status == 200
+        text: bytes = answer.read()
+    return text.decode()
+
+
+def test_serve(farm: Farm) -> None:
+    stop = serve("127.0.0.1:0", make_registry(farm.collector))
+    try:
+        farm.start(0).inc(catalogue.CONNECTIONS, "opened", 3)
+        text = fetch(stop.port)
+        assert 'sstpfarm_connections_total{outcome="opened"} 3.0' in text
+        assert "process_open_fds " in text
+        with pytest.raises(SystemRefusal):
+            serve(f"127.0.0.1:{stop.port}", farm.registry)
+    finally:
+        stop()
+    stop()
+    with pytest.raises(ConnectionRefusedError):
+        HTTPConnection("127.0.0.1", stop.port, timeout=10).connect()
+
+
+def test_serve_over_ipv6(farm: Farm) -> None:
+    stop = serve("[::1]:0", farm.registry)
+    try:
+        assert "sstpfarm_workers_up 2.0" in fetch(stop.port, "[::1]")
+    finally:
+        stop()
+
+
+@pytest.mark.parametrize(
+    "address", ["", "9443", ":9443", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "::1:9443", "[::1]", "[a]:1", "h:65536"]
+)
+def test_serve_refuses_what_is_no_address(farm: Farm, address: str) -> None:
+    with pytest.raises(ConfigError, match="metrics address"):
+        serve(address, farm.registry)
+
+
+def test_the_master_imports_no_protocol_code() -> None:
+    program = (
+        "import sys; import sstpfarm.telemetry.collector, sstpfarm.telemetry.log;"
+        "sys.exit(any(name.startswith('sstpfarm.proto') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
