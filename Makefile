@@ -23,7 +23,7 @@ setup: .venv/installed
 	    { echo "$(PYTHON) is too old or missing: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "Installing Python packages into .venv"
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input \
+	@$(BIN)/python -m pip -qq --disable-pip-version-check --no-input \
 	    install --root-user-action=ignore --retries 5 --editable '.[dev]'
 	@touch $@
 
