@@ -114,7 +114,7 @@ def configure(
         form: "auto" is console on a terminal, JSON otherwise.
         role: of this process, bound to every line together with `worker` (when given) and the process id.
         level: events below it are dropped.
-        fd: written to with one system call for each line; stays the caller's.
+        fd: takes the lines, one write for each; stays the caller's.
         on_lost: called for each line that could not be written; must not log.
     """
     console = os.isatty(fd) if form == "auto" else form == "console"
@@ -169,7 +169,7 @@ class Log:
 
 
 def get_log(**bound: object) -> Log:
-    """A log that carries these keys in every event."""
+    """A log that carries these keys in every event; until `configure` it writes JSON on stderr."""
     return Log(bound)
 
 

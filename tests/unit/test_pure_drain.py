@@ -11,7 +11,7 @@ import pytest
 from sstpfarm.dataplane.interface import HEADROOM, MAX_FRAME, Cell, Gate
 from sstpfarm.dataplane.pure import DRAIN_PACKETS
 from sstpfarm.errors import LocalError
-from tests.unit.pure_bench import Bench, ipv4, ipv6
+from tests.unit.pure_bench import Bench, data_packet, ipv4, ipv6
 
 
 @pytest.fixture
@@ -95,6 +95,19 @@ def test_the_smallest_buffer_takes_the_largest_packet(bench: Bench) -> None:
     assert len(filled) == 28 + HEADROOM
     assert more  # no room for another: the caller asks again
     assert drain(bench, MAX_FRAME) == (b"", False)
+
+
+@pytest.mark.parametrize(("second", "fits"), [(1291, True), (1292, False)])
+def test_a_packet_is_read_only_into_room_for_the_largest(bench: Bench, second: int, fits: bool) -> None:
+    """The third packet ends with the buffer, or would end one byte behind it."""
+    for size in (1280, second, 1500):
+        bench.kernel.send(ipv4(size))
+    filled, more = drain(bench, MAX_FRAME)
+    assert more
+    assert len(filled) == (MAX_FRAME if fits else 1280 + second + 2 * HEADROOM)
+    if not fits:
+        filled, _ = drain(bench, MAX_FRAME)
+    assert filled.endswith(data_packet(b"\xff\x03\x00\x21" + ipv4(1500)))
 
 
 def test_the_buffer_bounds_one_call_and_nothing_is_lost(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -197,6 +198,16 @@ def test_serve(farm: Farm) -> None:
         HTTPConnection("127.0.0.1", stop.port, timeout=10).connect()
 
 
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this kernel or container has no IPv6 loopback")
 def test_serve_over_ipv6(farm: Farm) -> None:
     stop = serve("[::1]:0", farm.registry)
     try:
