@@ -1,0 +1,112 @@
+"""Two hundred lives of a tunnel, client core against server core: random chunks, delays, methods and ends."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from sstpfarm.proto.roles import AuthMethod, Role
+from sstpfarm.reasons import Reason
+from tests.sim.world import ADDRESS, GATEWAY, World, settings
+
+METHODS = tuple(AuthMethod)
+ENDS = ("client", "server", "kick", "lost", "silence")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_life(seed: int) -> None:
+    dice = random.Random(seed)
+    methods = dice.sample(METHODS, dice.randint(1, 4))
+    offered = tuple(method for method in METHODS if method in methods)
+    allowed = tuple(method for method in METHODS if method in {*dice.sample(METHODS, dice.randint(0, 3)), offered[-1]})
+    world = World(
+        seed,
+        settings(Role.CLIENT, *allowed),
+        settings(Role.SERVER, *offered, mask=dice.choice((1, 2, 3))),
+    )
+    world.delay = dice.choice((0.0, 0.001, 0.02))
+    world.server.auth_delay = dice.choice((0.0, 0.5, 5.0))
+    world.server.configure_delay = dice.choice((0.0, 0.2))
+    world.client.configure_delay = dice.choice((0.0, 0.2))
+    world.start()
+    world.run(60, lambda: world.open or world.over)
+    assert world.open, (world.client.events, world.server.events)
+    for end, local, peer in ((world.client, ADDRESS, GATEWAY), (world.server, GATEWAY, ADDRESS)):
+        assert end.ipv4 is not None
+        assert (end.ipv4.local, end.ipv4.peer, end.ipv4.dns) == (local, peer, (GATEWAY,))
+    world.run(dice.choice((1, 30, 400)))  # echoes keep it alive
+    assert not world.over
+
+    end = dice.choice(ENDS)
+    expected = {
+        "client": (Reason.USER_REQUEST, {Reason.PEER_TERMINATED, Reason.PEER_DISCONNECT}),
+        "server": (Reason.SHUTDOWN, {Reason.PEER_TERMINATED, Reason.PEER_DISCONNECT}),
+        "kick": (Reason.ADMIN_RESET, {Reason.PEER_TERMINATED, Reason.PEER_DISCONNECT}),
+        "lost": (Reason.TRANSPORT_LOST, {Reason.TRANSPORT_LOST}),
+        "silence": (Reason.PEER_DEAD, {Reason.PEER_DEAD, Reason.TRANSPORT_LOST}),  # whoever notices first
+    }[end]
+    first, second = (world.client, world.server) if end in ("client", "lost") else (world.server, world.client)
+    if end == "lost":
+        first.tunnel.broken(Reason.TRANSPORT_LOST, "reset")
+        first.settle()
+    elif end == "silence":
+        first.mute = second.mute = True
+    else:
+        first.tunnel.close(expected[0], world.now)
+        first.settle()
+    world.run(200, lambda: world.over)
+    assert world.over
+    assert first.ended is not None
+    assert second.ended is not None
+    if end == "silence" and second.ended[0] < first.ended[0]:
+        first, second = second, first
+    assert first.ended[1].reason is expected[0]
+    assert second.ended[1].reason in expected[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_wrong_password_ends_both_sides_in_order(method: AuthMethod) -> None:
+    world = World(1, settings(Role.CLIENT, password="wrong"), settings(Role.SERVER, method))
+    world.start()
+    world.run(60, lambda: world.over)
+    assert world.client.ended is not None
+    assert world.server.ended is not None
+    assert world.client.ended[1].reason is Reason.AUTH_REFUSED
+    assert world.server.ended[1].reason is Reason.AUTH_REFUSED
+    assert not world.client.ended[1].drop
+    assert world.client.opened_at is world.server.opened_at is None
+
+
+def test_no_common_method() -> None:
+    world = World(2, settings(Role.CLIENT, AuthMethod.MSCHAP2), settings(Role.SERVER, AuthMethod.PAP, AuthMethod.CHAP))
+    world.start()
+    world.run(60, lambda: world.over)
+    reasons = {end.ended[1].reason for end in (world.client, world.server) if end.ended}
+    assert Reason.AUTH_NO_COMMON_METHOD in reasons
+    assert world.over
+
+
+def test_a_server_without_a_free_session_says_503() -> None:
+    world = World(3, settings(Role.CLIENT), replace(settings(Role.SERVER), available=False))
+    world.start()
+    world.run(60, lambda: world.over)
+    assert world.server.ended is not None
+    assert world.server.ended[1].reason is Reason.HTTP_UNAVAILABLE
+    assert world.client.ended is not None
+    assert world.client.ended[1].reason is Reason.HTTP_REFUSED
+    assert "503" in world.client.ended[1].detail
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 13, 4096])
+def test_any_chunking_gives_the_same_events(chunk: int) -> None:
+    def events(size: int) -> list[str]:
+        world = World(4, settings(Role.CLIENT), settings(Role.SERVER), chunk=size)
+        world.delay = 0.0
+        world.start()
+        world.run(10)
+        return [repr(event) for event in (*world.client.events, *world.server.events)]
+
+    assert events(chunk) == events(0)
+    assert len(events(chunk)) > 10
