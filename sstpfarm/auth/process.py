@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -21,11 +22,10 @@ from sstpfarm.auth.decide import Judge
 from sstpfarm.auth.leases import SqliteLeases, open_database
 from sstpfarm.auth.service import AuthService
 from sstpfarm.config.views import AuthView
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.reasons import ExitCode
-from sstpfarm.telemetry import log
-from sstpfarm.telemetry.log import get_log
+from sstpfarm.telemetry.log import Log, configure, get_log
 
 
 def main(arguments: list[str]) -> int:
@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     view = msgspec.msgpack.decode(read_memfd(options.fd_config), type=AuthView)
-    log.configure(view.log_format, role="auth")
-    emit = get_log().emit
+    configure(view.log_format, role="auth")
+    log = get_log()
     master = socket.socket(fileno=options.fd_master)
     try:
         database = open_database(Path(view.state_directory) / "auth", options.uid, options.gid)
@@ -47,28 +47,33 @@ def main(arguments: list[str]) -> int:
         judge = Judge(view, leases, os.urandom)
         judge.rehearse()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            loop = runner.get_loop()
             drop_privileges(options.uid, options.gid)
-            runner.run(serve(loop, master, view, judge, leases))
+            runner.run(serve(master, view, judge, leases, log))
         leases.close()
     except SystemRefusal as error:
-        emit("internal.error", detail=str(error))
+        log.emit("internal.error", detail=str(error))
         return ExitCode.SYSTEM
     return ExitCode.OK
 
 
-async def serve(
-    loop: asyncio.AbstractEventLoop, master: socket.socket, view: AuthView, judge: Judge, leases: SqliteLeases
-) -> None:
+async def serve(master: socket.socket, view: AuthView, judge: Judge, leases: SqliteLeases, log: Log) -> None:
     """Serve until the master is gone or says that it is time."""
+
+    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        detail = place_of(error) if isinstance(error, BaseException) else str(context.get("message"))
+        log.emit("internal.error", detail=detail)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_exception)
     ended = asyncio.Event()
     service = AuthService(
         judge,
         leases,
         failure_delay=view.failure_delay_s,
         max_waiting=view.max_starting,
-        emit=get_log().emit,
-        on_end=lambda why: ended.set(),
+        emit=log.emit,
+        on_end=lambda _: ended.set(),
     )
     service.start(loop, master)
     try:

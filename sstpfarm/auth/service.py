@@ -156,7 +156,7 @@ class AuthService:
     def _from_worker(self, worker: _Worker, request: AccessRequest) -> None:
         if worker.waiting >= self._max_waiting:
             refused = self._judge.refuse_unjudged(request, "too many refusals wait")
-            self._log_refused(request, refused)
+            self._explain(request, refused)
             self._answer(worker, refused.answer)
             return
         try:
@@ -169,29 +169,22 @@ class AuthService:
         match decision:
             case Granted(grant=grant, answer=answer):
                 self._master.send(grant)
-                self._emit(
-                    "login.accepted",
-                    session=request.session,
-                    user=grant.user,
-                    peer=request.caller_id,
-                    method=request.method,
-                )
                 self._answer(worker, answer)
             case Refused(answer=answer):
-                self._log_refused(request, decision)
+                self._explain(request, decision)
                 worker.waiting += 1
                 self._waiting.append(_Waiting(self._loop.time() + self._failure_delay, worker, answer))
                 if self._timer is None:
                     self._arm()
 
-    def _log_refused(self, request: AccessRequest, refused: Refused) -> None:
+    def _explain(self, request: AccessRequest, refused: Refused) -> None:
+        """Tell the operator what neither the peer nor the worker may know; the worker logs every login's outcome."""
         self._emit(
-            "login.refused",
+            "login.denied",
             session=request.session,
             user=shown_user(request.user),
             peer=request.caller_id,
             method=request.method,
-            reason=refused.answer.reason,
             detail=refused.detail,
         )
 

@@ -14,6 +14,7 @@ from msgspec import Meta
 from sstpfarm.config.addresses import Endpoint, parse_endpoint
 
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
+LogFormat = Literal["auto", "json", "console"]
 STRENGTH: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
 """The methods, strongest first: the order in which they are offered, whatever the order in the file."""
 
@@ -60,7 +61,7 @@ class Farm(Table, frozen=True):
 
     state_directory: Directory = "/var/lib/sstpfarm"
     run_directory: Directory = "/run/sstpfarm"
-    log_format: Annotated[Literal["auto", "json", "console"], Meta(description='"auto", "json" or "console"')] = "auto"
+    log_format: Annotated[LogFormat, Meta(description='"auto", "json" or "console"')] = "auto"
 
 
 class CertificateFiles(Table, frozen=True):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import Literal
 
 import msgspec
 
 from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
-from sstpfarm.config.schema import Config, Method, Password, Profile, Secret, Server
+from sstpfarm.config.schema import Config, LogFormat, Method, Password, Profile, Secret, Server
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -39,7 +38,7 @@ class AuthView(msgspec.Struct, frozen=True):
     """
 
     state_directory: str
-    log_format: Literal["auto", "json", "console"]
+    log_format: LogFormat
     methods: tuple[Method, ...]
     ipv6: bool
     failure_delay_s: float
@@ -52,7 +51,7 @@ class AuthView(msgspec.Struct, frozen=True):
 class WorkerView(msgspec.Struct, frozen=True):
     """All that a worker needs; it holds no secret."""
 
-    log_format: Literal["auto", "json", "console"]
+    log_format: LogFormat
     server: Server
 
 
