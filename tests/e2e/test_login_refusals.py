@@ -90,7 +90,7 @@ def test_pap_refusal_is_the_same_for_both(wire: Wire, farm: Farm) -> None:
 def test_wrong_password_at_our_client(wire: Wire, farm: Farm) -> None:
     with connecting(wire.client, wire.SERVER4, *TRUST_ANY, password="not this") as client:
         code, closed = client.end()
-    assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-refused")
+    assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-refused"), closed
     assert closed["text"] == "authentication refused"
     assert "691" in closed["detail"]
     farm.idle()
@@ -124,7 +124,7 @@ def test_no_common_method_at_our_client(wire: Wire, farm: Farm) -> None:
         connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--authentication", "chap") as client,
     ):
         code, closed = client.end()
-    assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-no-common-method")
+    assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-no-common-method"), closed
     farm.wait_event("connection.refused", mark, reason="auth-no-common-method")
 
 
