@@ -9,7 +9,8 @@ import pytest
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded
 from sstpfarm.proto.ppp import chap, mschap
 from sstpfarm.proto.ppp.authentication import Authentication, AuthFailed, make_authentication
-from sstpfarm.proto.ppp.exchange import build_packet
+from sstpfarm.proto.ppp.constants import PppProtocol
+from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from sstpfarm.proto.ppp.verify import failure_message, verify
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, ChapProof, Entropy, Role
 from sstpfarm.reasons import Reason
@@ -21,6 +22,10 @@ SUCCESS, FAILURE = WIRE["ppp-chap-success-v2"], WIRE["ppp-chap-failure-v2"]
 RFC_2759 = borrow("mschapv2-rfc2759")
 HLAK = RFC_2759["hlak"]
 CHAPS = [AuthMethod.CHAP, AuthMethod.MSCHAP1, AuthMethod.MSCHAP2]
+
+
+def build_packet(code: int, identifier: int, data: bytes) -> bytes:
+    return encode_packet(Packet(code, identifier, data))
 
 
 def replay(*values: bytes) -> Entropy:
@@ -64,7 +69,7 @@ def pair(method: AuthMethod, user: bytes, password: str) -> tuple[Authentication
 def test_the_vectors_frames_carry_chap_in_their_sstp_packets() -> None:
     for vector in load("ppp-chap-*"):
         frame = vector["ppp_frame"]
-        assert frame[:4] == b"\xff\x03" + chap.PROTOCOL.to_bytes(2, "big")
+        assert frame[:4] == b"\xff\x03" + PppProtocol.CHAP.to_bytes(2, "big")
         assert vector["sstp_data_packet"] == b"\x10\x00" + (len(frame) + 4).to_bytes(2, "big") + frame
 
 

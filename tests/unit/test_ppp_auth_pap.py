@@ -8,7 +8,8 @@ from sstpfarm.errors import ConfigError
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded
 from sstpfarm.proto.ppp import pap
 from sstpfarm.proto.ppp.authentication import AuthFailed, check_credentials, make_authentication
-from sstpfarm.proto.ppp.exchange import build_packet
+from sstpfarm.proto.ppp.constants import PppProtocol
+from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, PapProof, Role
 from sstpfarm.reasons import Reason
 from tests.vectors.loader import load
@@ -16,6 +17,10 @@ from tests.vectors.loader import load
 REQUEST, ACK = (v["ppp_frame"][4:] for v in load("ppp-pap-request", "ppp-pap-ack"))
 SENT = AuthRequest(AuthMethod.PAP, b"User", PapProof(b"clientPass"))
 ACCEPT = AuthAccept(bytes(32), b"Login ok")
+
+
+def build_packet(code: int, identifier: int, data: bytes) -> bytes:
+    return encode_packet(Packet(code, identifier, data))
 
 
 def client(user: bytes = b"User", password: str = "clientPass") -> pap.PapPeer:
@@ -31,7 +36,7 @@ def server() -> pap.PapAuthenticator:
 def test_the_vectors_frames_carry_pap_in_their_sstp_packets() -> None:
     for vector in load("ppp-pap-request", "ppp-pap-ack"):
         frame = vector["ppp_frame"]
-        assert frame[:4] == b"\xff\x03" + pap.PROTOCOL.to_bytes(2, "big")
+        assert frame[:4] == b"\xff\x03" + PppProtocol.PAP.to_bytes(2, "big")
         assert vector["sstp_data_packet"] == b"\x10\x00" + (len(frame) + 4).to_bytes(2, "big") + frame
 
 

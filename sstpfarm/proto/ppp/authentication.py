@@ -22,7 +22,9 @@ class Authentication(Protocol):
     Packets are PPP information fields: code, identifier, length and data. Nothing that a peer sends raises.
     """
 
-    protocol: int  # the PPP protocol number: 0xC023 PAP, 0xC223 CHAP
+    @property
+    def protocol(self) -> int:
+        """Return the PPP protocol number: 0xC023 PAP, 0xC223 CHAP."""
 
     def start(self, now: float) -> None:
         """Begin: LCP is open."""

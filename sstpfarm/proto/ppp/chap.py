@@ -13,13 +13,14 @@ from sstpfarm.errors import LocalError
 from sstpfarm.proto.events import AuthSucceeded
 from sstpfarm.proto.ppp import mschap
 from sstpfarm.proto.ppp.authenticator import Authenticator, Claim, Input
-from sstpfarm.proto.ppp.exchange import MAX_NAME, AuthFailed, Exchange, parse_packet
+from sstpfarm.proto.ppp.constants import PppProtocol
+from sstpfarm.proto.ppp.exchange import MAX_NAME, AuthFailed, Exchange
 from sstpfarm.proto.ppp.failure import describe_failure
+from sstpfarm.proto.ppp.packet import Packet
 from sstpfarm.proto.ppp.passwords import as_utf8
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, ChapProof, Entropy
 from sstpfarm.reasons import Reason
 
-PROTOCOL: Final = 0xC223
 CHALLENGE: Final = 1  # RFC 1994 4
 RESPONSE: Final = 2
 SUCCESS: Final = 3
@@ -60,7 +61,7 @@ def parse_value(data: bytes) -> tuple[bytes, bytes] | None:
 class ChapAuthenticator(Authenticator):
     """The server's end: sends a Challenge every 3 seconds until a Response comes."""
 
-    protocol = PROTOCOL
+    protocol = PppProtocol.CHAP
     accept_code = SUCCESS
     reject_code = FAILURE
 
@@ -70,18 +71,17 @@ class ChapAuthenticator(Authenticator):
         self._identifier = entropy(1)[0]
         self._challenge = entropy(CHALLENGE_LENGTHS[method])
 
-    def receive(self, packet: bytes, now: float) -> None:
-        """Take one CHAP packet; what is malformed or does not respond to our Challenge is dropped."""
-        match parse_packet(packet):
-            case (code, identifier, data) if code == RESPONSE and identifier == self._identifier:
-                fields = parse_value(data)
-                if fields is None:
-                    return
-                value, name = fields
-                if len(value) != RESPONSE_LENGTHS[self._method] or len(name) > MAX_NAME:
-                    return
-                proof = ChapProof(identifier, self._challenge, value)
-                self._step(Input.PROOF, now, claim=Claim(identifier, name, proof))
+    def _received(self, packet: Packet, now: float) -> None:
+        if packet.code != RESPONSE or packet.identifier != self._identifier:
+            return
+        fields = parse_value(packet.data)
+        if fields is None:
+            return
+        value, name = fields
+        if len(value) != RESPONSE_LENGTHS[self._method] or len(name) > MAX_NAME:
+            return
+        proof = ChapProof(self._identifier, self._challenge, value)
+        self._step(Input.PROOF, now, claim=Claim(self._identifier, name, proof))
 
     def _prompt(self, now: float) -> None:
         self._send_and_wait(CHALLENGE, self._identifier, build_value(self._challenge, self._name), now)
@@ -147,13 +147,19 @@ class _Response:
     challenge: bytes = field(repr=False)
     value: bytes = field(repr=False)
     hlak: bytes = field(repr=False)
-    expected: bytes = field(repr=False)  # the beginning of the Success text, upper-case; empty: any text
+    expected: bytes = field(repr=False)  # how the Success must begin, upper-case; empty: anyhow
+
+    def is_proven_by(self, message: bytes) -> bool:
+        """Check the authenticator response in a Success; what follows it is free text (RFC 2759 5)."""
+        return not self.expected or (
+            len(message) >= _S_LENGTH and compare_digest(message[:_S_LENGTH].upper(), self.expected)
+        )
 
 
 class ChapPeer(Exchange):
     """The client's end: answers Challenges, and believes no MS-CHAPv2 server that cannot prove itself."""
 
-    protocol = PROTOCOL
+    protocol = PppProtocol.CHAP
 
     def __init__(self, method: AuthMethod, user: bytes, password: str, entropy: Entropy) -> None:
         super().__init__()
@@ -176,16 +182,17 @@ class ChapPeer(Exchange):
     def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
         """Do nothing: a client decides nothing."""
 
-    def receive(self, packet: bytes, now: float) -> None:
-        """Take one CHAP packet; what is malformed or answers no Response of ours is dropped."""
-        match parse_packet(packet):
-            case (code, identifier, data) if code == CHALLENGE:
-                self._challenged(identifier, data)
-            case (code, identifier, data) if self._response is not None and identifier == self._response.identifier:
-                if code == SUCCESS:
-                    self._step(PeerInput.SUCCESS if self._proves_itself(data) else PeerInput.FALSE_SUCCESS)
-                elif code == FAILURE:
-                    self._step(PeerInput.FAILURE, data)
+    def _received(self, packet: Packet, now: float) -> None:
+        response = self._response
+        if packet.code == CHALLENGE:
+            self._challenged(packet.identifier, packet.data)
+        elif response is None or packet.identifier != response.identifier:
+            return
+        elif packet.code == SUCCESS:
+            proven = response.is_proven_by(packet.data)
+            self._step(PeerInput.SUCCESS if proven else PeerInput.FALSE_SUCCESS)
+        elif packet.code == FAILURE:
+            self._step(PeerInput.FAILURE, packet.data)
 
     def _challenged(self, identifier: int, data: bytes) -> None:
         fields = parse_value(data)
@@ -223,12 +230,6 @@ class ChapPeer(Exchange):
                 return _Response(identifier, challenge, value, mschap.ZERO_HLAK, b"")
             case AuthMethod.PAP:
                 raise LocalError("PAP is not a CHAP method")
-
-    def _proves_itself(self, message: bytes) -> bool:
-        """Check the authenticator response in a Success; what follows it is free text (RFC 2759 5)."""
-        assert self._response is not None
-        expected = self._response.expected
-        return not expected or (len(message) >= _S_LENGTH and compare_digest(message[:_S_LENGTH].upper(), expected))
 
     def _timed_out(self, now: float) -> None:
         """Never happens: a client's Response is repeated when the server repeats its Challenge."""

@@ -1,21 +1,20 @@
-"""What every PPP authentication exchange has: its packet form, its outcome, its queues and its restart timer."""
+"""What every PPP authentication exchange has: its outcome, its queues and its restart timer."""
 
 from __future__ import annotations
 
-import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
+from sstpfarm.errors import PeerError
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded
+from sstpfarm.proto.ppp.packet import Packet, decode_packet, encode_packet
 from sstpfarm.reasons import Reason
 
 RESTART_TIMER: Final = 3.0  # seconds between two transmissions of a packet, RFC 1661 4.6
 MAX_TRANSMISSIONS: Final = 10  # as Max-Configure, RFC 1661 4.6
 MAX_NAME: Final = 255  # bytes; a PAP Peer-ID cannot be longer, RFC 1334 2.2.1
 MAX_TEXT: Final = 200  # characters of a peer's text that reach a log or a person
-
-_HEADER: Final = struct.Struct(">BBH")  # Code, Identifier, Length: RFC 1334 2.2, RFC 1994 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +26,6 @@ class AuthFailed:
 
 
 AuthEvent = AuthRequest | AuthSucceeded | AuthFailed
-
-
-def parse_packet(packet: bytes) -> tuple[int, int, bytes] | None:
-    """Return code, identifier and data of a packet without its padding, or None when its length is wrong."""
-    if len(packet) < _HEADER.size:
-        return None
-    code, identifier, length = _HEADER.unpack_from(packet)
-    if not _HEADER.size <= length <= len(packet):
-        return None
-    return code, identifier, packet[_HEADER.size : length]
-
-
-def build_packet(code: int, identifier: int, data: bytes) -> bytes:
-    """Return the packet that carries these data."""
-    return _HEADER.pack(code, identifier, _HEADER.size + len(data)) + data
 
 
 def decode_text(data: bytes) -> str:
@@ -71,6 +55,18 @@ class Exchange(ABC):
         self._events: list[AuthEvent] = []
         self._deadline: float | None = None
         self._transmissions = 0
+
+    def receive(self, information: bytes, now: float) -> None:
+        """Take one packet of this protocol; what is malformed or out of place is dropped."""
+        try:
+            packet = decode_packet(information)
+        except PeerError:
+            return
+        self._received(packet, now)
+
+    @abstractmethod
+    def _received(self, packet: Packet, now: float) -> None:
+        """Take one packet whose length is right."""
 
     def packets_to_send(self) -> list[bytes]:
         """Return and forget the PPP information fields that are to be sent now."""
@@ -104,7 +100,7 @@ class Exchange(ABC):
         """The restart timer expired after the last transmission."""
 
     def _send(self, code: int, identifier: int, data: bytes) -> None:
-        self._packets.append(build_packet(code, identifier, data))
+        self._packets.append(encode_packet(Packet(code, identifier, data)))
 
     def _send_and_wait(self, code: int, identifier: int, data: bytes, now: float) -> None:
         self._send(code, identifier, data)

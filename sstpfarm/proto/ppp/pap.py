@@ -8,14 +8,15 @@ from typing import Final
 
 from sstpfarm.proto.events import AuthSucceeded
 from sstpfarm.proto.ppp.authenticator import Authenticator, Claim, Input
-from sstpfarm.proto.ppp.exchange import AuthFailed, Exchange, parse_packet
+from sstpfarm.proto.ppp.constants import PppProtocol
+from sstpfarm.proto.ppp.exchange import AuthFailed, Exchange
 from sstpfarm.proto.ppp.failure import describe_failure
 from sstpfarm.proto.ppp.mschap import ZERO_HLAK
+from sstpfarm.proto.ppp.packet import Packet
 from sstpfarm.proto.ppp.passwords import as_utf8
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, PapProof
 from sstpfarm.reasons import Reason
 
-PROTOCOL: Final = 0xC023
 REQUEST: Final = 1  # RFC 1334 2.2
 ACK: Final = 2
 NAK: Final = 3
@@ -46,20 +47,17 @@ def parse_message(data: bytes) -> bytes:
 class PapAuthenticator(Authenticator):
     """The server's end: waits for the request."""
 
-    protocol = PROTOCOL
+    protocol = PppProtocol.PAP
     accept_code = ACK
     reject_code = NAK
 
     def __init__(self) -> None:
         super().__init__(AuthMethod.PAP)
 
-    def receive(self, packet: bytes, now: float) -> None:
-        """Take one PAP packet; what is malformed or not a request is dropped."""
-        match parse_packet(packet):
-            case (code, identifier, data) if code == REQUEST:
-                fields = parse_request(data)
-                if fields is not None:
-                    self._step(Input.PROOF, now, claim=Claim(identifier, fields[0], PapProof(fields[1])))
+    def _received(self, packet: Packet, now: float) -> None:
+        fields = parse_request(packet.data) if packet.code == REQUEST else None
+        if fields is not None:
+            self._step(Input.PROOF, now, claim=Claim(packet.identifier, fields[0], PapProof(fields[1])))
 
     def _prompt(self, now: float) -> None:
         """Do nothing: in PAP the peer speaks first, and repeats itself."""
@@ -111,7 +109,7 @@ PEER_TABLE: Final[Mapping[tuple[PeerState, PeerInput], tuple[PeerAction, PeerSta
 class PapPeer(Exchange):
     """The client's end: sends the request, every 3 seconds until it is answered."""
 
-    protocol = PROTOCOL
+    protocol = PppProtocol.PAP
 
     def __init__(self, user: bytes, password: str, identifier: int) -> None:
         super().__init__()
@@ -129,11 +127,13 @@ class PapPeer(Exchange):
         """Begin: LCP is open."""
         self._step(PeerInput.START, now)
 
-    def receive(self, packet: bytes, now: float) -> None:
-        """Take one PAP packet; what is malformed or does not answer our request is dropped."""
-        match parse_packet(packet):
-            case (code, identifier, data) if identifier == self._identifier and code in (ACK, NAK):
-                self._step(PeerInput.ACK if code == ACK else PeerInput.NAK, now, parse_message(data))
+    def _received(self, packet: Packet, now: float) -> None:
+        if packet.identifier != self._identifier:
+            return
+        if packet.code == ACK:
+            self._step(PeerInput.ACK, now)
+        elif packet.code == NAK:
+            self._step(PeerInput.NAK, now, parse_message(packet.data))
 
     def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
         """Do nothing: a client decides nothing."""
