@@ -9,22 +9,22 @@ import pytest
 from sstpfarm.proto.roles import Role
 from sstpfarm.proto.sstp.packets import encode_data
 from sstpfarm.reasons import Reason
-from tests.sim.world import End, World, quick, settings
+from tests.sim.world import End, World, settings, with_keepalive
 
 CONTROL = 0x01
 
 
-def world(**server: float | None) -> World:
-    made = World(7, settings(Role.CLIENT), quick(settings(Role.SERVER), **server))
+def world() -> World:
+    made = World(7, settings(Role.CLIENT), settings(Role.SERVER))
     made.delay = 0.0
     return made
 
 
-def opened(**server: float | None) -> World:
-    made = world(**server)
+def opened() -> World:
+    made = world()
     made.start()
-    made.run(20, lambda: made.open)
-    assert made.open
+    made.run(20, made.is_open)
+    assert made.is_open()
     return made
 
 
@@ -124,7 +124,7 @@ def test_negotiation_timer_of_the_server_covers_a_client_that_never_says_connect
 
 
 def test_keepalive_asks_each_second_then_closes_silently() -> None:
-    made = opened(keepalive=60.0)
+    made = opened()
     made.client.mute = True
     sent = spy(made.server)
     start = made.now
@@ -136,18 +136,18 @@ def test_keepalive_asks_each_second_then_closes_silently() -> None:
 
 
 def test_keepalive_disabled_stays_for_ever() -> None:
-    made = World(7, quick(settings(Role.CLIENT), keepalive=None), quick(settings(Role.SERVER), keepalive=None))
+    made = World(7, with_keepalive(settings(Role.CLIENT), None), with_keepalive(settings(Role.SERVER), None))
     made.start()
-    made.run(20, lambda: made.open)
+    made.run(20, made.is_open)
     made.client.mute = made.server.mute = True
     made.run(86_400)
-    assert not made.over
+    assert not made.is_over()
 
 
 def test_a_quiet_but_living_peer_is_kept() -> None:
     made = opened()
     made.run(3600)
-    assert not made.over
+    assert not made.is_over()
 
 
 @pytest.mark.parametrize("role", [Role.CLIENT, Role.SERVER])

@@ -109,9 +109,9 @@ class End:
                 world.later(self.auth_delay, lambda: self.tunnel.auth_result(accept or refusal, world.now))
             case AuthSucceeded():
                 server = self.role is Role.SERVER
-                ipv4 = Ipv4Terms(local=GATEWAY, peer=ADDRESS, dns=(GATEWAY,)) if server else Ipv4Terms()
-                ipv6 = Ipv6Terms(local=bytes([0, *self.entropy(7)]))
-                world.later(self.configure_delay, lambda: self.tunnel.configure(ipv4, ipv6, world.now))
+                terms = Ipv4Terms(local=GATEWAY, peer=ADDRESS, dns=(GATEWAY,)) if server else Ipv4Terms()
+                terms6 = Ipv6Terms(local=bytes([0, *self.entropy(7)]))
+                world.later(self.configure_delay, lambda: self.tunnel.configure(terms, terms6, world.now))
             case TunnelEnded():
                 self.ended = world.now, event
                 if event.drop or not self.mute:
@@ -200,17 +200,15 @@ class World:
             for end in (self.client, self.server):
                 end.settle()
 
-    @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Both ends carry IPv4."""
         return self.client.opened_at is not None and self.server.opened_at is not None
 
-    @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Both ends have ended."""
         return self.client.ended is not None and self.server.ended is not None
 
 
-def quick(value: TunnelSettings, **sstp: float | None) -> TunnelSettings:
-    """The same with other SSTP timers."""
-    return replace(value, sstp=replace(value.sstp, **sstp))
+def with_keepalive(value: TunnelSettings, seconds: float | None) -> TunnelSettings:
+    """The same with another keepalive-timeout."""
+    return replace(value, sstp=replace(value.sstp, keepalive=seconds))
