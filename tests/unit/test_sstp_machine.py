@@ -97,7 +97,7 @@ authenticated              !  !  O  =   =  =  =  =  =
 
 def grid(role: Role) -> dict[tuple[State, Input], str]:
     """The marks of one role by state and input."""
-    marks = {}
+    marks: dict[tuple[State, Input], str] = {}
     for line in (COMMON + (SERVER if role is Role.SERVER else CLIENT)).strip().splitlines():
         if words := line.split():
             marks |= {(state, Input(words[0])): mark for state, mark in zip(STATES[role], words[1:], strict=True)}
