@@ -80,3 +80,40 @@ def test_right_call_connected(wire: Wire, farm: Farm, method: str, hash_protocol
         assert peer.ping()
         peer.disconnect()
     farm.idle()
+
+
+def test_call_connected_before_the_decision(wire: Wire, farm: Farm) -> None:
+    """A Call Connected that overtakes the authentication is held and checked when the key is known."""
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send(peer.call_connected())
+        peer.authenticate_pap()
+        peer.open_ipcp()
+        assert peer.ping()
+        peer.disconnect()
+    farm.idle()
+
+
+def test_wrong_call_connected_before_the_decision(wire: Wire, farm: Farm) -> None:
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("binding-mac", "authentication", peer.peer):
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send(peer.call_connected(flip_mac=True))
+        peer.send_pap()
+        peer.answer_abort(STATUS_INVALID_FRAME)
+    farm.idle()
+
+
+def test_call_connected_does_not_replace_the_password(wire: Wire, farm: Farm) -> None:
+    """A right Call Connected and a wrong password: refused like any wrong password."""
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "lcp", peer.peer):
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send(peer.call_connected())
+        peer.send_pap("alice", "wrong")
+        peer.answer_disconnect()
+    farm.idle()
