@@ -370,6 +370,9 @@ class Connection:
             if filled:
                 self._encrypt(out[:filled])
                 self._flush()
+        except OSError as error:  # the device is gone
+            self._close_tun()
+            self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
         except Exception as error:  # as in _readable
             self._bug(error)
 
