@@ -1,0 +1,24 @@
+"""Interface groups (IFLA_GROUP): whose session an interface is, in one number that nftables and netlink understand.
+
+The upper 16 bits say "sstpfarm" ("SW" in ASCII); the lower ones name the worker, or the graveyard.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SESSION_GROUPS: Final = 0x5357_0000
+SESSION_GROUP_MASK: Final = 0xFFFF_0000
+GRAVEYARD_GROUP: Final = 0x5357_FFFF  # links of ended sessions wait here to be deleted in one request
+MAX_WORKERS: Final = 1024  # what `ipc.messages` can name
+
+
+def worker_group(worker: int) -> int:
+    """Return the group of the session interfaces of that worker."""
+    assert 0 <= worker < MAX_WORKERS
+    return SESSION_GROUPS + worker
+
+
+def is_session_group(group: int) -> bool:
+    """Whether an interface of that group belongs to a farm."""
+    return group & SESSION_GROUP_MASK == SESSION_GROUPS

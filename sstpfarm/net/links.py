@@ -1,0 +1,332 @@
+"""Links, addresses and routes by netlink (rtnetlink(7)), under stock asyncio.
+
+pyroute2 does the coding; requests that belong together travel in one datagram, and none looks up what is known.
+The kernel has carried a request out by the time that it is acknowledged: what a method changed holds when it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nlsocket import NetlinkRequest
+from pyroute2.netlink.rtnl import (
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWROUTE,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from sstpfarm.net.groups import GRAVEYARD_GROUP, is_session_group
+
+IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
+SESSION_QUEUE: Final = 500  # packets in the TUN's ring: 64 is the least that keeps a burst of 32 datagrams whole
+DELETE_BATCH: Final = 256  # links that one delete takes: 60 ms of a busy kernel, in which our loop stands still
+MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
+# linux/if.h, linux/if_addr.h, linux/if_link.h
+IFF_UP: Final = 0x1
+IFF_LOWER_UP: Final = 0x10000
+IFA_F_NODAD: Final = 0x02
+IN6_ADDR_GEN_MODE_NONE: Final = 1
+# linux/rtnetlink.h
+RT_TABLE_MAIN: Final = 254
+RTPROT_STATIC: Final = 4
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_LINK: Final = 253
+RTN_UNICAST: Final = 1
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPlan:
+    """What a session's interface is to look like.
+
+    Attributes:
+        mtu: bytes of one IP packet; below 1280 the interface carries no IPv6.
+        local, remote: our IPv4 address and the peer's; None for an interface without IPv4.
+        ipv6_local: our 8-byte interface identifier: the address fe80::IDENTIFIER/64 (RFC 5072 5); None for none.
+        group: interface group, see `groups`; None leaves the default.
+    """
+
+    mtu: int
+    local: ipaddress.IPv4Address | None = None
+    remote: ipaddress.IPv4Address | None = None
+    ipv6_local: bytes | None = None
+    group: int | None = None
+    queue: int = SESSION_QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """One link, as the kernel lists it."""
+
+    index: int
+    name: str
+    group: int
+    in_use: bool  # the carrier of a TUN device is on as long as a process holds its descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the main table; `gateway` None means directly on the link."""
+
+    destination: IpNetwork
+    index: int
+    gateway: IpAddress | None = None
+    metric: int | None = None
+    source: IpAddress | None = None
+
+
+class Links:
+    """One netlink socket. Use it as an async context manager, from one event loop (not uvloop).
+
+    Every method raises OSError with the kernel's errno when the kernel refuses.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = AsyncIPRoute(groups=0)  # no subscription: nothing would drain it
+        self._turn = asyncio.Lock()
+        self._condemned: dict[int, asyncio.Future[None]] = {}
+        self._reaper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._netlink.setup_endpoint()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reaper is not None:
+            await asyncio.gather(self._reaper, return_exceptions=True)
+        self._netlink.close()
+
+    async def configure(self, index: int, plan: LinkPlan) -> None:
+        """Give a new, downed link its MTU, queue, group and addresses, and take it up: one datagram.
+
+        The kernel makes no address of its own on it, so it sends no router solicitation either.
+        """
+        ipv6 = plan.mtu >= IPV6_MIN_MTU and _kernel_has_ipv6()
+        requests = [_link(index, plan, quiet_ipv6=ipv6)]
+        refusable = None
+        if plan.local is not None and plan.remote is not None:
+            requests.append(_ipv4_address(index, plan.local, plan.remote))
+        if plan.ipv6_local is not None and ipv6:
+            refusable = len(requests)  # EACCES where the operator has set disable_ipv6: IPv4 works all the same
+            requests.append(_ipv6_link_local(index, plan.ipv6_local))
+        requests.append(_message(ifinfmsg, RTM_NEWLINK, 0, {"index": index, "flags": IFF_UP, "change": IFF_UP}))
+        await self._request_all(requests, refusable=refusable)
+
+    async def delete(self, index: int) -> None:
+        """Delete a link; when it returns, the interface, its addresses and its routes are gone.
+
+        Deletions that come together share one wait (each alone costs the kernel about 20 ms). A link that is gone
+        already is no error.
+        """
+        loop = asyncio.get_running_loop()
+        gone = self._condemned.get(index)
+        if gone is None:
+            gone = self._condemned[index] = loop.create_future()
+        if self._reaper is None or self._reaper.done():
+            self._reaper = loop.create_task(self._reap())
+        await asyncio.shield(gone)
+
+    async def delete_group(self, group: int) -> None:
+        """Delete all links of a group; when it returns they are gone. An empty group is no error."""
+        await self._request_all([_delete_group(group)], ignore=errno.ENODEV)
+
+    async def session_links(self) -> list[LinkFacts]:
+        """List the links that are in a farm's groups."""
+        dump = _message(ifinfmsg, RTM_GETLINK, NLM_F_DUMP, {})
+        found = []
+        for answer in await self._request_all([dump]):
+            group = answer.get_attr("IFLA_GROUP") or 0
+            if is_session_group(group):
+                in_use = bool(answer["flags"] & IFF_LOWER_UP) or bool(answer.get_attr("IFLA_CARRIER"))
+                found.append(LinkFacts(answer["index"], answer.get_attr("IFLA_IFNAME"), group, in_use))
+        return found
+
+    async def add_route(self, route: Route, *, first: bool = False) -> None:
+        """Add a route; EEXIST when the same destination and metric are routed already.
+
+        With `first` it goes before such a route instead, which serves again when this one is deleted.
+        """
+        flags = NLM_F_CREATE if first else NLM_F_CREATE | NLM_F_EXCL
+        await self._request_all([_route(RTM_NEWROUTE, flags, route)])
+
+    async def delete_route(self, route: Route) -> None:
+        """Delete a route that `add_route` made; one that is gone already (with its link, say) is no error."""
+        await self._request_all([_route(RTM_DELROUTE, 0, route)], ignore=errno.ESRCH)
+
+    async def route_to(self, destination: IpAddress) -> Route:
+        """Return how the kernel would reach that address now, as a host route; ENETUNREACH when it could not."""
+        width = destination.max_prefixlen
+        request = _message(
+            rtmsg,
+            RTM_GETROUTE,
+            0,
+            {"family": _family(destination), "dst_len": width},
+            [("RTA_DST", str(destination))],
+        )
+        for answer in await self._request_all([request]):
+            index = answer.get_attr("RTA_OIF")
+            if index is None:
+                continue
+            gateway = answer.get_attr("RTA_GATEWAY")
+            source = answer.get_attr("RTA_PREFSRC")
+            return Route(
+                ipaddress.ip_network(destination),
+                index,
+                ipaddress.ip_address(gateway) if gateway else None,
+                answer.get_attr("RTA_PRIORITY"),
+                ipaddress.ip_address(source) if source else None,
+            )
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    async def _reap(self) -> None:
+        while self._condemned:
+            batch = dict(list(self._condemned.items())[:DELETE_BATCH])
+            failure: OSError | None = None
+            try:
+                await self._request_all([_condemn(index) for index in batch], ignore=errno.ENODEV)
+                await self.delete_group(GRAVEYARD_GROUP)
+            except OSError as error:
+                failure = error
+            for index, gone in batch.items():
+                del self._condemned[index]
+                if gone.done():
+                    continue
+                if failure is None:
+                    gone.set_result(None)
+                else:
+                    gone.set_exception(OSError(failure.errno, f"link {index}: {failure.strerror}"))
+
+    async def _request_all(
+        self, messages: Sequence[Any], *, ignore: int = 0, refusable: int | None = None
+    ) -> list[Any]:
+        """Send the messages in one datagram and return all answers.
+
+        Raises the first error as OSError, except errno `ignore`, and any of the message at position `refusable`.
+        """
+        answers: list[Any] = []
+        first: NetlinkError | None = None
+        async with self._turn:
+            requests = [NetlinkRequest(self._netlink, message) for message in messages]
+            for request in requests:
+                await request.prepare()
+            try:
+                self._netlink.send(b"".join(bytes(request.msg.data) for request in requests))
+            except BaseException:
+                for request in requests:
+                    request.cleanup()
+                raise
+            for position, request in enumerate(requests):
+                try:
+                    answers += [answer async for answer in request.response()]
+                except NetlinkError as error:
+                    if first is None and error.code != ignore and position != refusable:
+                        first = error
+        if first is not None:
+            raise OSError(first.code, os.strerror(first.code))
+        return answers
+
+
+def _message(
+    kind: Any, action: int, flags: int, fields: dict[str, int], attributes: Sequence[tuple[str, Any]] = ()
+) -> Any:
+    message = kind()
+    for name, value in fields.items():
+        message[name] = value
+    message["attrs"] = list(attributes)
+    message["header"]["type"] = action
+    # a dump ends with NLMSG_DONE; everything else is acknowledged (NLM_F_DUMP shares a bit with NLM_F_EXCL)
+    answered = 0 if flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_ACK
+    message["header"]["flags"] = NLM_F_REQUEST | flags | answered
+    return message
+
+
+def _link(index: int, plan: LinkPlan, *, quiet_ipv6: bool) -> Any:
+    attributes: list[tuple[str, Any]] = [("IFLA_MTU", plan.mtu), ("IFLA_TXQLEN", plan.queue)]
+    if plan.group is not None:
+        attributes.append(("IFLA_GROUP", plan.group))
+    if quiet_ipv6:
+        mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+        attributes.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]}))
+    return _message(ifinfmsg, RTM_NEWLINK, 0, {"index": index}, attributes)
+
+
+def _kernel_has_ipv6() -> bool:
+    return os.path.isdir("/proc/sys/net/ipv6")  # noqa: PTH112 - once for each session: one system call, no object
+
+
+def _ipv4_address(index: int, local: ipaddress.IPv4Address, remote: ipaddress.IPv4Address) -> Any:
+    return _message(
+        ifaddrmsg,
+        RTM_NEWADDR,
+        NLM_F_CREATE | NLM_F_EXCL,
+        {"family": socket.AF_INET, "prefixlen": 32, "index": index},
+        [("IFA_LOCAL", str(local)), ("IFA_ADDRESS", str(remote))],
+    )
+
+
+def _ipv6_link_local(index: int, identifier: bytes) -> Any:
+    address = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
+    return _message(
+        ifaddrmsg,
+        RTM_NEWADDR,
+        NLM_F_CREATE | NLM_F_EXCL,
+        {"family": socket.AF_INET6, "prefixlen": 64, "index": index},
+        # IPV6CP has made sure that the two ends differ: no duplicate detection, which would delay the address
+        [("IFA_ADDRESS", str(address)), ("IFA_FLAGS", IFA_F_NODAD)],
+    )
+
+
+def _condemn(index: int) -> Any:
+    return _message(ifinfmsg, RTM_NEWLINK, 0, {"index": index}, [("IFLA_GROUP", GRAVEYARD_GROUP)])
+
+
+def _delete_group(group: int) -> Any:
+    return _message(ifinfmsg, RTM_DELLINK, 0, {}, [("IFLA_GROUP", group)])
+
+
+def _route(action: int, flags: int, route: Route) -> Any:
+    attributes: list[tuple[str, Any]] = [("RTA_OIF", route.index)]
+    if route.destination.prefixlen:
+        attributes.append(("RTA_DST", str(route.destination.network_address)))
+    if route.gateway is not None:
+        attributes.append(("RTA_GATEWAY", str(route.gateway)))
+    if route.metric is not None:
+        assert 0 <= route.metric <= MAX_ROUTE_METRIC
+        attributes.append(("RTA_PRIORITY", route.metric))
+    if route.source is not None:
+        attributes.append(("RTA_PREFSRC", str(route.source)))
+    fields = {
+        "family": _family(route.destination),
+        "dst_len": route.destination.prefixlen,
+        "table": RT_TABLE_MAIN,
+        "proto": RTPROT_STATIC,
+        "scope": RT_SCOPE_UNIVERSE if route.gateway is not None else RT_SCOPE_LINK,
+        "type": RTN_UNICAST,
+    }
+    return _message(rtmsg, action, flags, fields, attributes)
+
+
+def _family(address: IpAddress | IpNetwork) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6

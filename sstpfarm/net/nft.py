@@ -1,0 +1,99 @@
+"""The farm's one nftables table: fixed at start, deleted at stop; sessions are told by their interface's group.
+
+No session ever adds a rule: its interface is in one of the session groups, and that is what the rules look at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Final
+
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.net.groups import SESSION_GROUP_MASK, SESSION_GROUPS
+from sstpfarm.net.tun import check_name
+
+TABLE: Final = "inet sstpfarm"
+TIMEOUT_S: Final = 10.0  # one transaction takes milliseconds; the program waits for the kernel's nftables lock
+SEARCH_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def ruleset(*, forwarding: bool, client_to_client: bool, masquerade: str) -> str:
+    """Return the table as text for `nft -f -`; it replaces an older one in one transaction.
+
+    Args:
+        forwarding: let packets pass between session interfaces and the host's other interfaces.
+        client_to_client: let packets pass from one session's interface to another's.
+        masquerade: interface behind whose address the sessions' packets are hidden; empty for none.
+
+    Raises:
+        SystemRefusal: `masquerade` is no interface name.
+    """
+    from_session = f"iifgroup & {SESSION_GROUP_MASK:#x} == {SESSION_GROUPS:#x}"
+    to_session = f"oifgroup & {SESSION_GROUP_MASK:#x} == {SESSION_GROUPS:#x}"
+    between = "accept" if client_to_client else "drop"
+    rest = "accept" if forwarding else "drop"
+    clamp = "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
+    lines = [
+        f"table {TABLE}",
+        f"delete table {TABLE}",
+        f"table {TABLE} {{",
+        "  chain input {",
+        "    type filter hook input priority filter; policy accept;",
+        # a client is no router of ours: with accept_ra on, its advertisement would move the host's default route
+        f"    {from_session} icmpv6 type {{ nd-router-advert, nd-redirect }} drop",
+        f"    {from_session} icmp type redirect drop",
+        "  }",
+        "  chain forward {",
+        "    type filter hook forward priority filter; policy accept;",
+        f"    {from_session} {clamp}",
+        f"    {to_session} {clamp}",
+        f"    {from_session} {to_session} {between}",
+        f"    {from_session} {rest}",
+        f"    {to_session} {rest}",
+        "  }",
+    ]
+    if masquerade:
+        check_name(masquerade)
+        if '"' in masquerade or "*" in masquerade:
+            raise SystemRefusal(f"masquerade = {masquerade!r}: no interface name")
+        lines += [
+            "  chain postrouting {",
+            "    type nat hook postrouting priority srcnat; policy accept;",
+            f'    {from_session} oifname "{masquerade}" masquerade',
+            "  }",
+        ]
+    lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def install(*, forwarding: bool, client_to_client: bool, masquerade: str) -> None:
+    """Put the farm's table into the kernel, in place of one that was left over.
+
+    Raises:
+        SystemRefusal: the program nft is missing, or refused.
+    """
+    _nft(ruleset(forwarding=forwarding, client_to_client=client_to_client, masquerade=masquerade))
+
+
+def remove() -> None:
+    """Delete the farm's table; nothing happens when it is gone already.
+
+    Raises:
+        SystemRefusal: the program nft is missing, or refused.
+    """
+    _nft(f"table {TABLE}\ndelete table {TABLE}\n")
+
+
+def _nft(text: str) -> None:
+    program = shutil.which("nft", path=SEARCH_PATH)
+    if program is None:
+        raise SystemRefusal("the program nft is missing: install the Debian package nftables")
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program from system directories, no shell
+            [program, "-f", "-"], input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemRefusal(f"nft: {error}") from error
+    if done.returncode:
+        raise SystemRefusal(f"nft refused the farm's rules: {done.stderr.strip()[:500]}")

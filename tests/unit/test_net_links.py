@@ -1,0 +1,221 @@
+"""Links, addresses and routes: what the kernel shows after each request, in namespaces of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import pytest
+
+from sstpfarm.net import sysctl
+from sstpfarm.net.groups import GRAVEYARD_GROUP, is_session_group, worker_group
+from sstpfarm.net.links import LinkFacts, LinkPlan, Links, Route
+from sstpfarm.net.tun import make_tun
+from tests.unit.inside import Namespace, inside, namespace, needs_root
+
+IDENTIFIER = bytes.fromhex("0200000000000001")
+PLAN = LinkPlan(
+    mtu=1400,
+    local=IPv4Address("10.20.0.1"),
+    remote=IPv4Address("10.20.0.2"),
+    ipv6_local=IDENTIFIER,
+    group=worker_group(3),
+)
+
+
+def run(scenario: Callable[[Namespace, Links], Awaitable[None]]) -> None:
+    with namespace("links") as place:
+
+        async def main() -> None:
+            async with Links() as links:
+                await scenario(place, links)
+
+        inside(place, lambda: asyncio.run(main()))
+
+
+def make(name: str) -> tuple[int, int]:
+    fd = make_tun(name)
+    return fd, socket.if_nametoindex(name)
+
+
+def test_groups() -> None:
+    assert is_session_group(worker_group(0))
+    assert is_session_group(worker_group(1023))
+    assert is_session_group(GRAVEYARD_GROUP)
+    assert not is_session_group(0)
+    assert worker_group(1023) != GRAVEYARD_GROUP
+
+
+@needs_root
+def test_configured_link() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        fd, index = make("sstp0")
+        await links.configure(index, PLAN)
+        (shown,) = place.ip("-details", "addr", "show", "dev", "sstp0")
+        assert shown["mtu"] == 1400
+        assert shown["txqlen"] == 500
+        assert shown["group"] == str(worker_group(3))
+        assert "UP" in shown["flags"]
+        v4, v6 = shown["addr_info"]  # and no address that the kernel made by itself
+        assert (v4["local"], v4["address"], v4["prefixlen"]) == ("10.20.0.1", "10.20.0.2", 32)
+        assert (v6["local"], v6["prefixlen"], v6["scope"]) == ("fe80::200:0:0:1", 64, "link")
+        assert "tentative" not in v6
+        assert place.routes() == ["10.20.0.2 dev sstp0 proto kernel scope link src 10.20.0.1", "fe80::/64 dev sstp0 proto kernel metric 256 pref medium"]  # fmt: skip # noqa: E501 - what ip prints
+        assert await links.session_links() == [LinkFacts(index, "sstp0", worker_group(3), in_use=True)]
+        os.close(fd)
+        assert await links.session_links() == [LinkFacts(index, "sstp0", worker_group(3), in_use=False)]
+
+    run(scenario)
+
+
+@needs_root
+def test_small_mtu_has_no_ipv6() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        fd, index = make("sstp0")
+        await links.configure(index, LinkPlan(mtu=1279, local=PLAN.local, remote=PLAN.remote, ipv6_local=IDENTIFIER))
+        (shown,) = place.ip("addr", "show", "dev", "sstp0")
+        assert [address["family"] for address in shown["addr_info"]] == ["inet"]
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_ipv4_works_where_ipv6_is_switched_off() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        sysctl.write("net/ipv6/conf/default/disable_ipv6", "1")
+        fd, index = make("sstp0")
+        await links.configure(index, PLAN)
+        (shown,) = place.ip("addr", "show", "dev", "sstp0")
+        assert [address["family"] for address in shown["addr_info"]] == ["inet"]
+        assert "UP" in shown["flags"]
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_first_error_is_raised_and_the_socket_goes_on() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        fd, index = make("sstp0")
+        await links.configure(index, PLAN)
+        with pytest.raises(FileExistsError):
+            await links.configure(index, PLAN)
+        with pytest.raises(OSError, match="No such device") as caught:
+            await links.configure(9999, PLAN)
+        assert caught.value.errno == errno.ENODEV
+        assert len(await links.session_links()) == 1
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_deletions_share_their_cost_and_free_everything_at_once() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        made = [make(f"sstp{number}") for number in range(40)]
+        for number, (_, index) in enumerate(made):
+            await links.configure(
+                index,
+                LinkPlan(mtu=1400, local=PLAN.local, remote=IPv4Address("10.20.1.0") + number, group=worker_group(0)),
+            )
+        keeper, kept = make("keeper")
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(*(links.delete(index) for _, index in made), links.delete(made[0][1]))
+        assert asyncio.get_running_loop().time() - started < 0.6  # one at a time would be 40 x 20 ms
+        assert place.links() == {"lo", "keeper"}
+        for fd, _ in made:  # descriptors that a process still holds are dead
+            with pytest.raises(OSError, match="bad state"):
+                os.read(fd, 100)
+            os.close(fd)
+        fd, index = make("sstp0")  # name and address can be used again at once
+        await links.configure(index, PLAN)
+        os.close(fd)
+        await links.delete(index)
+        await links.delete(index)  # gone already: no error
+        await links.delete(9999)
+        os.close(keeper)
+        await links.delete(kept)
+        assert place.links() == {"lo"}
+
+    run(scenario)
+
+
+@needs_root
+def test_group_deletion_spares_other_groups() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        fds = []
+        for number in range(6):
+            fd, index = make(f"sstp{number}")
+            fds.append(fd)
+            await links.configure(index, LinkPlan(mtu=1400, group=worker_group(number % 2)))
+        await links.delete_group(worker_group(0))
+        assert place.links() == {"lo", "sstp1", "sstp3", "sstp5"}
+        await links.delete_group(worker_group(0))
+        await links.delete_group(worker_group(1))
+        assert place.links() == {"lo"}
+        for fd in fds:
+            os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_routes() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        place.run("ip", "link", "add", "uplink", "type", "veth", "peer", "name", "far")
+        for command in ("address add 10.99.0.2/24 dev uplink", "address add fd99::2/64 dev uplink nodad"):
+            place.run("ip", *command.split())
+        for end in ("uplink", "far"):
+            place.run("ip", "link", "set", end, "up")
+        place.run("ip", "route", "add", "default", "via", "10.99.0.1")
+        place.run("ip", "route", "add", "default", "via", "fd99::1")
+        before = place.routes()
+
+        server = await links.route_to(IPv4Address("192.0.2.7"))
+        assert (str(server.destination), str(server.gateway)) == ("192.0.2.7/32", "10.99.0.1")
+        neighbour = await links.route_to(IPv4Address("10.99.0.77"))
+        assert neighbour.gateway is None
+        server6 = await links.route_to(IPv6Address("2001:db8::7"))
+        assert (str(server6.destination), str(server6.gateway)) == ("2001:db8::7/128", "fd99::1")
+
+        fd, index = make("sstp0")
+        await links.configure(index, PLAN)
+        default = Route(ip_network("0.0.0.0/0"), index, metric=0)
+        await links.add_route(server)
+        with pytest.raises(FileExistsError):
+            await links.add_route(server)
+        await links.add_route(Route(ip_network("0.0.0.0/1"), index, metric=5))
+        await links.add_route(server6)
+        assert "192.0.2.7 via 10.99.0.1 dev uplink" in " ".join(place.routes())
+        found = await links.route_to(IPv4Address("8.8.8.8"))
+        assert found.index == index
+        assert found.gateway is None
+        assert (await links.route_to(IPv4Address("192.0.2.7"))).gateway == ipaddress.ip_address("10.99.0.1")
+
+        await links.delete_route(server)
+        await links.delete_route(server)  # gone already: no error
+        await links.delete_route(server6)
+        await links.delete(index)  # takes its route along
+        await links.delete_route(Route(ip_network("0.0.0.0/1"), index, metric=5))
+        assert place.routes() == before
+        with pytest.raises(OSError, match="No such"):
+            await links.add_route(default)
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_no_route() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        with pytest.raises(OSError, match="unreachable") as caught:
+            await links.route_to(IPv4Address("192.0.2.7"))
+        assert caught.value.errno == errno.ENETUNREACH
+
+    run(scenario)
