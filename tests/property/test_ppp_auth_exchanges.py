@@ -217,7 +217,7 @@ def test_every_cell_of_the_chap_client(method: AuthMethod, state: chap.PeerState
     assert [type(e) for e in peer.events()] == events
 
 
-# -- any bytes, any order ------------------------------------------------------------------------------------------------
+# -- any bytes, any order ----------------------------------------------------------------------------------------------
 
 RANDOM_PACKETS = st.one_of(
     st.binary(max_size=80),
