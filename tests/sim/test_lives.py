@@ -31,7 +31,7 @@ def test_a_life(seed: int) -> None:
     world.server.configure_delay = dice.choice((0.0, 0.2))
     world.client.configure_delay = dice.choice((0.0, 0.2))
     world.start()
-    world.run(60, world.is_open() or world.is_over())
+    world.run(60, lambda: world.is_open() or world.is_over())
     assert world.is_open(), (world.client.events, world.server.events)
     for end, local, peer in ((world.client, ADDRESS, GATEWAY), (world.server, GATEWAY, ADDRESS)):
         assert end.ipv4 is not None
