@@ -160,4 +160,4 @@ def _check_static_addresses(config: Config, report: Report) -> None:
 
 
 def _report_reference(name: str, known: Mapping[str, object], noun: str, key: KeyPath, report: Report) -> None:
-    report.add(key, f"there is no {noun} {show(name)}; {suggest(name, known, noun)}")
+    report.add(key, f"there is no {noun} {show(name)}; {suggest(name, known)}")

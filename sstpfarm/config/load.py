@@ -7,9 +7,10 @@ import os
 import re
 import stat
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -145,17 +146,29 @@ def _convert_table(kind: type[Table], table: object, path: tuple[str, ...], repo
     if not isinstance(table, dict):
         report.add(path, f"is not a table; allowed: [{path[0]}.NAME]")
         return plain
-    hints = get_type_hints(kind, include_extras=True)
-    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    known = _fields(kind)
     for key, value in table.items():
         if key in known:
-            plain[key] = _convert_value(hints[known[key].name], value, (*path, key), report)
+            plain[key] = _convert_value(known[key].hint, value, (*path, key), report)
         else:
             report.add_unknown((*path, key), "key", known)
     for key, field in known.items():
         if field.required and key not in table:
-            report.add((*path, key), f"is missing; allowed: {_allowed(hints[field.name])}")
+            report.add((*path, key), f"is missing; allowed: {_allowed(field.hint)}")
     return plain
+
+
+class _Field(NamedTuple):
+    """A key of a table: its annotated type, and whether it must be there."""
+
+    hint: Any
+    required: bool
+
+
+@cache
+def _fields(kind: type[Table]) -> dict[str, _Field]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.encode_name: _Field(hints[field.name], field.required) for field in msgspec.structs.fields(kind)}
 
 
 def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report) -> Any:

@@ -38,7 +38,7 @@ class Report:
 
     def add_unknown(self, key: KeyPath, noun: str, known: Iterable[str]) -> None:
         """Note a name that does not exist, with the nearest that does, or all that do."""
-        self.add(key, f"unknown {noun}; {suggest(str(key[-1]), known, noun)}")
+        self.add(key, f"unknown {noun}; {suggest(str(key[-1]), known)}")
 
     def raise_if_any(self) -> None:
         """Raise one ConfigError with a line for each problem, if there are any."""
@@ -52,14 +52,14 @@ class Report:
         raise ConfigError("\n".join(texts))
 
 
-def suggest(name: str, known: Iterable[str], noun: str) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean X?`` when a known name is near, else the list of the known ones."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name, names, n=1) or [other for other in names if name and other.startswith(name)]
     if near:
         return f"did you mean {near[0]}?"
     if not names:
-        return f"there is no {noun}"
+        return "none is defined"
     listed = ", ".join(names[:20])
     return f"known: {listed}" + (", ..." if len(names) > 20 else "")
 

@@ -1,0 +1,292 @@
+"""Faulty configurations, each with the whole of what the operator is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from sstpfarm.config.load import load
+from sstpfarm.errors import ConfigError
+
+
+class Fault(NamedTuple):
+    """A file, and the lines of the message without ``DIRECTORY/farm.toml:``; DIR stands for the directory."""
+
+    text: str
+    message: tuple[str, ...]
+
+
+REST: Final = """
+[profile.default]
+local-address = "10.20.0.1"
+remote-address = "pool:main"
+[pool.main]
+ranges = ["10.20.0.2-10.20.15.254"]
+"""
+MTU: Final = "a whole number of bytes, 576 to 4087"
+METHODS: Final = 'a list of one or more of "mschap2", "mschap1", "chap", "pap"'
+ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
+RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
+LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
+HOST: Final = 'an IPv4 address such as "10.20.0.1"'
+
+FAULTS: Final[dict[str, Fault]] = {
+    "unknown key, a near one": Fault(
+        "[server]\nmax-mtuu = 1500" + REST, ("2: server.max-mtuu: unknown key; did you mean max-mtu?",)
+    ),
+    "unknown key, none near": Fault(
+        "[farm]\ncolour = 1" + REST,
+        ("2: farm.colour: unknown key; known: log-format, run-directory, state-directory",),
+    ),
+    "unknown key in snake case": Fault(
+        "[server]\nkeepalive_timeout = 60" + REST,
+        ("2: server.keepalive_timeout: unknown key; did you mean keepalive-timeout?",),
+    ),
+    "unknown table": Fault("[sever]\n" + REST, ("1: sever: unknown table; did you mean server?",)),
+    "a key where a table belongs": Fault("server = 1" + REST, ("1: server: is not a table; allowed: [server]",)),
+    "a named table without its name": Fault(
+        '[secret]\npassword = "hunter2"' + REST, ("2: secret.password: is not a table; allowed: [secret.NAME]",)
+    ),
+    "syntax": Fault("[server]\n\nmax-mtu 1500" + REST, ("3: not TOML: Expected '=' after a key in a key/value pair",)),
+    "syntax at the end": Fault(REST + '[secret.a]\npassword = "x', ("8: not TOML: Unterminated string",)),
+    "a key twice": Fault("[server]\nworkers = 1\nworkers = 2" + REST, ("3: not TOML: Cannot overwrite a value",)),
+    "a number out of range": Fault(
+        "[server]\nworkers = 2\nmax-mru = 575" + REST, (f"3: server.max-mru: 575 is not allowed; allowed: {MTU}",)
+    ),
+    "a number of enormous size": Fault(
+        f"[server]\nmax-mtu = 9{'0' * 90}" + REST,
+        (f"2: server.max-mtu: 9{'0' * 56}... is not allowed; allowed: {MTU}",),
+    ),
+    "a wrong type": Fault(
+        '[server]\nforwarding = "yes"' + REST, ('2: server.forwarding: "yes" is not allowed; allowed: true or false',)
+    ),
+    "not a number": Fault(
+        "[server]\ntls-deadline-s = nan" + REST,
+        ("2: server.tls-deadline-s: nan is not allowed; allowed: seconds, more than 0, at most 3600",),
+    ),
+    "workers": Fault(
+        '[server]\nworkers = "many"' + REST,
+        ('2: server.workers: "many" is not allowed; allowed: "auto" or a whole number, 1 to 64',),
+    ),
+    "keepalive": Fault(
+        "[server]\nkeepalive-timeout = 0" + REST,
+        (
+            "2: server.keepalive-timeout: 0 is not allowed; "
+            'allowed: a whole number of seconds, 1 to 86400, or "disabled"',
+        ),
+    ),
+    "no method": Fault(
+        "[server]\nauthentication = []" + REST,
+        (f"2: server.authentication: an empty array is not allowed; allowed: {METHODS}",),
+    ),
+    "unknown method, in the third line of an array": Fault(
+        '[server]\nauthentication = [\n  "mschap2", # the best\n  "eap",\n]' + REST,
+        (f'4: server.authentication[1]: "eap" is not allowed; allowed: {METHODS}',),
+    ),
+    "a method twice": Fault(
+        '[server]\nauthentication = ["chap", "chap"]' + REST, ('2: server.authentication[1]: "chap" is listed twice',)
+    ),
+    "listen without a port": Fault(
+        '[server]\nlisten = ["0.0.0.0"]' + REST,
+        (f'2: server.listen[0]: "0.0.0.0" is not an address and a port; allowed: {ENDPOINT}',),
+    ),
+    "listen on a port that is none": Fault(
+        '[server]\nlisten = ["[::]:0"]' + REST,
+        (f'2: server.listen[0]: "[::]:0" has a port that is not 1 to 65535; allowed: {ENDPOINT}',),
+    ),
+    "listen twice on one address": Fault(
+        '[server]\nlisten = ["[::1]:443", "[0:0::1]:443"]' + REST,
+        ('2: server.listen[1]: "[0:0::1]:443" is listed twice',),
+    ),
+    "metrics by name": Fault(
+        '[server]\nmetrics = "localhost:9443"' + REST,
+        (f'2: server.metrics: "localhost:9443" is not an address and a port; allowed: {ENDPOINT}',),
+    ),
+    "half a certificate": Fault(
+        '[server]\ncertificate = { chain = "a.pem", kee = "b.pem" }' + REST,
+        (
+            "2: server.certificate.kee: unknown key; did you mean key?",
+            "2: server.certificate.key: is missing; allowed: the path of a file",
+        ),
+    ),
+    "certificate files that do not exist": Fault(
+        '[server]\n[server.certificate]\nchain = "a.pem"\nkey = "/nowhere/b.pem"' + REST,
+        (
+            "3: server.certificate.chain: DIR/a.pem cannot be read: No such file or directory",
+            "4: server.certificate.key: /nowhere/b.pem cannot be read: No such file or directory",
+        ),
+    ),
+    "a default profile that does not exist": Fault(
+        '[server]\ndefault-profile = "staff"\n[profile.stuff]\n',
+        ('2: server.default-profile: there is no profile "staff"; did you mean stuff?',),
+    ),
+    "no profile at all": Fault(
+        "[server]\nworkers = 1\n", ('1: server.default-profile: there is no profile "default"; none is defined',)
+    ),
+    "a profile with a pool that does not exist": Fault(
+        '[profile.default]\nremote-address = "pool:mian"\n[pool.main]\nranges = ["10.0.0.1"]',
+        ('2: profile.default.remote-address: there is no pool "mian"; did you mean main?',),
+    ),
+    "three DNS servers": Fault(
+        REST + '[profile.x]\ndns-server = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]',
+        ("8: profile.x.dns-server: an array is not allowed; allowed: a list of at most two IPv4 addresses",),
+    ),
+    "a DNS server that is none": Fault(
+        REST + '[profile.x]\ndns-server = ["10.0.0.1", "10.0.0.256"]',
+        (f'8: profile.x.dns-server[1]: "10.0.0.256" is not an IPv4 address; allowed: {HOST}',),
+    ),
+    "an address of our own that no host can have": Fault(
+        REST + '[profile.x]\nlocal-address = "127.0.0.1"',
+        (f'8: profile.x.local-address: "127.0.0.1" is no host\'s address; allowed: {HOST}',),
+    ),
+    "a pool without ranges": Fault(
+        REST + "[pool.x]",
+        (
+            "7: pool.x.ranges: is missing; "
+            'allowed: a list of IPv4 ranges: "FIRST-LAST", "NETWORK/LENGTH" or one address',
+        ),
+    ),
+    "a range backwards": Fault(
+        REST + '[pool.x]\nranges = ["10.1.0.9-10.1.0.1"]',
+        (f'8: pool.x.ranges[0]: "10.1.0.9-10.1.0.1" ends before it begins; allowed: {RANGE}',),
+    ),
+    "a network with host bits": Fault(
+        REST + '[pool.x]\nranges = ["10.1.0.5/24"]',
+        (
+            '8: pool.x.ranges[0]: "10.1.0.5/24" is not a network\'s address (did you mean 10.1.0.0/24?); '
+            f"allowed: {RANGE}",
+        ),
+    ),
+    "a range of IPv6": Fault(
+        REST + '[pool.x]\nranges = ["2001:db8::/64"]',
+        (f'8: pool.x.ranges[0]: "2001:db8::/64" is not a range of IPv4 addresses; allowed: {RANGE}',),
+    ),
+    "overlapping pools, the wide one first": Fault(
+        REST + '[pool.x]\nranges = [\n"10.20.1.0/24",\n"10.20.2.7"]',
+        (
+            '9: pool.x.ranges[0]: "10.20.1.0/24" overlaps "10.20.0.2-10.20.15.254" of pool.main',
+            '10: pool.x.ranges[1]: "10.20.2.7" overlaps "10.20.0.2-10.20.15.254" of pool.main',
+        ),
+    ),
+    "a secret without a password": Fault(
+        REST + '[secret.alice]\ncomment = "new"',
+        ("7: secret.alice: has no password; allowed: exactly one of password-file and password",),
+    ),
+    "a secret with two passwords": Fault(
+        REST + '[secret.alice]\npassword = "hunter2"\npassword-file = "alice.pw"\n',
+        (
+            "9: secret.alice.password-file: DIR/alice.pw cannot be read: No such file or directory",
+            "9: secret.alice.password-file: stands beside password; allowed: exactly one of them",
+        ),
+    ),
+    "a password that is a number": Fault(
+        REST + "[secret.alice]\npassword = 1234567",
+        ("8: secret.alice.password: is not allowed; allowed: text of 1 to 256 characters",),
+    ),
+    "a password that is too long": Fault(
+        REST + f'[secret.alice]\npassword = "{LONG}"',
+        ("8: secret.alice.password: is not allowed; allowed: text of 1 to 256 characters",),
+    ),
+    "a secret's profile that does not exist": Fault(
+        REST + '[secret."alice@example.org"]\npassword = "hunter2"\nprofile = "defualt"',
+        ('9: secret."alice@example.org".profile: there is no profile "defualt"; did you mean default?',),
+    ),
+    "a secret without addresses": Fault(
+        '[profile.default]\n[secret.alice]\npassword = "hunter2"',
+        (
+            "2: secret.alice: has no local-address; set it here or in profile.default",
+            "2: secret.alice: has no remote-address; set it here or in profile.default",
+        ),
+    ),
+    "two secrets with one address": Fault(
+        REST
+        + '[secret.alice]\npassword = "a"\nremote-address = "10.20.0.9"\n'
+        + '[secret.bob]\npassword = "b"\nremote-address = "10.20.0.9"\n',
+        ('12: secret.bob.remote-address: "10.20.0.9" is also that of secret.alice',),
+    ),
+    "a secret with our address": Fault(
+        REST + '[secret.alice]\npassword = "a"\nremote-address = "10.20.0.1"\n',
+        ('9: secret.alice.remote-address: "10.20.0.1" is a local-address',),
+    ),
+    "caller-id": Fault(
+        REST + '[secret.alice]\npassword = "a"\ncaller-id = "home"\n',
+        (
+            '9: secret.alice.caller-id: "home" is neither an address nor a network; '
+            'allowed: an address, a network, or "" for any',
+        ),
+    ),
+    "service": Fault(
+        REST + '[secret.alice]\npassword = "a"\nservice = "pptp"\n',
+        ('9: secret.alice.service: "pptp" is not allowed; allowed: "any" or "sstp"',),
+    ),
+    "a user's name with a line break": Fault(
+        REST + '[secret."a\\nb"]\npassword = "a"\n',
+        ('7: secret."a\\nb": is no user\'s name; allowed: 1 to 253 bytes of printable UTF-8',),
+    ),
+    "several faults, in the order of their lines": Fault(
+        '[server]\nmax-mtu = 9000\nipv6 = 1\n[profile.x]\ndns = ["10.0.0.1"]\n' + REST,
+        (
+            f"2: server.max-mtu: 9000 is not allowed; allowed: {MTU}",
+            "3: server.ipv6: 1 is not allowed; allowed: true or false",
+            "5: profile.x.dns: unknown key; did you mean dns-server?",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_told_with_file_line_key_and_what_is_right(name: str, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    file = tmp_path / "farm.toml"
+    file.write_text(fault.text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value).split("\n") == [f"{file}:{line.replace('DIR', str(tmp_path))}" for line in fault.message]
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(FAULTS) >= 14
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_no_message_shows_a_password(fault: Fault, tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_text(fault.text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    for password in ("hunter2", "1234567", "\N{GRINNING FACE}"):
+        assert password not in str(caught.value)
+
+
+def test_the_number_of_lines_is_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_text("[server]\n" + "".join(f"k{number} = 1\n" for number in range(80)) + REST)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 51
+    assert lines[-1] == f"{file}: and 30 more"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'[server]\nmasquerade = "\xff"\n', ":2: not UTF-8 text"),
+        (b"x = " + b"9" * 5000, ": not TOML: Exceeds the limit"),
+        (b"x = " + b"[" * 100_000, ": nested too deeply"),
+    ],
+)
+def test_what_is_hardly_a_file_of_ours(data: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file}{message}")
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "farm.toml")
+    assert str(caught.value) == f"{tmp_path}/farm.toml: cannot be read: No such file or directory"

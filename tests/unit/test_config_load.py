@@ -1,0 +1,252 @@
+"""A valid configuration: what is read, resolved, passed on and summed up."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
+from sstpfarm.config.load import check, load, parse
+from sstpfarm.config.schema import STRENGTH, CertificateFiles, Config, Password
+from sstpfarm.config.views import AuthView, WorkerView, for_auth, for_worker
+from sstpfarm.errors import ConfigError
+
+TEXT = """
+[farm]
+state-directory = "state"
+[server]
+listen = ["0.0.0.0:443", "[::]:443"]
+authentication = ["pap", "mschap2"]
+metrics = ""
+[profile.default]
+local-address = "10.20.0.1"
+remote-address = "pool:main"
+dns-server = ["10.20.0.1"]
+[profile.staff]
+local-address = "10.20.0.2"
+remote-address = "pool:main"
+[pool.main]
+ranges = ["10.20.0.0/24", "10.20.8.5"]
+[secret.alice]
+password-file = "alice.pw"
+[secret.bob]
+password = "bob's secret"
+profile = "staff"
+remote-address = "10.20.0.77"
+dns-server = ["10.20.0.3", "10.20.0.4"]
+caller-id = "192.0.2.0/24"
+disabled = true
+"""
+SECRET = "alice's secret"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    password = tmp_path / "alice.pw"
+    password.write_text(SECRET + "\n")
+    password.chmod(0o640)
+    path = tmp_path / "farm.toml"
+    path.write_text(TEXT)
+    path.chmod(0o600)
+    return path
+
+
+def test_values_and_defaults(file: Path) -> None:
+    config = load(file)
+    server = config.server
+    assert server.endpoints() == (Endpoint("0.0.0.0", 443), Endpoint("::", 443))
+    assert server.metrics_endpoint() is None
+    assert (server.workers, server.certificate, server.keepalive_timeout, server.max_mtu) == ("auto", "auto", 60, 1500)
+    assert (server.forwarding, server.client_to_client, server.ipv6) == (False, False, True)
+    assert server.failure_delay_s == 1.0
+
+
+def test_methods_are_offered_strongest_first(file: Path) -> None:
+    server = load(file).server
+    assert server.authentication == ("pap", "mschap2")
+    assert server.methods() == ("mschap2", "pap")
+    assert set(STRENGTH) == {"mschap2", "mschap1", "chap", "pap"}
+
+
+def test_paths_are_relative_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "chain.pem").write_text("chain")
+    (file.parent / "key.pem").write_text("key")
+    file.write_text(TEXT.replace("[server]", '[server]\ncertificate = { chain = "chain.pem", key = "key.pem" }'))
+    monkeypatch.chdir("/")
+    config = load(Path(os.path.relpath(file, "/")))
+    assert config.farm.state_directory == str(file.parent / "state")
+    assert config.farm.run_directory == "/run/sstpfarm"
+    assert config.server.certificate == CertificateFiles(
+        chain=str(file.parent / "chain.pem"), key=str(file.parent / "key.pem")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [(b"x\n", "x"), (b"x", "x"), (b"x\r\n", "x"), (b"x\n\n", "x\n"), (b" x ", " x "), ("ü\n".encode(), "ü")],
+)
+def test_one_newline_of_a_password_file_is_not_part_of_it(file: Path, content: bytes, password: str) -> None:
+    (file.parent / "alice.pw").write_bytes(content)
+    assert load(file).secret["alice"].password == Password(password)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o601])
+def test_a_password_file_that_is_open_to_others_is_refused(file: Path, mode: int) -> None:
+    password = file.parent / "alice.pw"
+    password.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f"{file}:18: secret.alice.password-file: {password} is open to every user (mode {mode:04o}); "
+        "allowed: no rights for others, chmod o-rwx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "holds no password; allowed: 1 to 256 characters and a newline"),
+        (b"\n", "holds no password; allowed: 1 to 256 characters and a newline"),
+        (b"x" * 257, "holds no password; allowed: 1 to 256 characters and a newline"),
+        (b"x" * 100_000, "holds no password; allowed: 1 to 256 characters and a newline"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ],
+)
+def test_a_password_file_without_a_password_is_refused(file: Path, content: bytes, problem: str) -> None:
+    password = file.parent / "alice.pw"
+    password.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == f"{file}:18: secret.alice.password-file: {password} {problem}"
+
+
+def test_a_password_file_that_is_a_fifo_does_not_stop_us(file: Path) -> None:
+    password = file.parent / "alice.pw"
+    password.unlink()
+    os.mkfifo(password, 0o600)
+    with pytest.raises(ConfigError, match=r"alice\.pw cannot be read: not a regular file"):
+        load(file)
+
+
+def test_parse_looks_at_no_other_file(file: Path) -> None:
+    config = parse(TEXT, Path("/nowhere/farm.toml"))
+    assert config.secret["alice"].password is None
+    assert config.secret["alice"].password_file == "alice.pw"
+
+
+def test_no_repr_shows_a_password(file: Path) -> None:
+    config = load(file)
+    for shown in (repr(config), str(config.secret["alice"].password), f"{for_auth(config)}"):
+        assert SECRET not in shown
+        assert "bob's" not in shown
+
+
+def test_auth_gets_resolved_accounts(file: Path) -> None:
+    view = for_auth(load(file))
+    alice, bob = view.accounts["alice"], view.accounts["bob"]
+    assert alice.password.text == SECRET
+    assert (alice.local_address, alice.pool, alice.remote_address) == ("10.20.0.1", "main", "")
+    assert alice.dns_servers == ("10.20.0.1",)
+    assert (bob.local_address, bob.pool, bob.remote_address) == ("10.20.0.2", "", "10.20.0.77")
+    assert bob.dns_servers == ("10.20.0.3", "10.20.0.4")
+    assert (bob.disabled, bob.caller_id) == (True, "192.0.2.0/24")
+    # our own addresses and fixed ones are never handed out by a pool
+    assert [str(IPv4Address(address)) for address in view.reserved] == ["10.20.0.1", "10.20.0.2", "10.20.0.77"]
+
+
+def test_an_own_list_of_dns_servers_that_is_empty_counts(file: Path) -> None:
+    file.write_text(TEXT.replace('password-file = "alice.pw"', 'password-file = "alice.pw"\ndns-server = []'))
+    assert for_auth(load(file)).accounts["alice"].dns_servers == ()
+
+
+def test_views_survive_the_way_through_msgpack(file: Path) -> None:
+    config = load(file)
+    auth, worker = for_auth(config), for_worker(config)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(auth), type=AuthView) == auth
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(worker), type=WorkerView) == worker
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config
+
+
+def test_workers_get_no_secret(file: Path) -> None:
+    data = msgspec.msgpack.encode(for_worker(load(file)))
+    for secret in (SECRET, "bob's secret", "alice", "bob"):
+        assert secret.encode() not in data
+
+
+def test_check_sums_up_and_warns(file: Path) -> None:
+    assert check(file).split("\n") == [
+        f"{file}: good; listen 0.0.0.0:443, [::]:443; workers auto; authentication mschap2, pap; "
+        "profiles 2; pools 1; secrets 2",
+        f"{file}: warning: server.authentication: pap leaves the crypto binding without its protection",
+    ]
+
+
+def test_check_warns_of_what_is_allowed_and_yet_unwise(file: Path) -> None:
+    file.write_text(
+        TEXT.replace("[server]", '[server]\nmax-mtu = 1200\nmasquerade = "eth0"').replace(
+            '"pap", "mschap2"', '"mschap2"'
+        )
+    )
+    file.chmod(0o644)
+    assert [line.partition("warning: ")[2] for line in check(file).split("\n")[1:]] == [
+        "server.ipv6: IPv6 needs a max-mtu and max-mru of 1280 or more",
+        "server.masquerade: has no effect without forwarding = true",
+        "passwords stand in this file and every user can read it; use password-file, or chmod o-rwx",
+    ]
+
+
+def test_check_of_a_faulty_file_raises(file: Path) -> None:
+    file.write_text("[server]\nmax-mtuu = 1\n")
+    with pytest.raises(ConfigError, match="did you mean max-mtu"):
+        check(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("10.0.0.2-10.0.0.9", "10.0.0.2", "10.0.0.9"),
+        ("10.0.0.2 - 10.0.0.2", "10.0.0.2", "10.0.0.2"),
+        ("10.0.0.0/24", "10.0.0.1", "10.0.0.254"),
+        ("10.0.0.0/30", "10.0.0.1", "10.0.0.2"),
+        ("10.0.0.0/31", "10.0.0.0", "10.0.0.1"),
+        ("10.0.0.7/32", "10.0.0.7", "10.0.0.7"),
+        ("10.0.0.7", "10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_ranges(text: str, first: str, last: str) -> None:
+    assert parse_range(text) == (int(IPv4Address(first)), int(IPv4Address(last)))
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0/0", "0.0.0.1", "127.0.0.1-127.0.0.9", "120.0.0.0-130.0.0.0", "224.0.0.0/4"])
+def test_ranges_that_no_host_can_have(text: str) -> None:
+    with pytest.raises(ValueError, match="no host"):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1:50000", "192.0.2.1"),
+        ("[2001:db8::1]:50000", "2001:db8::1"),
+        ("[::ffff:192.0.2.1]:50000", "192.0.2.1"),
+        ("nonsense", "None"),
+    ],
+)
+def test_callers(text: str, address: str) -> None:
+    assert str(caller_address(text)) == address
+
+
+def test_a_large_configuration_loads_quickly_enough(file: Path) -> None:
+    """2,000 secrets; the fault at the end is found on its line."""
+    text = TEXT + "".join(f'[secret.user{number}]\npassword = "p"\n' for number in range(2000))
+    file.write_text(text)
+    assert len(load(file).secret) == 2002
+    file.write_text(text + "[secret.last]\npasword = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    last = (text + "[secret.last]\n").count("\n")
+    assert str(caught.value) == f"{file}:{last + 1}: secret.last.pasword: unknown key; did you mean password?"
