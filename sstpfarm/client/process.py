@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("fd-parent", "fd-settings", "fd-stats", "uid", "gid"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent acts on them
+        signal.signal(number, signal.SIG_IGN)
     settings = msgspec.msgpack.decode(read_memfd(options.fd_settings), type=ClientSettings)
     stats = Stats.open(options.fd_stats)
     parent = socket.socket(fileno=options.fd_parent)

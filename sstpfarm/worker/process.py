@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import encodings.idna
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ LATE: Final = (encodings.idna,)  # modules that the standard library would other
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker; the arguments are the master's business."""
     options = _parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the master says when to end, and how
+        signal.signal(number, signal.SIG_IGN)
     config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerView)
     configure(config.log_format, role="worker", worker=options.worker)
     chain = f"/proc/self/fd/{options.fd_chain}"
