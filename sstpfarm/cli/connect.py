@@ -18,6 +18,8 @@ from sstpfarm.client.run import Counters, Observer, Tunnel, Up, Wishes
 from sstpfarm.client.settings import METHODS, ClientSettings
 from sstpfarm.errors import ConfigError
 from sstpfarm.ipc.messages import Method
+from sstpfarm.proto.ppp.authentication import check_credentials
+from sstpfarm.proto.roles import AuthMethod
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
 
 MAX_PASSWORD_FILE: Final = 4096
@@ -162,12 +164,16 @@ def connect(
     if sum((ca is not None, pin is not None, insecure)) > 1:
         raise click.UsageError("choose one of --ca, --pin and --insecure")
     host, port = parse_server(server)
+    password = _password(password_file, user)
+    methods = _methods(authentication)
+    for method in methods:
+        check_credentials(AuthMethod(method), user.encode(), password)
     settings = ClientSettings(
         host=host,
         port=port,
         user=user,
-        password=_password(password_file, user),
-        authentication=_methods(authentication),
+        password=password,
+        authentication=methods,
         ca_pem=ca.read_text("ascii", "replace") if ca else None,
         pin=_pin(pin) if pin else None,
         insecure=insecure,

@@ -142,7 +142,7 @@ class Authenticator(Exchange):
                 assert isinstance(decision, AuthReject)
                 self._reply(self.reject_code, decision.message)
                 text = describe_failure(self._method, decision.message)
-                self._events.append(AuthFailed(Reason.AUTH_REFUSED, text))
+                self._events.append(AuthFailed(decision.reason, text))
             case Action.REPEAT:
                 assert claim is not None
                 code, data = self._answer

@@ -21,7 +21,7 @@ from sstpfarm.proto.events import (
     NetworkClosed,
     PppEvent,
 )
-from sstpfarm.proto.ppp.authentication import Authentication, AuthFailed, make_authentication
+from sstpfarm.proto.ppp.authentication import Authentication, AuthFailed, check_credentials, make_authentication
 from sstpfarm.proto.ppp.automaton import Action, State
 from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU, Code, PppProtocol
 from sstpfarm.proto.ppp.control import Limits
@@ -30,10 +30,11 @@ from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
 from sstpfarm.proto.ppp.ipcp import Ipcp
 from sstpfarm.proto.ppp.ipv6cp import Ipv6cp
 from sstpfarm.proto.ppp.lcp import Lcp
+from sstpfarm.proto.ppp.mschap import ZERO_HLAK
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.reasons import OUTCOMES, Reason
 
-NO_HLAK: Final = bytes(32)  # without authentication the key is 32 zero bytes, MS-SSTP 3.2.5.2
+
 _NCPS: Final = (PppProtocol.IPCP, PppProtocol.IPV6CP)
 _FAMILY: Final[dict[int, int]] = {PppProtocol.IPCP: 4, PppProtocol.IPV6CP: 6}
 _HELD_CODES: Final = range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)  # what is held of an NCP before `configure`
@@ -82,9 +83,16 @@ class LinkPhase(StrEnum):
 
 
 class PppLink:
-    """The PPP link. No method raises for what a peer sent; a closed link takes every call and does nothing."""
+    """The PPP link. No method raises for what a peer sent; a closed link takes every call and does nothing.
+
+    Raises:
+        ConfigError: at a client, when an allowed method cannot carry the user or the password.
+    """
 
     def __init__(self, settings: PppSettings, entropy: Entropy) -> None:
+        if settings.role is Role.CLIENT:
+            for method in settings.methods:
+                check_credentials(method, settings.user, settings.password)
         self._settings = settings
         self._entropy = entropy
         self._limits = Limits(
@@ -245,7 +253,7 @@ class PppLink:
         self._events.append(LcpOpened(self._send_limit, self._lcp.receive_limit, method))
         self._phase = LinkPhase.AUTHENTICATE
         if method is None:
-            self._authenticated(AuthSucceeded(None, self._settings.user, NO_HLAK))
+            self._authenticated(AuthSucceeded(None, self._settings.user, ZERO_HLAK))
             return
         if self._authentication_deadline is None:  # not afresh after a renegotiation
             self._authentication_deadline = now + self._settings.authentication_timeout
