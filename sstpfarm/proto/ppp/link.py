@@ -34,7 +34,6 @@ from sstpfarm.proto.ppp.mschap import ZERO_HLAK
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.reasons import OUTCOMES, Reason
 
-
 _NCPS: Final = (PppProtocol.IPCP, PppProtocol.IPV6CP)
 _FAMILY: Final[dict[int, int]] = {PppProtocol.IPCP: 4, PppProtocol.IPV6CP: 6}
 _HELD_CODES: Final = range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)  # what is held of an NCP before `configure`
