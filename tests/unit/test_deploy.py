@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+from sstpfarm.reasons import ExitCode
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEPLOY: Final = ROOT / "deploy"
 
@@ -64,9 +66,8 @@ def test_unit_capabilities_are_a_closed_set() -> None:
     }
 
 
-def test_unit_checks_the_configuration_that_it_serves() -> None:
-    settings = unit_settings()
-    assert settings["ExecStartPre"][0].replace(" check ", " serve ") == settings["ExecStart"][0]
+def test_unit_does_not_repeat_a_mistake_of_the_operator() -> None:
+    assert unit_settings()["RestartPreventExitStatus"] == [f"{ExitCode.USAGE:d} {ExitCode.CONFIG:d}"]
 
 
 def test_every_package_has_a_group_and_a_purpose() -> None:
