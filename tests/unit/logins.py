@@ -1,0 +1,82 @@
+"""Builds what a worker sends to auth for a peer that knows, or does not know, a password."""
+
+from __future__ import annotations
+
+from sstpfarm.config.addresses import parse_range
+from sstpfarm.config.schema import Method, Password
+from sstpfarm.config.views import Account, AuthView
+from sstpfarm.ipc.messages import AccessRequest
+from sstpfarm.proto.ppp import mschap
+from sstpfarm.proto.ppp.chap import md5_response
+
+CHALLENGE = bytes(range(16))
+PEER_CHALLENGE = bytes(range(16, 32))
+
+
+def account(password: str, *, address: str = "", disabled: bool = False, caller_id: str = "") -> Account:
+    return Account(
+        password=Password(password),
+        local_address="10.20.0.1",
+        pool="" if address else "main",
+        remote_address=address,
+        dns_servers=("10.20.0.1",),
+        wins_servers=(),
+        disabled=disabled,
+        caller_id=caller_id,
+    )
+
+
+def view(
+    *, methods: tuple[Method, ...] = ("mschap2", "mschap1", "chap", "pap"), delay: float = 1.0, ipv6: bool = True
+) -> AuthView:
+    return AuthView(
+        state_directory="/nowhere",
+        log_format="json",
+        methods=methods,
+        ipv6=ipv6,
+        failure_delay_s=delay,
+        max_starting=4,
+        accounts={
+            "alice": account("wonderland"),
+            "off": account("switched", disabled=True),
+            "home": account("sweet", caller_id="192.0.2.0/24"),
+            "fixed": account("nailed", address="10.20.0.77"),
+            "EXACT\\alice": account("other"),
+        },
+        pools={"main": (parse_range("10.20.0.2-10.20.0.4"),)},
+        reserved=(0x0A140001, 0x0A14004D),
+    )
+
+
+def request(
+    user: bytes,
+    password: str,
+    method: Method = "mschap2",
+    *,
+    session: int = 1,
+    caller_id: str = "198.51.100.7:50000",
+) -> AccessRequest:
+    """A request with the proof that a peer makes of that password."""
+    proof: dict[str, bytes] = {}
+    match method:
+        case "pap":
+            proof = {"password": password.encode()}
+        case "chap":
+            proof = {"challenge": CHALLENGE, "value": md5_response(9, password.encode(), CHALLENGE)}
+        case "mschap1":
+            answer = mschap.challenge_response(CHALLENGE[:8], mschap.nt_hash(password))
+            proof = {"challenge": CHALLENGE[:8], "value": bytes(24) + answer + b"\x01"}
+        case "mschap2":
+            hashed = mschap.challenge_hash(PEER_CHALLENGE, CHALLENGE, mschap.name_without_domain(user))
+            answer = mschap.challenge_response(hashed, mschap.nt_hash(password))
+            proof = {"challenge": CHALLENGE, "value": PEER_CHALLENGE + bytes(8) + answer + b"\x00"}
+    return AccessRequest(
+        session=f"{session:016x}",
+        user=user,
+        method=method,
+        caller_id=caller_id,
+        mtu=1400,
+        slot=3,
+        identifier=9,
+        **proof,
+    )
