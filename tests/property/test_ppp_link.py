@@ -91,9 +91,13 @@ class Driver:
             if isinstance(event, AuthRequest):
                 self.do(lambda: self.link.auth_result(AuthAccept(bytes(32)), self.now))
             elif isinstance(event, AuthSucceeded):
-                server = self.role is Role.SERVER
-                ipv4, ipv6 = (SERVER_IPV4, SERVER_IPV6) if server else (CLIENT_IPV4, CLIENT_IPV6)
-                self.do(lambda: self.link.configure(ipv4, ipv6, self.now))
+                self.do(self.configure)
+
+    def configure(self) -> None:
+        if self.role is Role.SERVER:
+            self.link.configure(SERVER_IPV4, SERVER_IPV6, self.now)
+        else:
+            self.link.configure(CLIENT_IPV4, CLIENT_IPV6, self.now)
 
     def wait(self, seconds: float) -> None:
         until = self.now + seconds

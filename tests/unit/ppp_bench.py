@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.ppp.packet import Option, Packet, decode_options, decode_packet, encode_options, encode_packet
 from sstpfarm.proto.ppp.verify import failure_message, verify
-from sstpfarm.proto.roles import AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
 
 LCP, IPCP, IPV6CP, CCP = PppProtocol.LCP, PppProtocol.IPCP, PppProtocol.IPV6CP, PppProtocol.CCP
 REQUEST, ACK, NAK, REJECT = Code.CONFIGURE_REQUEST, Code.CONFIGURE_ACK, Code.CONFIGURE_NAK, Code.CONFIGURE_REJECT
@@ -185,8 +186,11 @@ class Pair:
         return [event for event in self.events[role] if isinstance(event, kind)]
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._at(self.now + seconds, act)
+
+    def _at(self, when: float, act: Callable[[], None]) -> None:
         self._number += 1
-        heapq.heappush(self._agenda, (self.now + seconds, self._number, act))
+        heapq.heappush(self._agenda, (when, self._number, act))
 
     def _drain(self, role: Role) -> None:
         link = self.links[role]
@@ -196,17 +200,22 @@ class Pair:
             if isinstance(event, AuthRequest):
                 accept = verify(event.method, event.user, event.proof, self._password)
                 refusal = AuthReject(failure_message(event.method, 691, seeded(9), "wrong"))
-                self._later(0.3, lambda: link.auth_result(accept or refusal, self.now))
+                self._later(0.3, partial(self._decide, role, accept or refusal))
             elif isinstance(event, AuthSucceeded):
-                ipv4, ipv6 = self._terms[role]
-                self._later(self._configure_delay[role], lambda: link.configure(ipv4, ipv6, self.now))
+                self._later(self._configure_delay[role], partial(self._configure, role))
         for frame in link.frames_to_send():
-            self._number += 1
             if self._lose(frame):
                 continue
             # in order, as TCP delivers
             self._arrival[other] = max(self._arrival[other], self.now + self._delay())
-            heapq.heappush(
-                self._agenda,
-                (self._arrival[other], self._number, lambda frame=frame: self.links[other].receive(frame, self.now)),
-            )
+            self._at(self._arrival[other], partial(self._deliver, other, frame))
+
+    def _decide(self, role: Role, decision: AuthAccept | AuthReject) -> None:
+        self.links[role].auth_result(decision, self.now)
+
+    def _configure(self, role: Role) -> None:
+        ipv4, ipv6 = self._terms[role]
+        self.links[role].configure(ipv4, ipv6, self.now)
+
+    def _deliver(self, role: Role, frame: bytes) -> None:
+        self.links[role].receive(frame, self.now)

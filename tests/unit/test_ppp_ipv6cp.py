@@ -72,16 +72,16 @@ def test_peer_without_a_usable_identifier_is_given_one(asked: list[Option]) -> N
     assert suggested[0] & 0x02 == 0
 
 
-def test_suggestion_is_never_zero_nor_ours() -> None:
-    for drawn in (bytes(8), bytes.fromhex("0200000000000000"), OURS):
-        ncp = Ipv6cp(Limits(), role=Role.SERVER, terms=Ipv6Terms(OURS), entropy=lambda _, drawn=drawn: drawn)
-        ncp.open(0.0)
-        ncp.up(0.0)
-        ncp.receive(bytes.fromhex("01010004"), 0.0)
-        suggested = ncp.packets[-1][6:]
-        assert len(suggested) == 8
-        assert any(suggested)
-        assert suggested != OURS
+@pytest.mark.parametrize("drawn", [bytes(8), bytes.fromhex("0200000000000000"), OURS])
+def test_suggestion_is_never_zero_nor_ours(drawn: bytes) -> None:
+    ncp = Ipv6cp(Limits(), role=Role.SERVER, terms=Ipv6Terms(OURS), entropy=lambda _: drawn)
+    ncp.open(0.0)
+    ncp.up(0.0)
+    ncp.receive(bytes.fromhex("01010004"), 0.0)
+    suggested = ncp.packets[-1][6:]
+    assert len(suggested) == 8
+    assert any(suggested)
+    assert suggested != OURS
 
 
 def test_fixed_identifier_is_insisted_on() -> None:

@@ -432,6 +432,24 @@ def test_protocol_reject_is_cut_to_the_peers_mru() -> None:
     assert len(encode_packet(answer)) == 576
 
 
+@pytest.mark.parametrize("mru", [576, 4000, 65535])
+def test_no_answer_is_longer_than_the_peers_mru_nor_than_an_sstp_packet(mru: int) -> None:
+    script = Script(replace(OPEN_SERVER, mtu=4087))
+    script.open_lcp(Option(1, mru.to_bytes(2, "big")))
+    assert script.took(LcpOpened)[0].send_limit == min(mru, 4087)
+    longest = bytes(4083)
+    script.link.configure(SERVER_IPV4, None, script.now)
+    script.sent()
+    for protocol, packet in (
+        (LCP, Packet(99, 1, longest)),
+        (LCP, Packet(Code.ECHO_REQUEST, 1, MAGIC.value + longest[4:])),
+        (CCP, Packet(1, 1, longest)),
+        (IPCP, Packet(99, 1, longest)),
+    ):
+        ((_, answer),) = script.say(protocol, packet)
+        assert len(encode_packet(answer)) == min(mru, 4087)
+
+
 @pytest.mark.parametrize("settings", [OPEN_SERVER, OPEN_CLIENT])
 def test_ip_packets_and_held_packets_get_no_answer(settings: PppSettings) -> None:
     script = Script(settings)

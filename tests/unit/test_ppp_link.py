@@ -335,8 +335,8 @@ def test_ipv6_stays_off_where_its_smallest_packet_does_not_fit() -> None:
 def test_nothing_to_configure_ends_the_link(settings: PppSettings) -> None:
     script = Script(settings)
     script.open_lcp()
-    terms = (None, None) if settings.ipv4 else (SERVER_IPV4, SERVER_IPV6)
-    script.link.configure(*terms, script.now)
+    none_granted = settings.ipv4
+    script.link.configure(None if none_granted else SERVER_IPV4, None if none_granted else SERVER_IPV6, script.now)
     script.wait(10)
     assert script.closed() == LinkClosed(Reason.NCP_FAILED)
 

@@ -78,5 +78,5 @@ METHODS_BY_VALUE: Final[dict[bytes, AuthMethod]] = {value: method for method, va
 
 DEFAULT_MRU: Final = 1500  # RFC 1661 6.1, when the option is not negotiated
 MINIMUM_MRU: Final = 576  # what every IPv4 host must be able to receive, RFC 791 3.1
-MAXIMUM_MRU: Final = 4087  # SSTP's 4095 less its header and FF 03 and the protocol, MS-SSTP 2.2.1
+MAXIMUM_MRU: Final = 4087  # 4095 of an SSTP packet less its header, FF 03 and the protocol, MS-SSTP 2.2.1
 IPV6_MINIMUM_MTU: Final = 1280  # RFC 8200 5

@@ -42,8 +42,11 @@ class Limits:
 
     @property
     def max_rounds(self) -> int:
-        """Requests sent, and refusals sent, on the way to Opened before a negotiation is given up."""
-        return 2 * self.max_configure
+        """Requests sent, and refusals sent, on the way to Opened before a negotiation is given up.
+
+        A silent peer costs Max-Configure requests; whatever is left to agree on, Max-Failure Naks each way.
+        """
+        return self.max_configure + 2 * self.max_failure
 
 
 class Verdict(Enum):

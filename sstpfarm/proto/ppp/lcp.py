@@ -12,6 +12,7 @@ from sstpfarm.proto.ppp.automaton import Input, State
 from sstpfarm.proto.ppp.constants import (
     AUTHENTICATION_VALUES,
     DEFAULT_MRU,
+    MAXIMUM_MRU,
     METHODS_BY_VALUE,
     MINIMUM_MRU,
     Code,
@@ -38,7 +39,7 @@ class Lcp(ControlProtocol):
         peer_mru: largest information field in bytes that the peer takes.
         receive_limit: the MRU of ours that the peer acknowledged, in bytes.
         locked: set by the owner once a proof was presented; a new negotiation then fails the link, since the key
-            that binds the SSTP call to this authentication cannot change any more (MS-SSTP 3.2.5.2).
+            that binds the SSTP call to this authentication cannot change any more.
         rejected_protocols: numbers from the peer's Protocol-Rejects, for the owner to drain.
     """
 
@@ -172,7 +173,7 @@ class Lcp(ControlProtocol):
     def _take_request(self, options: Sequence[Option]) -> None:
         values = {option.type: option.value for option in options}
         self.peer_mru = int.from_bytes(values.get(LcpOption.MRU, DEFAULT_MRU.to_bytes(2, "big")), "big")
-        self.send_limit = self.peer_mru
+        self.send_limit = min(self.peer_mru, MAXIMUM_MRU)
         if self._role is Role.CLIENT:
             self.method = METHODS_BY_VALUE.get(values.get(LcpOption.AUTHENTICATION, b""))
 
@@ -214,7 +215,8 @@ class Lcp(ControlProtocol):
 
     def _echo_reply(self, packet: Packet) -> None:
         if packet.code == Code.ECHO_REQUEST:
-            self._send(Packet(Code.ECHO_REPLY, packet.identifier, self._agreed_magic + packet.data[_MAGIC_SIZE:]))
+            data = self._agreed_magic + packet.data[_MAGIC_SIZE:]
+            self._send(Packet(Code.ECHO_REPLY, packet.identifier, data[: self.send_limit - HEADER]))
 
     def reject_protocol(self, protocol: int, information: bytes, now: float) -> None:
         """Send a Protocol-Reject, cut to the peer's MRU, if LCP is Opened and not too many were sent of late."""

@@ -221,7 +221,7 @@ class PppLink:
 
     @property
     def _send_limit(self) -> int:
-        return min(self._lcp.peer_mru, self._settings.mtu)
+        return min(self._lcp.send_limit, self._settings.mtu)
 
     def _settle_lcp(self, now: float) -> None:
         """Carry on what a call of LCP brought."""
