@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from sstpfarm.errors import LocalError, PeerError
@@ -13,27 +9,27 @@ from sstpfarm.proto.sstp import binding
 from sstpfarm.proto.sstp.binding import CertificateHash, build_call_connected, check_mac, check_presented
 from sstpfarm.proto.sstp.constants import HashProtocol
 from sstpfarm.reasons import Reason
+from tests.vectors.loader import load
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "vectors.json").read_text())["vectors"]
-BY_ID: dict[str, Any] = {vector["id"]: vector for vector in VECTORS}
-GOOD = sorted(vector["id"] for vector in VECTORS if vector["group"] == "crypto-binding" and "nonce" in vector["inputs"])
+BY_ID = {vector.id: vector for vector in load("crypto-binding", "crypto-binding-negative")}
+GOOD = sorted(vector.id for vector in BY_ID.values() if "nonce" in vector.inputs)
 
 
 class Example:
     """The fields of one vector in the types of the API."""
 
     def __init__(self, name: str) -> None:
-        inputs, expected = BY_ID[name]["inputs"], BY_ID[name]["expected"]
-        self.hash_protocol = HashProtocol(inputs["hash_protocol"])
-        self.nonce = bytes.fromhex(inputs["nonce"])
-        self.hlak = bytes.fromhex(inputs["hlak"])
-        known = bytes.fromhex(inputs["cert_hash"])
+        vector = BY_ID[name]
+        self.hash_protocol = HashProtocol(vector.number("hash_protocol"))
+        self.nonce = vector["nonce"]
+        self.hlak = vector["hlak"]
+        known = vector["cert_hash"]
         sha1 = self.hash_protocol is HashProtocol.SHA1
         self.certificate = CertificateHash(known if sha1 else bytes(20), bytes(32) if sha1 else known)
-        self.cmk = bytes.fromhex(expected["cmk"])
-        self.zeroed = bytes.fromhex(expected["message_with_zeroed_mac_112"])
-        self.mac = bytes.fromhex(expected["compound_mac"])
-        self.packet = bytes.fromhex(expected["call_connected_112"])
+        self.cmk = vector["cmk"]
+        self.zeroed = vector["message_with_zeroed_mac_112"]
+        self.mac = vector["compound_mac"]
+        self.packet = vector["call_connected_112"]
 
     def check(self, packet: bytes, hash_mask: int = 3) -> None:
         check_presented(packet, nonce=self.nonce, hash_mask=hash_mask, certificates=(self.certificate,))
@@ -52,8 +48,7 @@ def flipped(packet: bytes, bit: int) -> bytes:
 
 
 def test_every_vector_of_the_group_is_covered() -> None:
-    ids = {vector["id"] for vector in VECTORS if vector["group"].startswith("crypto-binding")}
-    assert ids == {*GOOD, "cert-hash", "cb-mschapv2-sha256-WRONG-ORDER"}
+    assert set(BY_ID) == {*GOOD, "cert-hash", "cb-mschapv2-sha256-WRONG-ORDER"}
     assert len(GOOD) == 4
 
 
@@ -75,19 +70,19 @@ def test_vector(name: str) -> None:
 
 def test_certificate_hash_vector() -> None:
     vector = BY_ID["cert-hash"]
-    known = CertificateHash.of(bytes.fromhex(vector["inputs"]["certificate_der"]))
-    assert known.sha1.hex() == vector["expected"]["sha1"]
-    assert known.sha256.hex() == vector["expected"]["sha256"]
+    known = CertificateHash.of(vector["certificate_der"])
+    assert known.sha1 == vector["sha1"]
+    assert known.sha256 == vector["sha256"]
     packet = build_call_connected(hash_protocol=HashProtocol.SHA1, nonce=bytes(32), certificate=known, hlak=bytes(32))
-    assert packet[48:80].hex() == vector["expected"]["sha1_field_32"]
+    assert packet[48:80] == vector["sha1_field_32"]
 
 
 def test_swapped_halves_of_the_key_are_refused() -> None:
     example = Example("cb-mschapv2-sha256")
     vector = BY_ID["cb-mschapv2-sha256-WRONG-ORDER"]
-    wrong = bytes.fromhex(vector["expected"]["compound_mac_to_reject"])
-    zeroed = bytes.fromhex(vector["inputs"]["message_with_zeroed_mac_112"])
-    key = binding.compound_mac_key(bytes.fromhex(vector["inputs"]["hlak_wrong"]), HashProtocol.SHA256)
+    wrong = vector["compound_mac_to_reject"]
+    zeroed = vector["message_with_zeroed_mac_112"]
+    key = binding.compound_mac_key(vector["hlak_wrong"], HashProtocol.SHA256)
     assert binding.compound_mac(key, zeroed, HashProtocol.SHA256) == wrong
     assert example.refusal(zeroed[:80] + wrong) is Reason.BINDING_MAC
 

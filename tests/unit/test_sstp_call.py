@@ -1,4 +1,4 @@
-"""SstpCall as its driver sees it: whole calls, timers under a fake clock, reasons, bounds."""
+"""SstpCall as its driver sees it: whole calls, the crypto binding, refusals, reasons, bounds."""
 
 from __future__ import annotations
 
@@ -10,96 +10,28 @@ from sstpfarm.errors import LocalError
 from sstpfarm.proto.events import CallAccepted, CallConnected, CallEnded, CallEnding
 from sstpfarm.proto.roles import Role
 from sstpfarm.proto.sstp import packets
-from sstpfarm.proto.sstp.binding import build_call_connected
 from sstpfarm.proto.sstp.call import CertificateHash, SstpCall, SstpSettings, State
 from sstpfarm.proto.sstp.constants import HashProtocol, MessageType, Status
 from sstpfarm.proto.sstp.packets import Attribute, ControlMessage, StatusInfo
 from sstpfarm.reasons import Reason
-
-SEEN = CertificateHash(b"s" * 20, b"S" * 32)
-OTHER = CertificateHash(b"o" * 20, b"O" * 32)
-HLAK = bytes(range(32))
-NONCE = b"n" * 32
-REQUEST = packets.CALL_CONNECT_REQUEST.encode()
-ECHO_REQUEST = packets.ECHO_REQUEST.encode()
-ECHO_RESPONSE = packets.ECHO_RESPONSE.encode()
-DISCONNECT_ACK = packets.CALL_DISCONNECT_ACK.encode()
-
-
-def nonce(length: int) -> bytes:
-    assert length == 32
-    return NONCE
-
-
-def a_server(keepalive: float | None = 60.0, hash_mask: int = 3) -> SstpCall:
-    settings = SstpSettings(
-        role=Role.SERVER,
-        certificates=(OTHER, SEEN),
-        keepalive=keepalive,
-        hash_mask=hash_mask,
-        connect_request_timeout=30.0,
-    )
-    return SstpCall(settings, nonce)
-
-
-def a_client(keepalive: float | None = 60.0, hash_mask: int = 3) -> SstpCall:
-    settings = SstpSettings(role=Role.CLIENT, certificates=(SEEN,), keepalive=keepalive, hash_mask=hash_mask)
-    return SstpCall(settings, nonce)
-
-
-def accepted_server(hash_mask: int = 3) -> SstpCall:
-    call = a_server(hash_mask=hash_mask)
-    call.start(0)
-    call.receive(REQUEST, 0)
-    assert call.events() == [CallAccepted()]
-    call.data_to_send()
-    return call
-
-
-def connected(role: Role, keepalive: float | None = 60.0, now: float = 0) -> SstpCall:
-    call = a_server(keepalive) if role is Role.SERVER else a_client(keepalive)
-    call.start(now)
-    if role is Role.SERVER:
-        call.receive(REQUEST, now)
-        call.authenticated(HLAK, now)
-        call.receive(call_connected(), now)
-    else:
-        call.receive(packets.call_connect_ack(3, NONCE).encode(), now)
-        call.authenticated(HLAK, now)
-    assert call.events() == [CallAccepted(), CallConnected()]
-    call.data_to_send()
-    return call
-
-
-def call_connected(
-    *,
-    hash_protocol: HashProtocol = HashProtocol.SHA256,
-    its_nonce: bytes = NONCE,
-    certificate: CertificateHash = SEEN,
-    hlak: bytes = HLAK,
-) -> bytes:
-    return build_call_connected(hash_protocol=hash_protocol, nonce=its_nonce, certificate=certificate, hlak=hlak)
-
-
-def said(call: SstpCall) -> list[tuple[int, int | None]]:
-    """What the call wants to send: types, and the status where there is one."""
-    stream, found = call.data_to_send(), []
-    while stream:
-        length = int.from_bytes(stream[2:4])
-        message = packets.decode_control(stream[:length])
-        status = packets.status_of(message)
-        found.append((message.type, status.status if status else None))
-        stream = stream[length:]
-    return found
-
-
-def ending(call: SstpCall) -> Reason:
-    (event,) = call.events()
-    assert isinstance(event, CallEnding)
-    return event.reason
-
-
-ABORT, DISCONNECT = MessageType.CALL_ABORT, MessageType.CALL_DISCONNECT
+from tests.unit.sstp_bench import (
+    ABORT,
+    DISCONNECT,
+    DISCONNECT_ACK,
+    ECHO_REQUEST,
+    HLAK,
+    NONCE,
+    OTHER,
+    REQUEST,
+    SEEN,
+    a_client,
+    a_server,
+    accepted_server,
+    call_connected,
+    connected,
+    ending,
+    said,
+)
 
 # -- whole calls -----------------------------------------------------------------------------------------------------
 
@@ -417,144 +349,6 @@ def test_an_end_before_the_start(role: Role) -> None:
     call.abort(Reason.LOGIN_DEADLINE, 0)
     assert call.events() == [CallEnding(Reason.LOGIN_DEADLINE), CallEnded(Reason.LOGIN_DEADLINE)]
     assert call.data_to_send() == b""
-
-
-# -- timers ----------------------------------------------------------------------------------------------------------
-
-
-def run_out(call: SstpCall, at: float) -> None:
-    """The timer is set to `at`, does nothing before, and fires then."""
-    assert call.next_deadline() == at
-    state = call.state
-    call.tick(at - 0.001)
-    assert call.state is state
-    call.tick(at)
-    assert call.state is not state
-
-
-def test_server_waits_for_the_request() -> None:
-    call = a_server()
-    call.start(100)
-    run_out(call, 130)
-    assert said(call) == [(ABORT, Status.NEGOTIATION_TIMEOUT)]
-    assert ending(call) is Reason.CONNECT_REQUEST_TIMEOUT
-    run_out(call, 133)  # ABORT_1
-    assert call.events() == [CallEnded(Reason.CONNECT_REQUEST_TIMEOUT)]
-
-
-def test_server_waits_for_call_connected() -> None:
-    call = a_server()
-    call.start(100)
-    call.receive(REQUEST, 120)
-    call.authenticated(HLAK, 150)
-    call.data_to_send()
-    call.events()
-    run_out(call, 180)
-    assert said(call) == [(ABORT, Status.NEGOTIATION_TIMEOUT)]
-    assert ending(call) is Reason.NEGOTIATION_TIMEOUT
-
-
-def test_client_waits_for_the_ack() -> None:
-    call = a_client()
-    call.start(100)
-    call.data_to_send()
-    run_out(call, 160)
-    assert said(call) == [(ABORT, Status.NEGOTIATION_TIMEOUT)]
-    assert ending(call) is Reason.NEGOTIATION_TIMEOUT
-
-
-def test_client_waits_for_its_authentication() -> None:
-    call = a_client()
-    call.start(100)
-    call.receive(packets.call_connect_ack(3, NONCE).encode(), 150)
-    call.data_to_send()
-    call.events()
-    run_out(call, 210)
-    assert said(call) == [(ABORT, Status.NEGOTIATION_TIMEOUT)]
-
-
-@pytest.mark.parametrize("role", Role)
-def test_disconnect_is_not_waited_for_without_end(role: Role) -> None:
-    call = connected(role)
-    call.disconnect(Reason.SHUTDOWN, 10)
-    call.data_to_send()
-    call.events()
-    run_out(call, 15)  # DISCONNECT_1
-    assert call.events() == [CallEnded(Reason.SHUTDOWN)]
-    assert call.data_to_send() == b""
-
-
-def test_teardown_times_are_settings() -> None:
-    settings = SstpSettings(
-        role=Role.CLIENT, certificates=(SEEN,), abort_1=0.1, abort_2=0.2, disconnect_1=0.3, disconnect_2=0.4
-    )
-    triggers: list[tuple[Callable[[SstpCall], None], float]] = [
-        (lambda call: call.abort(Reason.LOGIN_DEADLINE, 0), 0.1),
-        (lambda call: call.receive(packets.call_abort(0).encode(), 0), 0.2),
-        (lambda call: call.disconnect(Reason.SHUTDOWN, 0), 0.3),
-        (lambda call: call.receive(packets.call_disconnect(0).encode(), 0), 0.4),
-    ]
-    for trigger, seconds in triggers:
-        call = SstpCall(settings, nonce)
-        call.start(0)
-        trigger(call)
-        assert call.next_deadline() == seconds
-
-
-@pytest.mark.parametrize("role", Role)
-def test_keepalive_of_a_dead_peer(role: Role) -> None:
-    call = connected(role, keepalive=5.0, now=100)
-    times = []
-    while (due := call.next_deadline()) is not None:
-        call.tick(due - 0.001)
-        assert call.data_to_send() == b""
-        call.tick(due)
-        times.append((due, call.data_to_send()))
-    assert times == [(105 + second, ECHO_REQUEST) for second in range(5)] + [(110, b"")]
-    assert call.events() == [CallEnding(Reason.PEER_DEAD), CallEnded(Reason.PEER_DEAD, drop=True)]
-
-
-@pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("by", ["heard", "message"])
-def test_keepalive_of_a_peer_that_answers(role: Role, by: str) -> None:
-    call = connected(role, keepalive=5.0)
-    for base in (0, 6, 12):
-        assert call.next_deadline() == base + 5
-        call.tick(base + 5)
-        assert call.data_to_send() == ECHO_REQUEST
-        if by == "heard":
-            call.heard(base + 6)
-        else:
-            call.receive(ECHO_RESPONSE, base + 6)
-    assert call.data_to_send() == b""
-    assert call.state is State.CALL_CONNECTED
-
-
-def test_keepalive_of_a_busy_peer_costs_nothing() -> None:
-    call = connected(Role.SERVER, keepalive=5.0)
-    for now in range(100):
-        call.heard(now)
-        call.tick(now)
-    assert call.data_to_send() == b""
-
-
-def test_keepalive_shorter_than_the_echo_interval() -> None:
-    call = connected(Role.SERVER, keepalive=0.25)
-    call.tick(0.25)
-    assert call.data_to_send() == ECHO_REQUEST
-    assert call.next_deadline() == 0.5
-    call.tick(0.5)
-    assert call.events()[-1] == CallEnded(Reason.PEER_DEAD, drop=True)
-
-
-@pytest.mark.parametrize("role", Role)
-def test_no_keepalive_but_echoes_are_answered(role: Role) -> None:
-    call = connected(role, keepalive=None)
-    assert call.next_deadline() is None
-    call.tick(1e9)
-    assert (call.data_to_send(), call.events()) == (b"", [])
-    call.receive(ECHO_REQUEST, 1e9)
-    assert call.data_to_send() == ECHO_RESPONSE
 
 
 # -- bounds and misuse -----------------------------------------------------------------------------------------------

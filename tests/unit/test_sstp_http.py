@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from sstpfarm.errors import LocalError, PeerError
@@ -21,11 +18,11 @@ from sstpfarm.proto.sstp.http import (
     parse_response,
 )
 from sstpfarm.reasons import Reason
+from tests.vectors.loader import load
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "vectors.json").read_text())["vectors"]
-(EXCHANGE,) = [vector["expected"] for vector in VECTORS if vector["group"] == "http"]
-REQUEST = EXCHANGE["request_ascii"].encode("ascii")
-RESPONSE = EXCHANGE["response_ascii"].encode("ascii")
+(EXCHANGE,) = load("http")
+REQUEST = EXCHANGE.text("request_ascii").encode("ascii")
+RESPONSE = EXCHANGE.text("response_ascii").encode("ascii")
 GUID = "{2A7DC0F0-6E4D-4F4B-9B0E-0123456789AB}"
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from sstpfarm.errors import LocalError, PeerError
@@ -12,11 +9,9 @@ from sstpfarm.proto.sstp import packets
 from sstpfarm.proto.sstp.constants import HashProtocol, MessageType, Status
 from sstpfarm.proto.sstp.packets import Attribute, ControlMessage, StatusInfo
 from sstpfarm.reasons import Reason
+from tests.vectors.loader import load
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "vectors.json").read_text())["vectors"]
-WIRE = {
-    vector["id"]: bytes.fromhex(vector["expected"]["packet"]) for vector in VECTORS if vector["group"] == "sstp-wire"
-}
+WIRE = {vector.id: vector["packet"] for vector in load("sstp-wire")}
 
 NONCE_4_7 = bytes.fromhex("412b489aebd7ecc7d08966f26be7cd72b231a0e9210d7c91b308862b0344c435")
 NONCE_CB = bytes.fromhex("c500112233445566778899aabbccddeeff102030405060708090a0b0c0d0e0f0")
