@@ -34,6 +34,7 @@ from rich.table import Table
 from sstpfarm.cli.stage import Namespace, StageError, follow, make_namespaces, start, stop
 from sstpfarm.reasons import ExitCode
 
+LABEL: Final = "sstpfarm-demo"
 SERVER_ADDRESS: Final = "192.0.2.1"  # RFC 5737 documentation addresses
 CLIENT_ADDRESS: Final = "192.0.2.2"
 TUNNEL_GATEWAY: Final = "10.20.0.1"
@@ -90,7 +91,8 @@ def run_demo(console: Console) -> int:
     if obstacle:
         console.print(f"[red]The demonstration cannot run here:[/] {escape(obstacle)}")
         return ExitCode.SYSTEM
-    directory = Path(tempfile.mkdtemp(prefix="sstpfarm-demo-"))
+    # Not $TMPDIR: root's may be a private one, and auth and the workers reach their files as users of their own.
+    directory = Path(tempfile.mkdtemp(prefix=f"{LABEL}-{os.getpid()}-", dir="/run"))
     try:
         with _signals_interrupt():
             try:
@@ -142,9 +144,7 @@ def _show(console: Console, directory: Path) -> None:
     """The acts in their order; whatever was started ends when this returns or raises."""
     with ExitStack() as stack:
         console.rule("sstpfarm: one server, one client, one tunnel")
-        server_place, client_place = make_namespaces(
-            stack, "sstpfarm-demo", (f"{SERVER_ADDRESS}/24", f"{CLIENT_ADDRESS}/24")
-        )
+        server_place, client_place = make_namespaces(stack, LABEL, (f"{SERVER_ADDRESS}/24", f"{CLIENT_ADDRESS}/24"))
         console.print("Two network namespaces, joined by a veth pair")
 
         server, fingerprint = _start_server(stack, server_place, directory)
@@ -167,7 +167,7 @@ def _show(console: Console, directory: Path) -> None:
 
 def _start_server(stack: ExitStack, place: Namespace, directory: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start the server and wait until it is ready; the process and its certificate's SHA-256."""
-    directory.chmod(0o711)  # auth and the workers reach their own directories as users of their own
+    directory.chmod(0o711)
     _write_private(directory / "password", secrets.token_urlsafe(16))
     config = directory / "sstpfarm.toml"
     _write_private(
