@@ -1,4 +1,4 @@
-"""Crypto binding: ties the TLS connection and the PPP authentication together (MS-SSTP 3.2.5.2 and 3.3.5.2.3).
+"""Crypto binding: ties the TLS connection and the PPP authentication together (MS-SSTP 3.2.5.2 and 3.3.5.2).
 
 Without it a man in the middle who holds a TLS connection to each side could relay a login of a user elsewhere.
 Nothing here stands in a log or an exception but which check failed.
@@ -16,7 +16,7 @@ from sstpfarm.proto.sstp.constants import HLAK_LENGTH, NONCE_LENGTH, AttributeId
 from sstpfarm.proto.sstp.packets import Attribute, ControlMessage
 from sstpfarm.reasons import Reason
 
-CMK_SEED: Final = b"SSTP inner method derived CMK"  # 29 bytes, no NUL: MS-SSTP 3.2.5.2.3
+CMK_SEED: Final = b"SSTP inner method derived CMK"  # 29 bytes, no NUL: MS-SSTP 3.2.5.2
 
 # offsets in the Call Connected message, MS-SSTP 2.2.11
 MESSAGE_LENGTH: Final = 112
@@ -67,7 +67,7 @@ def choose_hash(offered: int, allowed: int) -> HashProtocol:
 
 
 def compound_mac_key(hlak: bytes, hash_protocol: HashProtocol) -> bytes:
-    """Return the CMK: 20 bytes for SHA-1, 32 for SHA-256 (MS-SSTP 3.2.5.2.3).
+    """Return the CMK: 20 bytes for SHA-1, 32 for SHA-256 (MS-SSTP 3.2.5.2).
 
     PRF+ needs one block only, since the key is as long as the hash. The length is little-endian, unlike all else.
     """
@@ -78,7 +78,7 @@ def compound_mac_key(hlak: bytes, hash_protocol: HashProtocol) -> bytes:
 
 
 def compound_mac(cmk: bytes, message: bytes, hash_protocol: HashProtocol) -> bytes:
-    """Return the MAC of a 112-byte Call Connected, whatever its MAC field holds (MS-SSTP 3.2.5.2.4)."""
+    """Return the MAC of a 112-byte Call Connected, whatever its MAC field holds (MS-SSTP 3.2.5.2)."""
     return hmac.digest(cmk, message[:MAC_AT] + bytes(MESSAGE_LENGTH - MAC_AT), _NAMES[hash_protocol])
 
 
@@ -121,11 +121,11 @@ def check_presented(
     hash_protocol = HashProtocol(number)
     if not hmac.compare_digest(packet[NONCE_AT:CERTIFICATE_HASH_AT], nonce):
         raise PeerError(
-            "the nonce is not that of this connection", reason=Reason.BINDING_NONCE, spec="MS-SSTP 3.3.5.2.3"
+            "the nonce is not that of this connection", reason=Reason.BINDING_NONCE, spec="MS-SSTP 3.3.5.2"
         )
     presented = packet[CERTIFICATE_HASH_AT : CERTIFICATE_HASH_AT + _DIGEST_LENGTHS[hash_protocol]]
     if not any(hmac.compare_digest(presented, known.under(hash_protocol)) for known in certificates):
-        raise PeerError("the certificate hash is not ours", reason=Reason.BINDING_CERTIFICATE, spec="MS-SSTP 3.3.5.2.3")
+        raise PeerError("the certificate hash is not ours", reason=Reason.BINDING_CERTIFICATE, spec="MS-SSTP 3.3.5.2")
     return hash_protocol
 
 
@@ -138,4 +138,4 @@ def check_mac(packet: bytes, hlak: bytes) -> None:
     hash_protocol = HashProtocol(packet[HASH_PROTOCOL_AT])
     expected = compound_mac(compound_mac_key(hlak, hash_protocol), packet, hash_protocol)
     if not hmac.compare_digest(packet[MAC_AT : MAC_AT + len(expected)], expected):
-        raise PeerError("the compound MAC does not fit", reason=Reason.BINDING_MAC, spec="MS-SSTP 3.3.5.2.3")
+        raise PeerError("the compound MAC does not fit", reason=Reason.BINDING_MAC, spec="MS-SSTP 3.3.5.2")

@@ -19,7 +19,7 @@ ENCAPSULATED_PROTOCOL_PPP: Final = 0x0001  # MS-SSTP 2.2.5
 NONCE_LENGTH: Final = 32  # MS-SSTP 2.2.6
 HLAK_LENGTH: Final = 32  # higher-layer authentication key, MS-SSTP 3.2.5.2
 STATUS_VALUE_LIMIT: Final = 64  # bytes of a refused attribute that a Status Info repeats: MS-SSTP 2.2.8
-NAK_RETRIES: Final = 3  # Call Connect Naks before the call is aborted: MS-SSTP 2.2.8, retry count
+NAK_RETRIES: Final = 3  # Call Connect Naks before the call is aborted; Windows allows as many
 
 
 class MessageType(IntEnum):

@@ -1,4 +1,4 @@
-"""The HTTP exchange in front of SSTP: one request, one response, then SSTP bytes (MS-SSTP 3.2.4.1, 3.3.5.1).
+"""The HTTP exchange in front of SSTP: one request, one response, then SSTP bytes (MS-SSTP 3.2, 3.3).
 
 Heads are passed on as the bytes up to and including the empty line. All bytes behind it belong to SSTP: some
 clients write their Call Connect Request in the same flight.
@@ -16,8 +16,8 @@ from sstpfarm.errors import LocalError, PeerError
 from sstpfarm.reasons import Reason
 
 SSTP_METHOD: Final = "SSTP_DUPLEX_POST"
-SSTP_PATH: Final = "/sra_{BA195980-CD49-458b-9E23-C84EE0ADCD75}/"  # MS-SSTP 3.2.4.1; compared without case
-CONTENT_LENGTH: Final = "18446744073709551615"  # 2^64-1: MS-SSTP 3.2.4.1
+SSTP_PATH: Final = "/sra_{BA195980-CD49-458b-9E23-C84EE0ADCD75}/"  # MS-SSTP 3.2; compared without case
+CONTENT_LENGTH: Final = "18446744073709551615"  # 2^64-1: MS-SSTP 3.2
 HEAD_LIMIT: Final = 16384  # bytes
 
 REFUSALS: Final[Mapping[Reason, str]] = MappingProxyType(
