@@ -120,9 +120,7 @@ def check_presented(
         )
     hash_protocol = HashProtocol(number)
     if not hmac.compare_digest(packet[NONCE_AT:CERTIFICATE_HASH_AT], nonce):
-        raise PeerError(
-            "the nonce is not that of this connection", reason=Reason.BINDING_NONCE, spec="MS-SSTP 3.3.5.2"
-        )
+        raise PeerError("the nonce is not that of this connection", reason=Reason.BINDING_NONCE, spec="MS-SSTP 3.3.5.2")
     presented = packet[CERTIFICATE_HASH_AT : CERTIFICATE_HASH_AT + _DIGEST_LENGTHS[hash_protocol]]
     if not any(hmac.compare_digest(presented, known.under(hash_protocol)) for known in certificates):
         raise PeerError("the certificate hash is not ours", reason=Reason.BINDING_CERTIFICATE, spec="MS-SSTP 3.3.5.2")
