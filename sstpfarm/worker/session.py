@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from sstpfarm.dataplane.interface import Gate, PacketPath
+from sstpfarm.dataplane.interface import Cell, Gate, PacketPath
 from sstpfarm.ipc import messages as m
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.roles import AuthAccept, AuthReject, ChapProof, Ipv4Terms, Ipv6Terms, PapProof
@@ -50,7 +50,7 @@ class Session:
         "_ipv6",
         "_login",
         "_method",
-        "_opened",
+        "_opened_at",
         "_path",
         "_phase",
         "_phase_at",
@@ -74,7 +74,8 @@ class Session:
         self._login = Login.NONE
         self._request: m.AccessRequest | None = None
         self._terms: m.Terms | None = None
-        self._ppp_authenticated = self._opened = False
+        self._ppp_authenticated = False
+        self._opened_at: float | None = None
         self._ipv6: tuple[tuple[int, int], ...] = ()
         self._interface = ""
         self._user = self._method = ""
@@ -130,8 +131,8 @@ class Session:
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
         """With the first open gate the session counts as opened."""
-        if gates and not self._opened and self._terms is not None:
-            self._opened = True
+        if gates and self._opened_at is None and self._terms is not None:
+            self._opened_at = monotonic()
             self._worker.session_opened(self.id, connection)
             self._worker.log.emit(
                 "session.opened",
@@ -148,8 +149,20 @@ class Session:
         worker = self._worker
         if self._login in (Login.NONE, Login.ASKED) and reason in UNDECIDED_LOGINS:
             self._refused(reason, detail)
-        if self._opened:
+        if self._opened_at is not None:
+            cells = worker.stats.slot(self._slot)
             worker.stats.inc("sstpfarm_session_ends_total", reason)
+            worker.log.emit(
+                "session.closed",
+                session=self.id,
+                user=self._user,
+                peer=connection.peer,
+                reason=reason.value,
+                detail=detail,
+                seconds=int(monotonic() - self._opened_at),
+                bytes_in=cells[Cell.BYTES_IN],
+                bytes_out=cells[Cell.BYTES_OUT],
+            )
         else:
             worker.stats.inc("sstpfarm_connections_total", reason)
             worker.log.emit(
@@ -162,7 +175,9 @@ class Session:
             )
         if reason is Reason.INTERNAL_ERROR:
             worker.log.emit("internal.error", session=self.id, detail=detail)
-        worker.session_gone(self.id, self._slot, opened=self._opened, handed=bool(self._interface), reason=reason)
+        worker.session_gone(
+            self.id, self._slot, opened=self._opened_at is not None, handed=bool(self._interface), reason=reason
+        )
 
     # -- from auth and the master ------------------------------------------------------------------------------------
 

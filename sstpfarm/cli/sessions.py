@@ -1,0 +1,116 @@
+"""`sstpfarm show` and `sstpfarm kick`: ask the running farm through its control socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sstpfarm.config.load import load
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.master.control import control_request
+
+CONFIG: Final = Path("/etc/sstpfarm/sstpfarm.toml")
+RUN_DIRECTORY: Final = Path("/run/sstpfarm")
+WIDE: Final = 10_000  # columns when nobody looks: no line is folded
+COLUMNS: Final = {
+    "session": "SESSION",
+    "name": "NAME",
+    "user": "USER",
+    "caller_id": "CALLER-ID",
+    "address": "ADDRESS",
+    "mtu": "MTU",
+    "uptime_s": "UPTIME",
+    "method": "METHOD",
+    "cipher": "CIPHER",
+    "worker": "WORKER",
+    "bytes_in": "IN",
+    "bytes_out": "OUT",
+    "state": "STATE",
+}
+
+
+def farm_option(function: click.decorators.FC) -> click.decorators.FC:
+    """Which farm is asked: by its configuration file, whose run-directory holds the control socket."""
+    return click.option(
+        "--config",
+        "path",
+        type=click.Path(path_type=Path),
+        help=f"Configuration of the farm that is asked.  [default: {CONFIG}, if it is there]",
+    )(function)
+
+
+@click.group()
+def show() -> None:
+    """Show what the running farm does."""
+
+
+@show.command()
+@farm_option
+@click.option("--json", "as_json", is_flag=True, help="The whole facts, as a JSON list.")
+def sessions(path: Path | None, as_json: bool) -> None:
+    """List the sessions."""
+    found = _ask(path, {"command": "sessions"})["sessions"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in COLUMNS.values():
+        table.add_column(title, overflow="fold")
+    for session in found:
+        table.add_row(*(_text(key, session[key]) for key in COLUMNS))
+    _console().print(table)
+
+
+@show.command()
+@farm_option
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def status(path: Path | None, as_json: bool) -> None:
+    """Describe the farm: processes, sessions, listeners."""
+    found = _ask(path, {"command": "status"})["status"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in found.items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value))
+    _console().print(table)
+
+
+@click.command()
+@farm_option
+@click.argument("session")
+def kick(path: Path | None, session: str) -> None:
+    """End a session, named by its ID or its interface."""
+    for ended in _ask(path, {"command": "kick", "session": session})["kicked"]:
+        click.echo(ended)
+
+
+def _ask(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
+    if path is None and not CONFIG.exists():
+        directory = RUN_DIRECTORY
+    else:
+        directory = Path(load(path or CONFIG).farm.run_directory)
+    reply = control_request(directory, request)
+    if not reply.get("ok"):
+        raise SystemRefusal(str(reply.get("error", "the farm gave no reason")))
+    return reply
+
+
+def _text(key: str, value: object) -> str:
+    if key == "uptime_s" and isinstance(value, int | float):
+        minutes, seconds = divmod(int(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    if key in ("bytes_in", "bytes_out") and isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDE)
