@@ -91,9 +91,8 @@ def kick(path: Path | None, session: str) -> None:
 
 
 def _ask(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
-    if path is None and not CONFIG.exists():
-        directory = RUN_DIRECTORY
-    else:
+    directory = RUN_DIRECTORY
+    if path is not None or CONFIG.exists():
         directory = Path(load(path or CONFIG).farm.run_directory)
     reply = control_request(directory, request)
     if not reply.get("ok"):
