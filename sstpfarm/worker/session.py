@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sstpfarm.dataplane.interface import Cell, Gate, PacketPath
 from sstpfarm.ipc import messages as m
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.roles import AuthAccept, AuthReject, ChapProof, Ipv4Terms, Ipv6Terms, PapProof
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
@@ -99,7 +100,7 @@ class Session:
         proof = request.proof
         chap = proof if isinstance(proof, ChapProof) else None
         self._method = request.method.value
-        self._user = printable(request.user)
+        self._user = readable(request.user)
         self._request = m.AccessRequest(
             session=self.id,
             user=request.user,
@@ -244,12 +245,3 @@ class Session:
             reason=reason.value,
             detail=detail,
         )
-
-
-def printable(name: bytes) -> str:
-    """Return a user name from the wire as text for logs: UTF-8, else Latin-1, without control characters."""
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        text = name.decode("latin-1")
-    return "".join(character if character.isprintable() else "?" for character in text)
