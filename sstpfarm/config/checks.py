@@ -124,7 +124,7 @@ def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> 
     _check_terms(config, secret, path, report)
     if secret.caller_id:
         _parsed(parse_caller, secret.caller_id, (*path, "caller-id"), 'an address, a network, or "" for any', report)
-    profile_name = secret.profile or config.server.default_profile
+    profile_name = config.server.default_profile if secret.profile is None else secret.profile
     profile = config.profile.get(profile_name)
     if profile is None:
         if secret.profile is not None:

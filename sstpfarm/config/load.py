@@ -84,6 +84,11 @@ def check(path: Path) -> str:
     return "\n".join([f"{path}: good; {'; '.join(facts)}", *(f"{path}: warning: {note}" for note in notes)])
 
 
+def allowed_values(kind: type[Table], key: str) -> str:
+    """Return for people which values a key of a table may have."""
+    return _allowed(_fields(kind)[key].hint)
+
+
 def _file_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -172,8 +177,11 @@ def _fields(kind: type[Table]) -> dict[str, _Field]:
 
 
 def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report) -> Any:
-    if path[-1] == "password":
-        return _convert_password(value, path, report)
+    if Password in _members(hint):
+        if isinstance(value, str) and _is_password(value):
+            return Password(value)
+        report.add(path, f"is not allowed; allowed: {_allowed(hint)}")  # the value is not shown
+        return None
     if isinstance(value, dict) and CertificateFiles in _members(hint):
         return _convert_table(CertificateFiles, value, path, report)
     try:
@@ -185,13 +193,6 @@ def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report)
         for index in indexes:
             wrong = wrong[index]
         report.add_value((*path, *indexes), wrong, "is not allowed", _allowed(hint))
-    return None
-
-
-def _convert_password(value: object, path: tuple[str, ...], report: Report) -> Password | None:
-    if isinstance(value, str) and _is_password(value):
-        return Password(value)
-    report.add(path, f"is not allowed; allowed: text of 1 to {MAX_PASSWORD} characters")
     return None
 
 

@@ -32,8 +32,9 @@ MAX_NAME: Final = 64  # characters of a profile's or pool's name
 
 Mtu = Annotated[int, Meta(ge=MTU_MIN, le=MTU_MAX, description="a whole number of bytes, 576 to 4087")]
 Deadline = Annotated[float, Meta(gt=0, le=3600, description="seconds, more than 0, at most 3600")]
-FilePath = Annotated[str, Meta(min_length=1, max_length=4096, description="the path of a file")]
-Directory = Annotated[str, Meta(min_length=1, max_length=4096, description="the path of a directory")]
+Path = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]+$")]
+FilePath = Annotated[Path, Meta(description="the path of a file")]
+Directory = Annotated[Path, Meta(description="the path of a directory")]
 Address = Annotated[str, Meta(max_length=64, description='an IPv4 address such as "10.20.0.1"')]
 Addresses = Annotated[
     tuple[Annotated[str, Meta(max_length=64)], ...],
@@ -100,7 +101,10 @@ class Server(Table, frozen=True):
     client_to_client: Switch = False
     masquerade: Annotated[
         str,
-        Meta(pattern=r"^[^\s/:]{0,15}$", description='the name of an interface, at most 15 characters, or "" for none'),
+        Meta(
+            pattern=r"^[A-Za-z0-9._@+-]{0,15}\Z",
+            description='the name of an interface, at most 15 characters, or "" for none',
+        ),
     ] = ""
     metrics: Annotated[
         str, Meta(max_length=80, description='"ADDRESS:PORT" or "[ADDRESS]:PORT", or "" to switch it off')
@@ -153,7 +157,7 @@ class Pool(Table, frozen=True):
 class Secret(Table, frozen=True):
     """[secret.NAME]: a user; what it leaves out comes from its profile."""
 
-    password: Password | None = None
+    password: Annotated[Password, Meta(description="text of 1 to 256 characters")] | None = None
     password_file: FilePath | None = None
     profile: Annotated[str, Meta(description="the name of a profile")] | None = None
     local_address: Address | None = None

@@ -79,7 +79,7 @@ def for_worker(config: Config) -> WorkerView:
 
 
 def _account(config: Config, secret: Secret) -> Account:
-    profile: Profile = config.profile[secret.profile or config.server.default_profile]
+    profile = config.profile[config.server.default_profile if secret.profile is None else secret.profile]
     local = secret.local_address or profile.local_address
     remote = secret.remote_address or profile.remote_address
     assert local is not None, "checks.py requires it"

@@ -210,6 +210,21 @@ FAULTS: Final[dict[str, Fault]] = {
         REST + '[secret.alice]\npassword = "a"\nremote-address = "10.20.0.1"\n',
         ('9: secret.alice.remote-address: "10.20.0.1" is a local-address',),
     ),
+    "an empty profile": Fault(
+        REST + '[secret.alice]\npassword = "a"\nprofile = ""\n',
+        ('9: secret.alice.profile: there is no profile ""; known: default',),
+    ),
+    "a path with a zero byte": Fault(
+        REST + '[secret.alice]\npassword-file = "a\\u0000b"\n',
+        ('8: secret.alice.password-file: "a\\u0000b" is not allowed; allowed: the path of a file',),
+    ),
+    "an interface that is more than a name": Fault(
+        "[server]\nmasquerade = 'eth0\"; }'" + REST,
+        (
+            '2: server.masquerade: "eth0\\"; }" is not allowed; '
+            'allowed: the name of an interface, at most 15 characters, or "" for none',
+        ),
+    ),
     "caller-id": Fault(
         REST + '[secret.alice]\npassword = "a"\ncaller-id = "home"\n',
         (
