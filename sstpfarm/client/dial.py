@@ -20,13 +20,14 @@ from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.roles import AuthMethod, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.proto.sstp.call import SstpSettings
 from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
-from sstpfarm.transport.tls import SharedBuffers, TlsPump, certificate_hash, client_context
+from sstpfarm.transport.tls import SharedBuffers, TlsPump, client_context
 
 ANY_SOURCE: Final = ((0, 0),)
 IPV4_PATIENCE: Final = 1.0  # seconds that IPV6CP waits for IPCP, so that the interface is made once
@@ -164,7 +165,7 @@ class Dialer:
             raise PeerError(f"its SHA-256 is {digest}, not the pinned one", reason=Reason.CERTIFICATE_UNTRUSTED)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         sstp = SstpSettings(
-            role=Role.CLIENT, certificates=(certificate_hash(certificate),), keepalive=settings.keepalive_timeout
+            role=Role.CLIENT, certificates=(CertificateHash.of(certificate),), keepalive=settings.keepalive_timeout
         )
         allowed = set(settings.authentication)
         ppp = PppSettings(

@@ -218,6 +218,8 @@ class Connection:
             else:
                 self._close_now()
             return
+        if self._stage is Stage.OPEN:
+            self._receive()  # after a stall of this process: what waits in the socket counts before the clock does
         if self._stage is not Stage.OPEN or self._tunnel is None:
             return
         if self._login_deadline is not None and now >= self._login_deadline:

@@ -6,14 +6,13 @@ works at a time; a connection keeps nothing but OpenSSL's state and what the soc
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sstpfarm.errors import ConfigError, PeerError
-from sstpfarm.proto.sstp.call import CertificateHash
+from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.reasons import Reason
 
 RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
@@ -39,11 +38,6 @@ class ServerIdentity:
     certificates: tuple[CertificateHash, ...]
 
 
-def certificate_hash(der: bytes) -> CertificateHash:
-    """Return the hashes of a DER certificate that crypto binding compares (MS-SSTP 2.2.6)."""
-    return CertificateHash(sha1=hashlib.sha1(der, usedforsecurity=False).digest(), sha256=hashlib.sha256(der).digest())
-
-
 def server_identity(chain_path: str, key_path: str, chain_pem: str) -> ServerIdentity:
     """Make the server's context: TLS 1.2 and 1.3, AEAD, no renegotiation, compression or tickets.
 
@@ -65,7 +59,7 @@ def server_identity(chain_path: str, key_path: str, chain_pem: str) -> ServerIde
         der = first_certificate(chain_pem)
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ConfigError(f"server.certificate: chain and key cannot be used: {error}") from None
-    return ServerIdentity(context, (certificate_hash(der),))
+    return ServerIdentity(context, (CertificateHash.of(der),))
 
 
 def first_certificate(pem: str) -> bytes:

@@ -40,5 +40,5 @@ def test_outer_connection_over_ipv6(wire: Wire, farm: Farm) -> None:
     with connected(wire.client, f"[{wire.SERVER6}]:443", "--interface", "sstp0"):
         assert wire.client.ping(GATEWAY)
         assert wire.CLIENT6 in farm.wait_event("session.opened", mark)["peer"]
-        assert wire.CLIENT6 in farm.sessions()[0]["caller-id"]
+        assert wire.CLIENT6 in farm.sessions()[0]["caller_id"]
     farm.idle()

@@ -21,6 +21,7 @@ from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Op
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.ppp.verify import failure_message, verify
 from sstpfarm.proto.roles import AuthMethod, AuthReject, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.proto.sstp.call import SstpSettings
 from sstpfarm.proto.sstp.http import SSTP_PATH
 from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
@@ -31,7 +32,6 @@ from sstpfarm.transport.tls import (
     ServerIdentity,
     SharedBuffers,
     TlsPump,
-    certificate_hash,
     client_context,
     server_identity,
 )
@@ -76,7 +76,7 @@ class End:
 
     def open_tunnel(self, connection: Connection, certificate: bytes) -> tuple[Tunnel, PacketPath]:
         server = self.role is Role.SERVER
-        hashes = self.identity.certificates if server else (certificate_hash(certificate),)
+        hashes = self.identity.certificates if server else (CertificateHash.of(certificate),)
         settings = TunnelSettings(
             sstp=SstpSettings(role=self.role, certificates=hashes),
             ppp=PppSettings(role=self.role, methods=(AuthMethod.MSCHAP2,), user=b"alice", password=self.password),

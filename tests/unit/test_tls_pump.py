@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from sstpfarm.errors import ConfigError, PeerError
+from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.tls import (
     ServerIdentity,
     SharedBuffers,
     TlsPump,
-    certificate_hash,
     client_context,
     first_certificate,
     server_identity,
@@ -77,7 +77,7 @@ def test_bytes_pass_both_ways_in_any_chunking(identity: ServerIdentity, pair: tu
     assert "GCM" in client.cipher
     der = first_certificate(pair[0].read_text())
     assert client.peer_certificate == der
-    assert identity.certificates == (certificate_hash(der),)
+    assert identity.certificates == (CertificateHash.of(der),)
 
 
 def test_close_notify_is_seen(identity: ServerIdentity) -> None:
