@@ -34,11 +34,11 @@ class LocalError(SstpfarmError):
     """Our own code broke an invariant: a bug."""
 
 
-class IpcViolation(SstpfarmError):
+class IpcViolation(SstpfarmError):  # noqa: N818 - the name is that of the log event and of the rule
     """A process sent a message that its role or phase forbids; the supervisor kills it."""
 
 
-class SystemRefusal(SstpfarmError):
+class SystemRefusal(SstpfarmError):  # noqa: N818 - it says who refused, as the other names say whose fault it is
     """The operating system refused something that the operator can mend (permission, missing program or device)."""
 
 

@@ -80,6 +80,7 @@ class AuthService:
         self._emit = emit
         self._on_end = on_end
         self._workers: dict[int, _Worker] = {}
+        self._live: set[str] = set()  # of a list of live sessions, the parts that came
         self._waiting: deque[_Waiting] = deque()  # in the order of `due`: the delay is the same for all
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -113,8 +114,11 @@ class AuthService:
                 self._attach(number, socket.socket(fileno=fds[0]))
             case SessionReleased(worker=number, session=session):
                 self._with_leases(lambda: self._leases.release(Holder(number, session)))
-            case LiveSessions(sessions=sessions):
-                self._with_leases(lambda: self._leases.reconcile(frozenset(sessions)))
+            case LiveSessions(sessions=sessions, more=more):
+                self._live.update(sessions)
+                if not more:
+                    live, self._live = frozenset(self._live), set()
+                    self._with_leases(lambda: self._leases.reconcile(live))
             case Ping(number=number):
                 self._master.send(Pong(number=number))
             case Shutdown():

@@ -24,7 +24,10 @@ Identifier8 = Annotated[bytes, Meta(min_length=8, max_length=8)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
-    """Base of every message."""
+    """Base of every message; its repr holds no field but the session, because some fields are secrets."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'session', '')})"
 
 
 # -- worker > auth ---------------------------------------------------------------------------------------------------
@@ -117,9 +120,10 @@ class WorkerAttached(Message, frozen=True, tag="worker-attached"):
 
 
 class LiveSessions(Message, frozen=True, tag="live-sessions"):
-    """After auth was restarted: all sessions that exist; leases of others are free."""
+    """First to each auth process: all sessions that exist; leases of others are free."""
 
     sessions: tuple[SessionId, ...]
+    more: bool = False  # another part follows; the leases of others are free after the last one
 
 
 # -- master > worker -------------------------------------------------------------------------------------------------

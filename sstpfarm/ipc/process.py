@@ -45,7 +45,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def seal_memfd(name: str, data: bytes) -> int:
-    """Return a descriptor of a memory file with that content, which nobody can change any more; a child may inherit it."""
+    """Return a descriptor of a memory file with that content, which nobody can change any more."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
@@ -85,7 +85,7 @@ def drop_privileges(uid: int, gid: int) -> None:
         SystemRefusal: the kernel refused a step.
     """
     parent = os.getppid()
-    reduce_capabilities({"SETUID", "SETGID"})
+    _bound_capabilities(set())  # what is effective now stays so until the user changes
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)  # clears the effective and the permitted set (capabilities(7))
@@ -106,10 +106,7 @@ def reduce_capabilities(keep: Collection[str]) -> None:
         SystemRefusal: not permitted (SETPCAP is needed).
     """
     kept = {CAPABILITIES[name] for name in keep}
-    last = int(LAST_CAPABILITY.read_text("ascii"))
-    for capability in range(last + 1):
-        if capability not in kept:
-            _prctl(PR_CAPBSET_DROP, capability)
+    _bound_capabilities(kept)
     _capset(sum(1 << capability for capability in kept))
 
 
@@ -132,6 +129,14 @@ class _Header(ctypes.Structure):
 
 class _Data(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def _bound_capabilities(kept: set[int]) -> None:
+    """Take all others out of the bounding set: no program that is executed later can have them."""
+    last = int(LAST_CAPABILITY.read_text("ascii"))
+    for capability in range(last + 1):
+        if capability not in kept:
+            _prctl(PR_CAPBSET_DROP, capability)
 
 
 def _capset(mask: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Final
 
 from sstpfarm.reasons import ExitCode
 
-from .farm import PASSWORD, ROOT, Event, Journal
+from .farm import PASSWORD, ROOT, Event, Journal, environment
 from .netns import Namespace
 
 TRUST_ANY: Final = ("--insecure",)
@@ -44,8 +43,7 @@ class Client:
         password_file.chmod(0o600)
         command = [sys.executable, "-m", "sstpfarm", "connect", server]
         options = ["--user", user, "--password-file", str(password_file), "--json", *extra]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        self.process = place.popen(*command, *options, cwd=ROOT, env=environment)
+        self.process = place.popen(*command, *options, cwd=ROOT, env=environment(ROOT))
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.output = Journal(self.process.stdout)

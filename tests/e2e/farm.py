@@ -119,6 +119,12 @@ def users(count: int) -> dict[str, Mapping[str, object]]:
     return {f"user{number}": {"password": PASSWORD} for number in range(1, count + 1)}
 
 
+def environment(source: Path) -> dict[str, str]:
+    """Our environment, with the package of that directory before every other."""
+    paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 class Farm:
     """`sstpfarm serve` in a namespace, with its files in a directory of its own.
 
@@ -180,7 +186,7 @@ class Farm:
 
     def environment(self) -> dict[str, str]:
         """The environment of the server: ours, and the package to run."""
-        return {**os.environ, "PYTHONPATH": str(self.source), "PYTHONDONTWRITEBYTECODE": "1"}
+        return environment(self.source)
 
     def command(self, *words: str) -> list[str]:
         """`sstpfarm WORDS --config FILE` as this checkout's interpreter runs it."""
