@@ -1,0 +1,291 @@
+"""The master's life: everything that needs root first, then fewer rights, then the processes, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from sstpfarm.config.schema import CertificateFiles, Config
+from sstpfarm.errors import SystemRefusal, place_of
+from sstpfarm.ipc.process import reduce_capabilities
+from sstpfarm.master.certificate import Certificate, load_files, load_or_make
+from sstpfarm.master.control import ControlServer
+from sstpfarm.master.identities import AUTH_ID
+from sstpfarm.master.listeners import close_listeners, open_listeners
+from sstpfarm.master.notify import Notifier
+from sstpfarm.master.supervisor import Supervisor
+from sstpfarm.net import nft, sysctl
+from sstpfarm.net.links import LinkFacts, Links
+from sstpfarm.reasons import ExitCode
+from sstpfarm.telemetry.collector import FarmCollector, make_registry
+from sstpfarm.telemetry.collector import serve as serve_metrics
+from sstpfarm.telemetry.log import Log, configure, get_log, lines_lost
+
+DESCRIPTORS: Final = 262_144  # RLIMIT_NOFILE, inherited by the workers: two for each session
+LEFTOVERS_PATIENCE: Final = 5.0  # seconds for the workers of a master that died to be gone
+MIGRATE: Final = "net/ipv4/tcp_migrate_req"  # a closed listener's queue moves on to the others
+CAPABILITIES: Final = {
+    "NET_ADMIN",  # interfaces, addresses, routes, nftables
+    "NET_BIND_SERVICE",  # /metrics on a low port
+    "SETUID",  # children become users of their own
+    "SETGID",
+    "SETPCAP",  # they empty their bounding set
+    "KILL",  # processes of those users
+    "CHOWN",  # auth gives its file to its user when it is started again
+    "DAC_OVERRIDE",  # that file lies in its user's directory
+}
+UNPROTECTED: Final = {
+    "mschap1": "its hashes are broken: crypto binding does not keep out who sits in between",
+    "chap": "it gives no key: crypto binding does not keep out who sits in between",
+    "pap": "it gives no key: crypto binding does not keep out who sits in between; the server sees the password",
+}
+
+
+def serve(config: Config) -> int:
+    """Run the farm until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        ConfigError: the certificate's files are not usable.
+        SystemRefusal: something that the farm needs is not to be had.
+    """
+    if os.geteuid() != 0:
+        raise SystemRefusal("the server must be started as root: it makes interfaces and gives up its rights itself")
+    os.umask(0o077)
+    configure(config.farm.log_format, role="master")
+    return asyncio.run(_Farm(config, get_log()).run())
+
+
+class _Farm:
+    """One run of the farm, and what an operator can ask of it."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._notifier = Notifier()
+        self._supervisor: Supervisor | None = None
+        self._stop: asyncio.Future[str] | None = None
+
+    async def run(self) -> int:
+        """Start, serve, stop; what was begun is undone in the opposite order, also when the start fails."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_exception)
+        self._stop = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number.name)
+        async with AsyncExitStack() as stack:
+            supervisor = await self._start(stack)
+            await self._serve_until_signal(supervisor)
+        self._log.emit("farm.stopped")
+        return ExitCode.OK
+
+    async def _start(self, stack: AsyncExitStack) -> Supervisor:
+        config, server, log = self._config, self._config.server, self._log
+        cpus = choose_cpus(server.workers, sorted(os.sched_getaffinity(0)))
+        log.emit("farm.starting", version=version("sstpfarm"), workers=len(cpus))
+        for method in server.methods():
+            if method in UNPROTECTED:
+                log.emit("method.unprotected", method=method, why=UNPROTECTED[method])
+        raise_limits()
+        run, state = Path(config.farm.run_directory), Path(config.farm.state_directory)
+        prepare_directories(run, state)
+        stack.enter_context(hold_lock(run))
+        certificate = self._certificate(state)
+        links = await stack.enter_async_context(Links())
+        await self._reconcile(links)
+        listeners = open_listeners(server.endpoints(), len(cpus), server.tls_deadline_s)
+        stack.callback(close_listeners, listeners)
+        nft.install(
+            forwarding=server.forwarding, client_to_client=server.client_to_client, masquerade=server.masquerade
+        )
+        stack.callback(self._quietly, nft.remove)
+        settings = sysctl.Sysctl()
+        stack.callback(settings.restore)
+        with suppress(SystemRefusal):  # an older kernel has no such setting, and works without
+            settings.set(MIGRATE, "1")
+        if server.forwarding or server.client_to_client:
+            settings.set(sysctl.IPV4_FORWARDING, "1")
+        reduce_capabilities(CAPABILITIES)
+
+        collector = FarmCollector(
+            version=version("sstpfarm"),
+            dataplane="pure",
+            workers_up=lambda: self._supervisor.workers_up if self._supervisor is not None else 0,
+            log_lines_lost=lines_lost,
+        )
+        if server.metrics:
+            stack.callback(serve_metrics(server.metrics, make_registry(collector)))
+        supervisor = self._supervisor = Supervisor(config, certificate, listeners, links, collector, log, cpus)
+        stack.push_async_callback(supervisor.stop)
+        control = ControlServer(run, self)
+        await control.start()
+        stack.push_async_callback(control.stop)
+        await self._until_stop(supervisor.start())
+        return supervisor
+
+    async def _serve_until_signal(self, supervisor: Supervisor) -> None:
+        assert self._stop is not None
+        if not self._stop.done():
+            listen = list(self._config.server.listen)
+            self._log.emit("farm.ready", listen=listen, workers=supervisor.workers_up)
+            self._notifier.send("READY=1", f"STATUS={supervisor.workers_up} workers serve")
+            if self._notifier.watchdog is not None:
+                self._feed_watchdog(asyncio.get_running_loop(), self._notifier.watchdog)
+        name = await self._stop
+        self._notifier.send("STOPPING=1")
+        self._log.emit("farm.stopping", signal=name)
+
+    async def _until_stop(self, starting: Any) -> None:
+        """Wait for the start, or for a signal that ends it."""
+        assert self._stop is not None
+        task = asyncio.ensure_future(starting)
+        await asyncio.wait((task, self._stop), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    def _feed_watchdog(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
+        self._notifier.send("WATCHDOG=1")
+        loop.call_later(interval, self._feed_watchdog, loop, interval)
+
+    def _certificate(self, state: Path) -> Certificate:
+        wanted = self._config.server.certificate
+        if isinstance(wanted, CertificateFiles):
+            found = load_files(wanted)
+        else:
+            found = load_or_make(state, self._config.server.endpoints(), self._log)
+        not_after = found.not_after.isoformat(timespec="seconds")
+        self._log.emit("certificate.loaded", sha256=found.sha256, not_after=not_after)
+        return found
+
+    async def _reconcile(self, links: Links) -> None:
+        """Delete the interfaces that a farm left behind which was killed.
+
+        Raises:
+            SystemRefusal: processes still hold some: another farm serves in this network namespace.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LEFTOVERS_PATIENCE
+        found = await links.session_links()
+        while any(link.in_use for link in found):
+            if loop.time() > deadline:
+                raise SystemRefusal(f"another farm serves in this network namespace: it holds {_names(found)}")
+            await asyncio.sleep(0.1)
+            found = await links.session_links()
+        if found:
+            self._log.emit("farm.leftovers_removed", interfaces=[link.name for link in found])
+            for group in {link.group for link in found}:
+                await links.delete_group(group)
+
+    # -- what the control socket asks ----------------------------------------------------------------------------------
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """List all sessions."""
+        return self._supervisor.keeper.listing() if self._supervisor is not None else []
+
+    def kick(self, text: str, by: str) -> list[str]:
+        """End the sessions of that identifier or interface; return their identifiers."""
+        return self._supervisor.keeper.kick(text, by) if self._supervisor is not None else []
+
+    def status(self) -> dict[str, Any]:
+        """Describe the farm."""
+        supervisor = self._supervisor
+        return {
+            "version": version("sstpfarm"),
+            "listen": list(self._config.server.listen),
+            "sessions": len(supervisor.keeper.table) if supervisor is not None else 0,
+            "processes": supervisor.status() if supervisor is not None else [],
+        }
+
+    # -- signals and faults --------------------------------------------------------------------------------------------
+
+    def _on_signal(self, name: str) -> None:
+        if self._stop is not None and not self._stop.done():
+            self._stop.set_result(name)
+
+    def _on_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        detail = place_of(error) if isinstance(error, BaseException) else str(context.get("message"))
+        self._log.emit("internal.error", detail=detail)
+
+    def _quietly(self, undo: Callable[[], None]) -> None:
+        try:
+            undo()
+        except SystemRefusal as error:
+            self._log.emit("internal.error", detail=str(error))
+
+
+def choose_cpus(workers: int | str, available: list[int]) -> list[int]:
+    """Return the CPU of each worker, as many as are wanted; -1 leaves one to the scheduler."""
+    count = len(available) if isinstance(workers, str) else workers
+    return available[:count] if 1 < count <= len(available) else [-1] * count
+
+
+def raise_limits() -> None:
+    """Allow as many descriptors as the farm may need, or as many as this system lets us; no core file, ever."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(DESCRIPTORS, soft)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def prepare_directories(run: Path, state: Path) -> None:
+    """Make the farm's directories, and auth's own below the state directory.
+
+    Raises:
+        SystemRefusal: one cannot be made, or is something else.
+    """
+    try:
+        for directory in (run, state):
+            if not directory.is_dir():
+                directory.mkdir(parents=True, mode=0o711)
+                directory.chmod(0o711)
+        own = state / "auth"
+        if own.is_symlink():
+            raise SystemRefusal(f"{own} is a symbolic link")
+        own.mkdir(mode=0o700, exist_ok=True)
+        os.chown(own, AUTH_ID, AUTH_ID, follow_symlinks=False)
+        own.chmod(0o700)
+    except OSError as error:
+        raise SystemRefusal(f"{error.filename}: {error.strerror}") from error
+
+
+def hold_lock(run: Path) -> ExitStack:
+    """Return a context that holds the run directory for this farm alone.
+
+    Raises:
+        SystemRefusal: another farm has it; its process is named.
+    """
+    path = run / "lock"
+    held = ExitStack()
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SystemRefusal(f"{path}: {error.strerror}") from error
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+        held.close()
+        raise SystemRefusal(f"another farm (process {owner}) runs in {run}") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return held
+
+
+def _names(links: list[LinkFacts]) -> str:
+    return ", ".join(link.name for link in links[:5] if link.in_use) + (" ..." if len(links) > 5 else "")

@@ -1,0 +1,148 @@
+"""The table of sessions: who owns which, in which phase, on which interface. No input or output."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sstpfarm.dataplane.interface import Cell
+from sstpfarm.errors import IpcViolation
+from sstpfarm.ipc.messages import Grant
+from sstpfarm.master.permissions import SessionPhase
+
+INTERFACE_PREFIX: Final = "sstp"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a session has carried: bytes and packets of network traffic, in is from the client."""
+
+    bytes_in: int = 0
+    packets_in: int = 0
+    bytes_out: int = 0
+    packets_out: int = 0
+
+    @classmethod
+    def of(cls, cells: memoryview) -> Traffic:
+        """Copy the counters of a session's slot."""
+        return cls(cells[Cell.BYTES_IN], cells[Cell.PACKETS_IN], cells[Cell.BYTES_OUT], cells[Cell.PACKETS_OUT])
+
+
+@dataclass(slots=True)
+class Session:
+    """One session that auth granted, until its interface is gone.
+
+    Attributes:
+        began: monotonic time of the grant.
+        opened: monotonic time at which it began to carry packets; None before.
+        number: of its interface; -1 before it has one.
+        index: of its interface, as the kernel counts.
+        traffic: what it had carried when it closed; None before.
+        lost: its worker died before it closed the session.
+    """
+
+    grant: Grant
+    began: float
+    phase: SessionPhase = SessionPhase.PREPARING
+    opened: float | None = None
+    number: int = -1
+    index: int = 0
+    cipher: str = ""
+    tls_version: str = ""
+    reason: str = ""
+    traffic: Traffic | None = None
+    lost: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its interface, empty before it has one."""
+        return f"{INTERFACE_PREFIX}{self.number}" if self.number >= 0 else ""
+
+    def seconds(self, now: float) -> float:
+        """How long it has been open; 0 when it never was."""
+        return now - self.opened if self.opened is not None else 0.0
+
+    def facts(self, now: float, traffic: Traffic) -> dict[str, Any]:
+        """What a list of sessions shows."""
+        grant = self.grant
+        return {
+            "session": grant.session,
+            "name": self.name,
+            "user": grant.user,
+            "caller_id": grant.caller_id,
+            "address": grant.terms.remote_address,
+            "interface": self.name,
+            "mtu": grant.mtu,
+            "uptime_s": round(self.seconds(now), 1),
+            "method": grant.method,
+            "cipher": self.cipher,
+            "tls_version": self.tls_version,
+            "worker": grant.worker,
+            "bytes_in": traffic.bytes_in,
+            "bytes_out": traffic.bytes_out,
+            "packets_in": traffic.packets_in,
+            "packets_out": traffic.packets_out,
+            "state": str(self.phase),
+        }
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Interface numbers: always the smallest free one, never one that is still in use."""
+
+    _next: int = 0
+    _returned: list[int] = field(default_factory=list)
+
+    def take(self) -> int:
+        """Return the smallest free number."""
+        if self._returned:
+            return heapq.heappop(self._returned)
+        self._next += 1
+        return self._next - 1
+
+    def give(self, number: int) -> None:
+        """Make a taken number free again."""
+        heapq.heappush(self._returned, number)
+
+
+class SessionTable:
+    """All sessions, by worker and identifier: a worker can name none but its own."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[int, str], Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def add(self, grant: Grant, now: float) -> Session:
+        """Return the new session.
+
+        Raises:
+            IpcViolation: that worker has one of that identifier: it used the identifier twice.
+        """
+        key = (grant.worker, grant.session)
+        if key in self._sessions:
+            raise IpcViolation("a session identifier was used twice")
+        session = self._sessions[key] = Session(grant, now)
+        return session
+
+    def get(self, worker: int, session: str) -> Session | None:
+        """Return that worker's session, if it is there."""
+        return self._sessions.get((worker, session))
+
+    def of_worker(self, worker: int) -> list[Session]:
+        """Return all sessions of a worker."""
+        return [session for session in self._sessions.values() if session.grant.worker == worker]
+
+    def find(self, text: str) -> list[Session]:
+        """Return the sessions of that identifier or interface name."""
+        return [session for session in self if text in (session.grant.session, session.name)]
+
+    def remove(self, session: Session) -> None:
+        """Forget a session; once only."""
+        del self._sessions[session.grant.worker, session.grant.session]

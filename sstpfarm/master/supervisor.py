@@ -1,0 +1,384 @@
+"""Starts auth and the workers, keeps them alive, joins them by channels, lends listeners, ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from sstpfarm.config.schema import Config
+from sstpfarm.config.views import for_auth, for_worker
+from sstpfarm.errors import IpcViolation, SystemRefusal
+from sstpfarm.ipc import messages as m
+from sstpfarm.ipc.channel import channel_pair
+from sstpfarm.ipc.permissions import Party
+from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.master.certificate import Certificate
+from sstpfarm.master.child import PING_INTERVAL, Backoff, Child
+from sstpfarm.master.identities import AUTH_ID, worker_id
+from sstpfarm.master.keeper import SessionKeeper
+from sstpfarm.master.listeners import Listener
+from sstpfarm.master.permissions import ProcessPhase
+from sstpfarm.net.links import Links
+from sstpfarm.reasons import Reason
+from sstpfarm.telemetry.collector import FarmCollector
+from sstpfarm.telemetry.log import Log
+from sstpfarm.telemetry.stats import Stats
+
+START_DEADLINE: Final = 30.0  # seconds from exec to ready; it takes half a second
+STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
+AUTH_STOP_DEADLINE: Final = 3.0
+LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
+
+
+@dataclass(slots=True)
+class Place:
+    """The place of one worker, which several processes may fill one after another."""
+
+    number: int
+    cpu: int
+    listeners: list[Listener]
+    child: Child | None = None
+    stats: Stats | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its worker serves."""
+        return self.child is not None and self.child.phase is ProcessPhase.READY and self.child.status is None
+
+
+class Supervisor:
+    """The farm's processes. Violations and losses are logged and counted here."""
+
+    def __init__(
+        self,
+        config: Config,
+        certificate: Certificate,
+        listeners: Sequence[Listener],
+        links: Links,
+        collector: FarmCollector,
+        log: Log,
+        cpus: Sequence[int],
+    ) -> None:
+        self._config = config
+        self._certificate = certificate
+        self._collector = collector
+        self._log = log
+        self._places = [
+            Place(number, cpu, [listener for listener in listeners if listener.worker == number])
+            for number, cpu in enumerate(cpus)
+        ]
+        self._lent: dict[int, int] = {}  # listener number: worker that serves it in its owner's place
+        self._auth: Child | None = None
+        self._auth_backoff = Backoff()
+        self._up = False  # the start has succeeded
+        self._stopping = False
+        self._changed = asyncio.Event()  # a process became ready, or is gone
+        self._failure: str | None = None  # why the start failed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.keeper = SessionKeeper(
+            links, log, stats_of=self._stats_of, to_worker=self._to_worker, to_auth=self._to_auth
+        )
+
+    @property
+    def workers_up(self) -> int:
+        """How many workers serve."""
+        return sum(place.ready for place in self._places)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return the facts of each process."""
+        auth = self._auth
+        facts = [{"role": "auth", "worker": None, "pid": auth.pid if auth else None, "state": _state(auth)}]
+        for place in self._places:
+            pid = place.child.pid if place.child else None
+            facts.append({"role": "worker", "worker": place.number, "pid": pid, "state": _state(place.child)})
+        return facts
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start auth, then the workers; return when all are ready.
+
+        Raises:
+            SystemRefusal: one ended before it was ready, or took too long.
+        """
+        self._start_auth()
+        await self._until(lambda: self._auth is not None and self._auth.phase is ProcessPhase.READY, "auth")
+        for place in self._places:
+            self._start_worker(place)
+        await self._until(lambda: self.workers_up == len(self._places), "the workers")
+        self._up = True
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        """End all sessions and processes in order; what does not end by itself is killed."""
+        self._stopping = self.keeper.closed_to_new = True
+        for task in list(self._tasks):
+            task.cancel()
+        for place in self._places:
+            if place.child is not None:
+                place.child.send(m.Shutdown())
+        await self._gone(lambda: all(place.child is None for place in self._places), STOP_DEADLINE)
+        await self.keeper.drain()
+        if self._auth is not None:
+            self._auth.send(m.Shutdown())
+        await self._gone(lambda: self._auth is None, AUTH_STOP_DEADLINE)
+
+    async def _until(self, met: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(START_DEADLINE):
+                while not met():
+                    if self._failure is not None:
+                        raise SystemRefusal(self._failure)
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError:
+            raise SystemRefusal(f"{what} did not become ready in {START_DEADLINE:.0f} s") from None
+        if self._failure is not None:
+            raise SystemRefusal(self._failure)
+
+    async def _gone(self, met: Callable[[], bool], deadline: float) -> None:
+        """Wait for processes to exit; kill what is left at the deadline, and wait for that."""
+        try:
+            async with asyncio.timeout(deadline):
+                while not met():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            for child in self._children():
+                child.kill()
+            while not met():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _children(self) -> list[Child]:
+        """The workers; auth when it is the last."""
+        workers = [place.child for place in self._places if place.child is not None]
+        return workers or ([self._auth] if self._auth is not None else [])
+
+    async def _watch(self) -> None:
+        """Ask every process for a sign of life, for ever."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            for place in self._places:
+                child = place.child
+                if child is None or (child.ping() if place.ready else child.age < START_DEADLINE):
+                    continue
+                self._log.emit("worker.unresponsive", worker=place.number, pid=child.pid)
+                child.kill()
+            auth = self._auth
+            if auth is not None:
+                alive = auth.ping() if auth.phase is ProcessPhase.READY else auth.age < START_DEADLINE
+                if not alive:
+                    self._log.emit("internal.error", detail=f"auth (process {auth.pid}) does not answer")
+                    auth.kill()
+
+    # -- auth --------------------------------------------------------------------------------------------------------
+
+    def _start_auth(self) -> None:
+        ours, theirs = channel_pair()
+        with ExitStack() as held:
+            held.callback(theirs.close)
+            config = _memfd(held, "sstpfarm-config", msgspec.msgpack.encode(for_auth(self._config)))
+            child = Child(
+                Party.AUTH,
+                "sstpfarm.auth.process",
+                {"uid": AUTH_ID, "gid": AUTH_ID},
+                {"fd-master": (theirs.fileno(),), "fd-config": (config,)},
+                ours,
+                on_message=self._from_auth,
+                on_gone=self._auth_gone,
+                on_violation=lambda detail: self._violation("auth", detail),
+            )
+        self._auth = child
+        self._log.emit("auth.started", pid=child.pid)
+        live = [session.grant.session for session in self.keeper.table]
+        parts = [live[at : at + LIVE_SESSIONS_PART] for at in range(0, len(live), LIVE_SESSIONS_PART)] or [[]]
+        for position, part in enumerate(parts):
+            child.send(m.LiveSessions(sessions=tuple(part), more=position + 1 < len(parts)))
+        for place in self._places:
+            if place.child is not None:
+                worker_end, auth_end = channel_pair()
+                with worker_end, auth_end:
+                    place.child.send(m.AuthAttached(), (worker_end.fileno(),))
+                    child.send(m.WorkerAttached(worker=place.number), (auth_end.fileno(),))
+
+    def _from_auth(self, message: Any) -> None:
+        match message:
+            case m.AuthReady():  # it says so in the log itself
+                self._changed.set()
+            case m.Grant(worker=worker):
+                try:
+                    self.keeper.grant(message)
+                except IpcViolation as error:
+                    self._accuse(worker, str(error))
+
+    def _auth_gone(self) -> None:
+        child, self._auth = self._auth, None
+        assert child is not None
+        self._changed.set()
+        if self._stopping and child.status == 0:
+            return
+        self._log.emit("auth.lost", pid=child.pid, status=child.status)
+        if not self._up:
+            self._failure = f"auth ended before it was ready, with status {child.status}"
+        elif not self._stopping:
+            self._spawn(self._restart_auth(self._auth_backoff.lost(child.age)))
+
+    async def _restart_auth(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        self._start_auth()
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _start_worker(self, place: Place) -> None:
+        stats = Stats.create(self._config.server.max_sessions)
+        ours, theirs = channel_pair()
+        worker_end, auth_end = channel_pair()
+        user = worker_id(place.number)
+        try:
+            with theirs, worker_end, auth_end, ExitStack() as held:
+                config = _memfd(held, "sstpfarm-config", msgspec.msgpack.encode(for_worker(self._config)))
+                chain = _memfd(held, "sstpfarm-chain", self._certificate.chain)
+                key = _memfd(held, "sstpfarm-key", self._certificate.key)
+                child = Child(
+                    Party.WORKER,
+                    "sstpfarm.worker.process",
+                    {"worker": place.number, "uid": user, "gid": user, "cpu": place.cpu},
+                    {
+                        "fd-master": (theirs.fileno(),),
+                        "fd-auth": (worker_end.fileno(),),
+                        "fd-config": (config,),
+                        "fd-stats": (stats.fd,),
+                        "fd-chain": (chain,),
+                        "fd-key": (key,),
+                        "listeners": [listener.sock.fileno() for listener in place.listeners],
+                    },
+                    ours,
+                    on_message=lambda message: self._from_worker(place, message),
+                    on_gone=lambda: self._worker_gone(place),
+                    on_violation=lambda detail: self._violation(f"worker {place.number}", detail),
+                )
+                if self._auth is not None:  # else it gets another channel when auth is there again
+                    self._auth.send(m.WorkerAttached(worker=place.number), (auth_end.fileno(),))
+        except BaseException:
+            stats.close()
+            raise
+        place.child = child
+        place.stats = stats
+        self._collector.attach(place.number, stats)
+        self._log.emit("worker.started", worker=place.number, pid=child.pid)
+
+    def _from_worker(self, place: Place, message: Any) -> None:
+        match message:
+            case m.WorkerReady():
+                self._log.emit("worker.ready", worker=place.number)
+                self._changed.set()
+                self._share_listeners()
+            case m.SessionOpened():
+                self.keeper.opened(place.number, message)
+            case m.SessionClosed():
+                self.keeper.closed(place.number, message)
+
+    def _worker_gone(self, place: Place) -> None:
+        child, stats = place.child, place.stats
+        assert child is not None
+        assert stats is not None
+        number = place.number
+        in_order = self._stopping and child.status == 0
+        if in_order:
+            self._log.emit("worker.stopped", worker=number)
+        else:
+            sessions = len(self.keeper.table.of_worker(number))
+            self._log.emit("worker.lost", worker=number, pid=child.pid, status=child.status, sessions=sessions)
+        bury = self.keeper.worker_lost(number, stats, Reason.SHUTDOWN if in_order else Reason.WORKER_LOST)
+        self._collector.retire(number)
+        stats.close()
+        place.child = place.stats = None
+        self._lent = {listener: worker for listener, worker in self._lent.items() if worker != number}
+        self._changed.set()
+        if not self._up and not self._stopping:
+            self._failure = f"worker {number} ended before it was ready, with status {child.status}"
+        if self._up and not self._stopping:
+            self._share_listeners()
+            self._spawn(self._restart_worker(place, bury, place.backoff.lost(child.age)))
+        else:
+            self.keeper.run(bury)
+
+    async def _restart_worker(self, place: Place, bury: Coroutine[Any, Any, None], delay: float) -> None:
+        await asyncio.shield(self.keeper.run(bury))  # before the new worker's interfaces come into the same group
+        await asyncio.sleep(delay)
+        self._start_worker(place)
+        self._collector.worker_restarted()
+
+    def _share_listeners(self) -> None:
+        """Give listeners back to owners that serve, and have those of others served by somebody."""
+        if not self._up or self._stopping:
+            return
+        for place in self._places:
+            for listener in place.listeners:
+                borrower = self._lent.get(listener.number)
+                if place.ready and borrower is not None:
+                    del self._lent[listener.number]
+                    self._to_worker(borrower, m.TakeBackListener(listener=listener.number), ())
+                    self._log.emit("listener.taken_back", listener=str(listener.endpoint), worker=borrower)
+                elif not place.ready and borrower is None:
+                    self._lend(listener)
+
+    def _lend(self, listener: Listener) -> None:
+        ready = [place.number for place in self._places if place.ready]
+        if not ready:
+            return  # the next worker that becomes ready gets it
+        worker = min(ready, key=lambda number: len(self.keeper.table.of_worker(number)))
+        self._lent[listener.number] = worker
+        self._to_worker(worker, m.LendListener(listener=listener.number), (listener.sock.fileno(),))
+        self._log.emit("listener.lent", listener=str(listener.endpoint), worker=worker)
+
+    # -- joints ------------------------------------------------------------------------------------------------------
+
+    def _stats_of(self, worker: int) -> Stats | None:
+        if not 0 <= worker < len(self._places):
+            return None
+        place = self._places[worker]
+        return place.stats if place.ready else None
+
+    def _to_worker(self, worker: int, message: m.Message, fds: Sequence[int]) -> None:
+        child = self._places[worker].child if 0 <= worker < len(self._places) else None
+        if child is not None:
+            child.send(message, fds)
+
+    def _to_auth(self, message: m.Message) -> None:
+        if self._auth is not None:
+            self._auth.send(message)
+
+    def _accuse(self, worker: int, detail: str) -> None:
+        """A worker broke a rule in what it had auth say."""
+        child = self._places[worker].child
+        self._violation(f"worker {worker}", detail)
+        if child is not None:
+            child.kill()
+
+    def _violation(self, sender: str, detail: str) -> None:
+        self._collector.ipc_violation()
+        self._log.emit("ipc.violation", sender=sender, detail=detail)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _memfd(held: ExitStack, name: str, data: bytes) -> int:
+    fd = seal_memfd(name, data)
+    held.callback(os.close, fd)
+    return fd
+
+
+def _state(child: Child | None) -> str:
+    return "down" if child is None else str(child.phase)
