@@ -288,7 +288,7 @@ class Farm:
 
     def lease_count(self) -> int:
         """How many leases the store holds."""
-        with closing(sqlite3.connect(f"file:{self.state / 'leases.sqlite3'}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{self.state / 'auth' / 'leases.sqlite3'}?mode=ro", uri=True)) as database:
             ((count,),) = database.execute("SELECT count(*) FROM lease").fetchall()
         return int(count)
 
