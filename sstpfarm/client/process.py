@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import encodings.idna
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 import uvloop
@@ -17,8 +15,6 @@ from sstpfarm.client.dial import Dialer
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.telemetry.stats import Stats
-
-LATE: Final = (encodings.idna,)  # modules that the standard library would otherwise load after the drop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.net.links import LinkPlan, Links, Route
 from sstpfarm.net.tun import InterfaceExists, make_tun
+from sstpfarm.proto.events import Phase
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
 from sstpfarm.telemetry.stats import Stats
 
@@ -110,6 +111,7 @@ class Tunnel:
         self._channel: Channel | None = None
         self._facts: m.TunnelFacts | None = None
         self._wanted: asyncio.Queue[m.InterfaceWanted] = asyncio.Queue(maxsize=8)
+        self._attached = asyncio.Event()
         self._interface = ""
         self._index = 0
         self._addressed = False
@@ -190,6 +192,8 @@ class Tunnel:
         match message:
             case m.PhaseReached(phase=phase, seconds=seconds, detail=detail):
                 self._observer.phase(phase, seconds, detail)
+                if phase == Phase.INTERFACE:
+                    self._attached.set()
             case m.TunnelFacts():
                 self._facts = message
             case m.InterfaceWanted():
@@ -222,6 +226,7 @@ class Tunnel:
         except (OSError, SystemRefusal) as error:
             self._refuse(str(error))
             return
+        await self._attached.wait()
         began = asyncio.get_running_loop().time()
         assert self._facts is not None
         self._observer.up(self._describe(wanted, self._facts))

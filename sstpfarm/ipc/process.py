@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import fcntl
 import os
@@ -39,6 +40,7 @@ CAPABILITIES: Final = {
 LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
 CAPABILITY_VERSION_3: Final = 0x20080522
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+LATE_CODECS: Final = ("ascii", "idna", "latin-1", "utf-16-le", "utf-8")  # Python loads a codec at its first use
 MAX_MEMFD: Final = 64 << 20  # a configuration with 100,000 secrets is about 10 MiB
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,6 +86,8 @@ def drop_privileges(uid: int, gid: int) -> None:
     Raises:
         SystemRefusal: the kernel refused a step.
     """
+    for codec in LATE_CODECS:
+        codecs.lookup(codec)
     parent = os.getppid()
     _bound_capabilities(set())  # what is effective now stays so until the user changes
     os.setgroups([])

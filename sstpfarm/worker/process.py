@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import encodings.idna
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import uvloop
@@ -25,8 +24,6 @@ from sstpfarm.telemetry.log import configure, get_log
 from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.tls import server_identity
 from sstpfarm.worker.server import WorkerServer
-
-LATE: Final = (encodings.idna,)  # modules that the standard library would otherwise load after the drop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
