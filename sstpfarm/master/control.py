@@ -160,10 +160,12 @@ def control_request(run_directory: str | Path, request: Mapping[str, Any]) -> di
             while not reply.endswith(b"\n") and len(reply) < MAX_REPLY:
                 part = sock.recv(1 << 16)
                 if not part:
-                    raise SystemRefusal(f"{path}: the farm closed the connection: only root may ask")
+                    raise ConnectionResetError
                 reply += part
     except (FileNotFoundError, ConnectionRefusedError):
         raise SystemRefusal(f"no farm runs in {run_directory}") from None
+    except (ConnectionResetError, BrokenPipeError):
+        raise SystemRefusal(f"{path}: the farm closed the connection: only root may ask") from None
     except PermissionError:
         raise SystemRefusal(f"{path}: permission denied: only root may ask") from None
     except OSError as error:

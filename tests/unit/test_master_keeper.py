@@ -1,0 +1,232 @@
+"""Sessions from grant to release, with real interfaces in a namespace of the test's own and recorded messages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from sstpfarm.dataplane.interface import Cell
+from sstpfarm.errors import IpcViolation
+from sstpfarm.ipc import messages as m
+from sstpfarm.master.keeper import SessionKeeper
+from sstpfarm.master.permissions import SessionPhase
+from sstpfarm.master.sessions import Numbers
+from sstpfarm.net.links import Links
+from sstpfarm.net.tun import make_tun
+from sstpfarm.reasons import Reason
+from sstpfarm.telemetry.log import get_log
+from sstpfarm.telemetry.stats import Stats
+from tests.unit.inside import Namespace, inside, namespace, needs_root
+
+
+def identifier(number: int) -> str:
+    return f"{number:016x}"
+
+
+def grant(number: int, worker: int = 0, remote: str = "", slot: int | None = None) -> m.Grant:
+    terms = m.Terms(local_address="10.20.0.1", remote_address=remote or f"10.20.1.{number}")
+    return m.Grant(
+        worker=worker,
+        session=identifier(number),
+        user=f"user{number}",
+        caller_id="192.0.2.1:5000",
+        method="mschap2",
+        mtu=1400,
+        slot=number if slot is None else slot,
+        terms=terms,
+    )
+
+
+def opened(number: int) -> m.SessionOpened:
+    return m.SessionOpened(session=identifier(number), cipher="AES", tls_version="TLSv1.3")
+
+
+def closed(number: int, reason: str = "peer-disconnect") -> m.SessionClosed:
+    return m.SessionClosed(session=identifier(number), reason=reason)
+
+
+@dataclass
+class Bench:
+    place: Namespace
+    keeper: SessionKeeper
+    stats: dict[int, Stats]
+    workers: list[tuple[int, m.Message]] = field(default_factory=list)
+    auth: list[m.SessionReleased] = field(default_factory=list)
+    tuns: dict[str, int] = field(default_factory=dict)
+
+    def phase(self, number: int, worker: int = 0) -> SessionPhase | None:
+        session = self.keeper.table.get(worker, identifier(number))
+        return session.phase if session is not None else None
+
+    def close_tuns(self) -> None:
+        for fd in self.tuns.values():
+            os.close(fd)
+
+
+def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main(place: Namespace) -> None:
+        stats = {0: Stats.create(8), 1: Stats.create(8)}
+
+        def to_worker(worker: int, message: m.Message, fds: Sequence[int]) -> None:
+            bench.workers.append((worker, message))
+            if isinstance(message, m.InterfaceReady):
+                bench.tuns[message.session] = os.dup(fds[0])
+
+        def to_auth(message: m.Message) -> None:
+            assert isinstance(message, m.SessionReleased)
+            bench.auth.append(message)
+
+        async with Links() as links:
+            keeper = SessionKeeper(links, get_log(), stats_of=stats.get, to_worker=to_worker, to_auth=to_auth)
+            bench = Bench(place, keeper, stats)
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
+            await scenario(bench)
+            await keeper.drain()
+            bench.close_tuns()
+            assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
+        for page in stats.values():
+            page.close()
+
+    with namespace("keeper") as place:
+        inside(place, lambda: asyncio.run(main(place)))
+
+
+def test_numbers() -> None:
+    numbers = Numbers()
+    assert [numbers.take() for _ in range(4)] == [0, 1, 2, 3]
+    numbers.give(2)
+    numbers.give(0)
+    assert [numbers.take() for _ in range(3)] == [0, 2, 4]
+
+
+@needs_root
+def test_a_life() -> None:
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        keeper.grant(grant(1))
+        for message in (opened(1), closed(1)):
+            with pytest.raises(IpcViolation, match="preparing"):
+                keeper.opened(0, message) if isinstance(message, m.SessionOpened) else keeper.closed(0, message)
+        await keeper.drain()
+        assert bench.workers == [(0, m.InterfaceReady(session=identifier(1), name="sstp0"))]
+        assert bench.phase(1) is SessionPhase.HANDED
+        assert bench.place.routes()[0].startswith("10.20.1.1 dev sstp0")
+        with pytest.raises(IpcViolation, match="not there"):
+            keeper.opened(1, opened(1))  # the other worker cannot name it
+        keeper.opened(0, opened(1))
+        with pytest.raises(IpcViolation, match="opened"):
+            keeper.opened(0, opened(1))
+        cells = bench.stats[0].slot(1)
+        cells[Cell.BYTES_IN], cells[Cell.BYTES_OUT] = 111, 222
+        (shown,) = keeper.listing()
+        assert (shown["interface"], shown["state"], shown["bytes_in"], shown["bytes_out"]) == ("sstp0", "opened", 111, 222)  # fmt: skip # noqa: E501 - one row
+        assert shown["address"] == "10.20.1.1"
+        with pytest.raises(IpcViolation, match="reason"):
+            keeper.closed(0, closed(1, "because"))
+        os.close(bench.tuns.pop(identifier(1)))
+        keeper.closed(0, closed(1))
+        cells[Cell.BYTES_IN] = 0  # the worker uses the slot for the next session
+        with pytest.raises(IpcViolation, match="closing"):
+            keeper.closed(0, closed(1))
+        assert bench.auth == []  # not before the interface is gone
+        await keeper.drain()
+        (released,) = bench.auth
+        assert (released.session, released.reason) == (identifier(1), "peer-disconnect")
+        assert (released.bytes_in, released.bytes_out) == (111, 222)
+        assert bench.place.links() == {"lo"}
+        assert len(keeper.table) == 0
+        cells.release()
+        keeper.grant(grant(1))  # address and name serve again at once
+        await keeper.drain()
+        assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp0"))
+
+    run(scenario)
+
+
+@needs_root
+def test_worker_lost_in_every_phase() -> None:
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        for number in (1, 2, 3):
+            keeper.grant(grant(number))
+        keeper.grant(grant(4, worker=1))
+        await keeper.drain()
+        keeper.opened(0, opened(2))
+        keeper.closed(0, closed(3))
+        keeper.grant(grant(5))  # being prepared
+        ends = bench.stats[0].snapshot().counter("sstpfarm_session_ends_total", "worker-lost")
+        bury = keeper.worker_lost(0, bench.stats[0], Reason.WORKER_LOST)
+        assert bench.stats[0].snapshot().counter("sstpfarm_session_ends_total", "worker-lost") == ends + 1
+        await keeper.run(bury)
+        await keeper.drain()
+        assert sorted((one.session[-1], one.reason) for one in bench.auth) == [
+            ("1", "worker-lost"),
+            ("2", "worker-lost"),
+            ("3", "peer-disconnect"),
+            ("5", "worker-lost"),
+        ]
+        assert bench.place.links() == {"lo", "sstp3"}  # the other worker's
+        assert identifier(5) not in bench.tuns  # no descriptor for a dead worker's successor
+        assert len(keeper.table) == 1
+
+    run(scenario)
+
+
+@needs_root
+def test_refusals() -> None:
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        with pytest.raises(IpcViolation, match="slot 8 of 8"):
+            keeper.grant(grant(1, slot=8))
+        keeper.grant(grant(1, worker=7))  # no such worker: released, nothing made
+        assert [one.session for one in bench.auth] == [identifier(1)]
+        keeper.grant(grant(2))
+        keeper.grant(grant(2))  # auth was restarted and asked again
+        with pytest.raises(IpcViolation, match="twice"):
+            keeper.grant(grant(2, remote="10.20.9.9"))
+        await keeper.drain()
+        keeper.grant(grant(3, remote="not an address"))
+        await keeper.drain()
+        assert isinstance(bench.workers[-1][1], m.InterfaceRefused)
+        assert bench.auth[-1].reason == "interface-failed"
+        assert bench.place.links() == {"lo", "sstp0"}
+        keeper.closed_to_new = True
+        keeper.grant(grant(4))
+        assert bench.workers[-1] == (0, m.InterfaceRefused(session=identifier(4), detail="the server is shutting down"))
+        assert len(keeper.table) == 1
+
+    run(scenario)
+
+
+@needs_root
+def test_foreign_interfaces_are_stepped_over() -> None:
+    async def scenario(bench: Bench) -> None:
+        foreign = make_tun("sstp0")
+        bench.keeper.grant(grant(1))
+        await bench.keeper.drain()
+        assert bench.workers[-1][1] == m.InterfaceReady(session=identifier(1), name="sstp1")
+        os.close(foreign)
+        socket.if_nametoindex("sstp0")
+
+    run(scenario)
+
+
+@needs_root
+def test_kick() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.keeper.grant(grant(1))
+        bench.keeper.grant(grant(2))
+        await bench.keeper.drain()
+        assert bench.keeper.kick("sstp1", "uid 0") == [identifier(2)]
+        assert bench.workers[-1] == (0, m.EndSession(session=identifier(2), reason="admin-reset"))
+        assert bench.keeper.kick(identifier(1), "uid 0") == [identifier(1)]
+        assert bench.keeper.kick("sstp7", "uid 0") == []
+        bench.keeper.closed(0, closed(1))
+        assert bench.keeper.kick(identifier(1), "uid 0") == []
+
+    run(scenario)
