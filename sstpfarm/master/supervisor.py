@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import PING_INTERVAL, Backoff, Child
 from sstpfarm.master.identities import AUTH_ID, worker_id
 from sstpfarm.master.keeper import SessionKeeper
-from sstpfarm.master.listeners import Listener
+from sstpfarm.master.listeners import Listener, close_listeners
 from sstpfarm.master.permissions import ProcessPhase
 from sstpfarm.net.links import Links
 from sstpfarm.reasons import Reason
@@ -32,7 +32,9 @@ from sstpfarm.telemetry.stats import Stats
 
 START_DEADLINE: Final = 30.0  # seconds from exec to ready; it takes half a second
 STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
+RELEASE_DEADLINE: Final = 3.0  # for the last interfaces to be gone; the next start removes what is left
 AUTH_STOP_DEADLINE: Final = 3.0
+RESTART_RETRY: Final = 5.0
 LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
 
 
@@ -124,8 +126,11 @@ class Supervisor:
         for place in self._places:
             if place.child is not None:
                 place.child.send(m.Shutdown())
+            close_listeners(place.listeners)  # who comes now is refused, and does not wait in a queue of ours
         await self._gone(lambda: all(place.child is None for place in self._places), STOP_DEADLINE)
-        await self.keeper.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_DEADLINE):
+                await self.keeper.drain()
         if self._auth is not None:
             self._auth.send(m.Shutdown())
         await self._gone(lambda: self._auth is None, AUTH_STOP_DEADLINE)
@@ -232,8 +237,19 @@ class Supervisor:
             self._spawn(self._restart_auth(self._auth_backoff.lost(child.age)))
 
     async def _restart_auth(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        self._start_auth()
+        await self._start_again(self._start_auth, delay)
+
+    async def _start_again(self, start: Callable[[], None], delay: float) -> None:
+        """Start a process after that delay; again and again where the system has no room for it now."""
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                start()
+            except (SystemRefusal, OSError) as error:
+                self._log.emit("internal.error", detail=f"restart: {error}")
+                delay = RESTART_RETRY
+            else:
+                return
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -297,7 +313,8 @@ class Supervisor:
         else:
             sessions = len(self.keeper.table.of_worker(number))
             self._log.emit("worker.lost", worker=number, pid=child.pid, status=child.status, sessions=sessions)
-        bury = self.keeper.worker_lost(number, stats, Reason.SHUTDOWN if in_order else Reason.WORKER_LOST)
+        reason = Reason.SHUTDOWN if in_order else Reason.WORKER_LOST
+        burial = self.keeper.run(self.keeper.worker_lost(number, stats, reason))
         self._collector.retire(number)
         stats.close()
         place.child = place.stats = None
@@ -307,14 +324,11 @@ class Supervisor:
             self._failure = f"worker {number} ended before it was ready, with status {child.status}"
         if self._up and not self._stopping:
             self._share_listeners()
-            self._spawn(self._restart_worker(place, bury, place.backoff.lost(child.age)))
-        else:
-            self.keeper.run(bury)
+            self._spawn(self._restart_worker(place, burial, place.backoff.lost(child.age)))
 
-    async def _restart_worker(self, place: Place, bury: Coroutine[Any, Any, None], delay: float) -> None:
-        await asyncio.shield(self.keeper.run(bury))  # before the new worker's interfaces come into the same group
-        await asyncio.sleep(delay)
-        self._start_worker(place)
+    async def _restart_worker(self, place: Place, burial: asyncio.Task[None], delay: float) -> None:
+        await asyncio.shield(burial)  # before the new worker's interfaces come into the same group
+        await self._start_again(lambda: self._start_worker(place), delay)
         self._collector.worker_restarted()
 
     def _share_listeners(self) -> None:
