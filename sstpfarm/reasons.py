@@ -68,6 +68,7 @@ class Reason(StrEnum):
     CONNECT_REQUEST_TIMEOUT = "connect-request-timeout"
     NEGOTIATION_TIMEOUT = "negotiation-timeout"
     LOGIN_DEADLINE = "login-deadline"
+    LOGIN_ENDED = "login-ended"
     CONTROL_FLOOD = "control-flood"
     BINDING_HASH_PROTOCOL = "binding-hash-protocol"
     BINDING_NONCE = "binding-nonce"
@@ -132,6 +133,7 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.CONNECT_REQUEST_TIMEOUT: Outcome(_A, 8, 17, _C.NETWORK, "no Call Connect Request in time"),
     Reason.NEGOTIATION_TIMEOUT: Outcome(_A, 8, 17, _C.NETWORK, "the negotiation took too long"),
     Reason.LOGIN_DEADLINE: Outcome(_A, 8, 17, _C.NETWORK, "the login took too long"),
+    Reason.LOGIN_ENDED: Outcome(_D, 0, 17, _C.NETWORK, "the server ended the login"),
     Reason.CONTROL_FLOOD: Outcome(_D, 0, 17, _C.PROTOCOL, "too many control frames"),
     Reason.BINDING_HASH_PROTOCOL: Outcome(_A, 7, 17, _C.PROTOCOL, "crypto binding: hash protocol not offered"),
     Reason.BINDING_NONCE: Outcome(_A, 7, 17, _C.PROTOCOL, "crypto binding: wrong nonce"),

@@ -36,6 +36,7 @@ from sstpfarm.reasons import OUTCOMES, Reason, Teardown
 
 CONTROL_RATE: Final = 50.0  # control frames a second that a peer may send for long (a login needs about 30 in all)
 CONTROL_BURST: Final = 500.0
+PEER_ENDS: Final = frozenset({Reason.PEER_DISCONNECT, Reason.PEER_TERMINATED})
 SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1
 
 
@@ -112,7 +113,7 @@ class Tunnel:
         self._link = PppLink(settings.ppp, entropy)
         self._out: list[bytes] = []
         self._events: list[TunnelEvent] = []
-        self._ipv4 = self._ipv6 = self._link_started = False
+        self._ipv4 = self._ipv6 = self._link_started = self._opened = False
         self._gates = GatesChanged(False, False)
         self._reason: Reason | None = None
         self._detail = ""
@@ -290,7 +291,9 @@ class Tunnel:
                 self._events.append(PhaseDone(Phase.BINDING))
             case CallEnding(reason):
                 if self._reason is None:
-                    self._reason = reason
+                    # a peer that terminates PPP first says there why it disconnects
+                    told = self._link.ending if reason is Reason.PEER_DISCONNECT else None
+                    self._reason, self._detail = told or (reason, "")
                 self._terminate_deadline = None
             case CallEnded(reason, detail, drop):
                 self._flush_call()
@@ -331,6 +334,7 @@ class Tunnel:
         gates = GatesChanged(carries and self._ipv4, carries and self._ipv6)
         if gates != self._gates:
             self._gates = gates
+            self._opened = True
             self._events.append(gates)
 
     def _flooded(self, now: float) -> bool:
@@ -356,6 +360,8 @@ class Tunnel:
             return
         if self._reason is None:
             self._reason, self._detail = reason, detail
+        if self._role is Role.CLIENT and not self._opened and self._reason in PEER_ENDS:
+            self._reason = Reason.LOGIN_ENDED
         self._ended = True
         self._update_gates()
         self._events.append(TunnelEnded(self._reason, self._detail or detail, drop))

@@ -292,12 +292,13 @@ class RawPeer:
         self.stream.close()
 
     def rest(self, timeout: float = PATIENCE) -> tuple[bytes, str]:
-        """Everything until the stream ends, and how it ended."""
+        """Everything until the stream ends, and how it ended; then our end is closed too."""
         got, self._buffer = self._buffer, b""
         try:
             while True:
                 got += self.stream.receive(timeout)
         except StreamEndError as end:
+            self.close()
             return got, end.how
 
     def read_head(self, timeout: float = PATIENCE) -> bytes:
@@ -361,7 +362,7 @@ class RawPeer:
         return self.expect(lambda came: came.protocol == protocol and (not codes or came.code in codes), timeout)
 
     def packets_until_end(self, timeout: float = PATIENCE) -> tuple[list[Packet], str]:
-        """All packets until the stream ends, and how it ended."""
+        """All packets until the stream ends, and how it ended; then our end is closed too."""
         got = list(self._kept)
         self._kept.clear()
         try:
@@ -369,6 +370,7 @@ class RawPeer:
                 got.append(self._next(timeout))
         except StreamEndError as end:
             assert self._buffer == b"", self._buffer
+            self.close()
             return got, end.how
 
     # steps of a login

@@ -15,7 +15,7 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connecting
 from .farm import Farm, running
-from .netns import Wire
+from .netns import Wire, wired
 from .rawpeer import RawPeer, tls_peer
 
 
@@ -58,9 +58,10 @@ def test_kicked_client_says_so(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
-def test_sigterm_disconnects_every_session(wire: Wire) -> None:
-    links = wire.client.links()
+def test_sigterm_disconnects_every_session() -> None:
     with ExitStack() as stack:
+        wire = stack.enter_context(wired())
+        links = wire.client.links()
         farm = stack.enter_context(running(wire.server, server={"authentication": ["mschap2", "pap"]}))
         peers = [stack.enter_context(tls_peer(wire.client, wire.SERVER4)) for _ in range(6)]
         for peer in peers:
@@ -88,12 +89,13 @@ def test_sigterm_disconnects_every_session(wire: Wire) -> None:
         assert closed["reason"] in {"peer-terminated", "peer-disconnect"}
         farm.stop()
         assert len(farm.log.find("session.closed", reason="shutdown")) == 7
-    assert wire.client.links() == links
+        assert wire.client.links() == links
 
 
-def test_sigterm_does_not_wait_for_the_deaf(wire: Wire) -> None:
+def test_sigterm_does_not_wait_for_the_deaf() -> None:
     """Peers that answer nothing cannot hold the farm up (DISCONNECT_1 is 5 s)."""
     with ExitStack() as stack:
+        wire = stack.enter_context(wired())
         farm = stack.enter_context(running(wire.server, server={"authentication": ["mschap2", "pap"]}))
         peer = stack.enter_context(tls_peer(wire.client, wire.SERVER4))
         peer.open_session()

@@ -47,7 +47,7 @@ class Sstpc:
             f"sstpc --log-level 4 --log-stderr --cert-warn --ipparam s{number}"
             f" --user {shlex.quote(user)} --password {shlex.quote(password)} {HOST}"
             f" unit {number} linkname s{number} {refusals} noauth noipdefault nodefaultroute usepeerdns"
-            f" debug logfile {self._pppd_log} lcp-echo-interval 2 lcp-echo-failure 3"
+            f" debug debug logfile {self._pppd_log} lcp-echo-interval 2 lcp-echo-failure 3"
         )
         # The outer shell keeps the exit status; the first line of output is sstpc's process id.
         started = machine.run(

@@ -231,6 +231,11 @@ class Lcp(ControlProtocol):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    @property
+    def disputed_method(self) -> bool:
+        """Client: whether we asked for another authentication method and none is agreed yet."""
+        return self._role is Role.CLIENT and self._proposed is not None and self.method is None
+
     def _next_method(self) -> AuthMethod | None:
         return self._untried.pop(0) if self._untried else None
 

@@ -217,6 +217,11 @@ class PppLink:
         events, self._events = self._events, []
         return events
 
+    @property
+    def ending(self) -> tuple[Reason, str] | None:
+        """Why the link ends or has ended, and the peer's words, once it does."""
+        return (self._reason, self._text) if self._reason is not None else None
+
     # -- LCP -----------------------------------------------------------------------------------------------------------
 
     @property
@@ -230,7 +235,8 @@ class PppLink:
         if lcp.failure is not None:
             self._ending(lcp.failure)
         elif lcp.peer_text is not None:
-            self._ending(Reason.PEER_TERMINATED, readable(lcp.peer_text))
+            reason = Reason.AUTH_NO_COMMON_METHOD if lcp.disputed_method else Reason.PEER_TERMINATED
+            self._ending(reason, readable(lcp.peer_text))
         signals, lcp.signals = lcp.signals, []
         for signal in signals:
             match signal:
