@@ -130,7 +130,8 @@ class Farm:
 
     Args:
         place: the server's namespace.
-        server, profile, secrets: keys that are put over (or beside) the ordinary ones.
+        server, profile, secrets, pools: keys and tables that are put over (or beside) the ordinary ones.
+        state: the state directory of an earlier farm.
         source: the directory that holds the `sstpfarm` package; working directory and PYTHONPATH of the server.
     """
 
@@ -141,6 +142,8 @@ class Farm:
         server: Mapping[str, object] | None = None,
         profile: Mapping[str, object] | None = None,
         secrets: Mapping[str, Mapping[str, object]] | None = None,
+        pools: Mapping[str, Mapping[str, object]] | None = None,
+        state: Path | None = None,
         source: Path = ROOT,
     ) -> None:
         self.place = place
@@ -148,7 +151,7 @@ class Farm:
         # Not pytest's tmp_path: that lies below a directory of mode 0700, and auth keeps its leases as another user.
         self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-"))
         self.directory.chmod(0o755)
-        self.state = self.directory / "state"
+        self.state = state or self.directory / "state"
         self.config = self.directory / "sstpfarm.toml"
         named: dict[str, Mapping[str, object]] = {"alice": {"password": PASSWORD}, **users(4), **(secrets or {})}
         write_config(
@@ -173,6 +176,7 @@ class Farm:
                     **(profile or {}),
                 },
                 "pool.main": {"ranges": ["10.20.0.2-10.20.15.254"]},
+                **{f"pool.{name}": keys for name, keys in (pools or {}).items()},
                 **{f"secret.{name}": keys for name, keys in named.items()},
             },
         )
@@ -322,12 +326,13 @@ class Farm:
 
 
 @contextmanager
-def running(place: Namespace, **settings: Any) -> Iterator[Farm]:
-    """A farm that is ready, and that is stopped in order at the end of the block."""
+def running(place: Namespace, *, orderly: bool = True, **settings: Any) -> Iterator[Farm]:
+    """A farm that is ready, and that is stopped in order at the end of the block, unless the test ended it."""
     farm = Farm(place, **settings)
     try:
         farm.ready()
         yield farm
-        farm.stop()
+        if orderly:
+            farm.stop()
     finally:
         farm.destroy()

@@ -1,0 +1,106 @@
+"""What profiles, pools and secrets say is what a session gets.
+
++-- client -------------------+           +-- server ------+
+| raw peers, sstpfarm connect |---veth----| sstpfarm serve |
++-----------------------------+           +----------------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .client import connected
+from .farm import GATEWAY, PASSWORD, Farm, running
+from .netns import Wire
+from .rawpeer import NAK, PAP, tls_peer
+
+SECRETS = {
+    "fixed": {"password": PASSWORD, "remote-address": "10.77.0.9", "local-address": "10.77.0.1"},
+    "named": {"password": PASSWORD, "dns-server": ["10.20.0.53", "10.20.0.54"]},
+    "disabled": {"password": PASSWORD, "disabled": True},
+    "elsewhere": {"password": PASSWORD, "caller-id": "192.0.2.0/24"},
+    "here": {"password": PASSWORD, "caller-id": Wire.CLIENT4},
+    "lonely": {"password": PASSWORD, "remote-address": "pool:single"},
+}
+
+
+@pytest.fixture(scope="module")
+def farm(wire: Wire) -> Iterator[Farm]:
+    """A farm with small packets, a pool of one address and users of all kinds."""
+    with running(
+        wire.server,
+        server={"authentication": ["mschap2", "pap"], "max-mtu": 1300, "max-mru": 1350},
+        secrets=SECRETS,
+        pools={"single": {"ranges": ["10.30.0.1"]}},
+    ) as made:
+        yield made
+
+
+def test_fixed_addresses(wire: Wire, farm: Farm) -> None:
+    with tls_peer(wire.client, wire.SERVER4) as peer, tls_peer(wire.client, wire.SERVER4) as second:
+        peer.open_session("fixed")
+        assert peer.address == "10.77.0.9"
+        assert peer.ping("10.77.0.1")
+        # the address is taken: a second session of that user cannot have it
+        with farm.refuses("no-address", "lcp", second.peer):
+            second.open_http()
+            second.call_connect()
+            second.open_lcp("pap")
+            second.send_pap("fixed")
+            assert second.frame(PAP).code == NAK
+            second.answer_disconnect()
+        peer.disconnect()
+    farm.idle()
+
+
+def test_used_up_pool(wire: Wire, farm: Farm) -> None:
+    for _ in range(2):  # the address comes back each time
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            peer.open_session("lonely")
+            assert peer.address == "10.30.0.1"
+            with tls_peer(wire.client, wire.SERVER4) as second, farm.refuses("no-address", "lcp", second.peer):
+                second.open_http()
+                second.call_connect()
+                second.open_lcp("pap")
+                second.send_pap("lonely")
+                second.answer_disconnect()
+            peer.disconnect()
+        farm.idle()
+
+
+def test_dns_servers(wire: Wire, farm: Farm) -> None:
+    with connected(wire.client, wire.SERVER4, user="named") as (_, up):
+        assert up["dns"] == ["10.20.0.53", "10.20.0.54"]
+
+
+def test_mtu(wire: Wire, farm: Farm) -> None:
+    """The interface at each end has the smaller of its own limit and what the other receives."""
+    with connected(wire.client, wire.SERVER4, "--interface", "sstp0", "--max-mru", "1290") as (_, up):
+        (session,) = farm.sessions()
+        assert session["mtu"] == 1290
+        assert up["mtu"] == 1350
+        assert wire.server.ip("link", "show", session["interface"])[0]["mtu"] == 1290
+        assert wire.client.ping(GATEWAY, "-M", "do", "-s", str(1290 - 28))
+        assert not wire.client.ping(GATEWAY, "-M", "do", "-s", str(1351 - 28))
+
+
+def test_caller_id(wire: Wire, farm: Farm) -> None:
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_session("here")
+        assert peer.ping()
+        peer.disconnect()
+    farm.idle()
+
+
+@pytest.mark.parametrize("user", ["disabled", "elsewhere"])
+def test_users_who_may_not_come_in(wire: Wire, farm: Farm, user: str) -> None:
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "lcp", peer.peer):
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send_pap(user)
+        assert peer.frame(PAP).code == NAK
+        peer.answer_disconnect()
+    farm.idle()
