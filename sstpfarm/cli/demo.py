@@ -91,10 +91,8 @@ def run_demo(console: Console) -> int:
     if obstacle:
         console.print(f"[red]The demonstration cannot run here:[/] {escape(obstacle)}")
         return ExitCode.SYSTEM
-    # Not $TMPDIR: root's may be a private one, and auth and the workers reach their files as users of their own.
-    directory = Path(tempfile.mkdtemp(prefix=f"{LABEL}-{os.getpid()}-", dir="/run"))
     try:
-        with _signals_interrupt():
+        with _signals_interrupt(), _directory() as directory:
             try:
                 _show(console, directory)
             except (DemoError, StageError, OSError, subprocess.SubprocessError) as error:
@@ -105,9 +103,21 @@ def run_demo(console: Console) -> int:
     except KeyboardInterrupt:
         console.print("Interrupted; everything has been taken down.")
         return INTERRUPTED
+    return ExitCode.OK
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """A directory for all files, removed at the end of the block.
+
+    Not in $TMPDIR: root's may be a private one, and auth and the workers reach their files as users of their own.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=f"{LABEL}-{os.getpid()}-", dir="/run"))
+    try:
+        directory.chmod(0o711)
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return ExitCode.OK
 
 
 def _obstacle() -> str:
@@ -167,7 +177,6 @@ def _show(console: Console, directory: Path) -> None:
 
 def _start_server(stack: ExitStack, place: Namespace, directory: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start the server and wait until it is ready; the process and its certificate's SHA-256."""
-    directory.chmod(0o711)
     _write_private(directory / "password", secrets.token_urlsafe(16))
     config = directory / "sstpfarm.toml"
     _write_private(
