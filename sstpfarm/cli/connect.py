@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -198,14 +199,25 @@ def parse_server(text: str) -> tuple[str, int]:
     Raises:
         click.UsageError: with the rule.
     """
-    match = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+(?:%\w+)?)", text)
-    if match is None:
+    match = re.fullmatch(r"(?:\[(?P<inner>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
+    if match is None and not is_ipv6(text):
         raise click.UsageError(f"{text!r} is not HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT")
-    host = match[1] or match[3] or match[5]
-    port = int(match[2] or match[4] or 443)
+    host = (match["inner"] or match["host"]) if match is not None else text
+    port = int(match["port"] or 443) if match is not None else 443
+    if match is not None and match["inner"] and not is_ipv6(host):
+        raise click.UsageError(f"{text!r}: brackets are for an IPv6 address")
     if not 1 <= port <= 65535:
         raise click.UsageError(f"{text!r}: a port is 1 to 65535")
     return host, port
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether that is an IPv6 address, with or without a zone."""
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _methods(text: str) -> tuple[Method, ...]:

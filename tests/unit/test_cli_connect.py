@@ -31,7 +31,7 @@ def test_server(text: str, expected: tuple[str, int]) -> None:
     assert parse_server(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":443", "a:b", "a:0", "a:65536", "[::1", "a:1:2"])
+@pytest.mark.parametrize("text", ["", ":443", "a:b", "a:0", "a:65536", "[::1", "a:1:2", "[vpn.example]:443"])
 def test_bad_server(text: str) -> None:
     with pytest.raises(click.UsageError):
         parse_server(text)
