@@ -124,6 +124,10 @@ class Tunnel:
         Raises:
             SystemRefusal: this system cannot make a tunnel (not root, no TUN).
         """
+        if os.geteuid() != 0:
+            raise SystemRefusal(
+                "the client must be started as root: it makes an interface, and gives up its rights itself"
+            )
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM):
