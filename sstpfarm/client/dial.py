@@ -12,7 +12,7 @@ from typing import Final
 
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.interface import Gate, PacketPath
-from sstpfarm.dataplane.pure import PurePath
+from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import PeerError
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
@@ -41,11 +41,13 @@ class Dialer:
         settings: what the user wants; the TLS context is made here, before the rights are dropped.
         stats: shared memory whose slot 0 is the session's.
         parent: the channel's socket to the privileged half.
+        dataplane: what the privileged half makes the interface for.
     """
 
-    def __init__(self, settings: ClientSettings, stats: Stats, parent: socket.socket) -> None:
+    def __init__(self, settings: ClientSettings, stats: Stats, parent: socket.socket, dataplane: Dataplane) -> None:
         self._settings = settings
         self._stats = stats
+        self._dataplane = dataplane
         self._context = client_context(ca_pem=settings.ca_pem, verify=not (settings.insecure or settings.pin))
         self._parent = Channel(parent, may_send(Party.CLIENT, Party.CLIENT_PEER), self._from_parent, self._orphaned)
         self._began = monotonic()
@@ -181,7 +183,7 @@ class Dialer:
             TunnelSettings(sstp=sstp, ppp=ppp, host=host if settings.port == 443 else f"{host}:{settings.port}"),
             os.urandom,
         )
-        self._path = PurePath(self._stats.totals, self._stats.slot(0))
+        self._path = self._dataplane.make_path(self._stats.totals, self._stats.slot(0))
         self._path.set_sources(ANY_SOURCE, ANY_SOURCE)
         return tunnel, self._path
 

@@ -13,6 +13,7 @@ import uvloop
 
 from sstpfarm.client.dial import Dialer
 from sstpfarm.client.settings import ClientSettings
+from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.telemetry.stats import Stats
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sstpfarm-client")
     for name in ("fd-parent", "fd-settings", "fd-stats", "uid", "gid"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--dataplane", type=Dataplane.parse, required=True)
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent acts on them
         signal.signal(number, signal.SIG_IGN)
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parent = socket.socket(fileno=options.fd_parent)
 
     async def run() -> None:
-        dialer = Dialer(settings, stats, parent)
+        dialer = Dialer(settings, stats, parent, options.dataplane)
         drop_privileges(options.uid, options.gid)
         dialer.start()
         await dialer.done.wait()

@@ -21,13 +21,14 @@ import msgspec
 
 from sstpfarm.client.settings import CLIENT_UID, ClientSettings
 from sstpfarm.dataplane.interface import Cell
+from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.net.links import LinkPlan, Links, Route
-from sstpfarm.net.tun import InterfaceExists, make_tun
+from sstpfarm.net.tun import InterfaceExists, make_tun, probe_offload
 from sstpfarm.proto.events import Phase
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
 from sstpfarm.telemetry.stats import Stats
@@ -107,6 +108,7 @@ class Tunnel:
         self._observer = observer
         self._stack = AsyncExitStack()
         self._links: Links | None = None
+        self._dataplane = choose()
         self._stats = Stats.create(1)
         self._channel: Channel | None = None
         self._facts: m.TunnelFacts | None = None
@@ -124,6 +126,7 @@ class Tunnel:
         Raises:
             SystemRefusal: this system cannot make a tunnel (not root, no TUN).
         """
+        self._dataplane = Dataplane(self._dataplane.name, probe_offload(self._dataplane.offload))
         if os.geteuid() != 0:
             raise SystemRefusal(
                 "the client must be started as root: it makes an interface, and gives up its rights itself"
@@ -178,7 +181,7 @@ class Tunnel:
         self._channel.start(loop)
         inherited = {"parent": theirs.fileno(), "settings": settings, "stats": self._stats.fd}
         arguments = [f"--fd-{name}={fd}" for name, fd in inherited.items()]
-        arguments += [f"--uid={CLIENT_UID}", f"--gid={CLIENT_UID}"]
+        arguments += [f"--uid={CLIENT_UID}", f"--gid={CLIENT_UID}", f"--dataplane={self._dataplane}"]
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -266,7 +269,7 @@ class Tunnel:
         )
         for name in names:
             try:
-                tun = make_tun(name, persistent=False)
+                tun = make_tun(name, persistent=False, offload=self._dataplane.offload)
             except InterfaceExists:
                 continue
             self._interface = name

@@ -53,6 +53,18 @@ class Gate(IntFlag):
     IPV6 = 2
 
 
+class Offload(IntEnum):
+    """How much a TUN device and its packet path leave to each other; each step includes those before it.
+
+    It is a property of the device: who opens it (`net.tun`) and the path that reads it must agree.
+    """
+
+    NONE = 0  # one packet for each read and write, nothing in front of it
+    HEADER = 1  # struct virtio_net_hdr in front (linux/virtio_net.h), which asks for nothing
+    TSO = 2  # TCP super-packets, unfinished checksums
+    USO = 3  # UDP super-packets too: Linux 6.2
+
+
 class FramingError(Exception):
     """The stream cannot be trusted any more: version not 0x10, or a length below the header (MS-SSTP 3.1.5)."""
 
@@ -61,7 +73,10 @@ class PacketPath(Protocol):
     """The packet path of one session. Not thread-safe; no call blocks, the TUN descriptor is non-blocking."""
 
     def attach(self, tun: int) -> None:
-        """Use `tun` (a non-blocking descriptor, IFF_TUN | IFF_NO_PI) from now on; the caller keeps ownership."""
+        """Use `tun` from now on; the caller keeps ownership.
+
+        It is a non-blocking descriptor, IFF_TUN | IFF_NO_PI, of the offload that the path was made for.
+        """
 
     def detach(self) -> None:
         """Forget the descriptor; packets in either direction are dropped from now on. Idempotent."""
@@ -98,6 +113,7 @@ class PacketPath(Protocol):
 
         Returns:
             (filled, more): bytes written; more is True when the work bound was reached before the TUN was empty.
+            What is left of a super-packet that did not fit is kept, and makes no descriptor readable: call again.
             Packets that meet a closed gate are read, counted and dropped.
 
         Raises:

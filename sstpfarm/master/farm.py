@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sstpfarm.config.schema import CertificateFiles, Config
+from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.master.certificate import Certificate, load_files, load_or_make
@@ -24,6 +25,7 @@ from sstpfarm.master.notify import Notifier
 from sstpfarm.master.supervisor import Supervisor
 from sstpfarm.net import nft, sysctl
 from sstpfarm.net.links import LinkFacts, Links
+from sstpfarm.net.tun import probe_offload
 from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.collector import FarmCollector, make_registry
 from sstpfarm.telemetry.collector import serve as serve_metrics
@@ -53,7 +55,7 @@ def serve(config: Config) -> int:
     """Run the farm until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        ConfigError: the certificate's files are not usable.
+        ConfigError: the certificate's files are not usable, or the packet path that was asked for is not there.
         SystemRefusal: something that the farm needs is not to be had.
     """
     if os.geteuid() != 0:
@@ -93,6 +95,7 @@ class _Farm:
         for method in server.methods():
             if method in UNPROTECTED:
                 log.emit("method.unprotected", method=method, why=UNPROTECTED[method])
+        dataplane = self._dataplane()
         raise_limits()
         run, state = Path(config.farm.run_directory), Path(config.farm.state_directory)
         prepare_directories(run, state)
@@ -116,13 +119,15 @@ class _Farm:
 
         collector = FarmCollector(
             version=version("sstpfarm"),
-            dataplane="pure",
+            dataplane=dataplane.name,
             workers_up=lambda: self._supervisor.workers_up if self._supervisor is not None else 0,
             log_lines_lost=lines_lost,
         )
         if server.metrics:
             stack.callback(serve_metrics(server.metrics, make_registry(collector)))
-        supervisor = self._supervisor = Supervisor(config, certificate, listeners, links, collector, log, cpus)
+        supervisor = self._supervisor = Supervisor(
+            config, certificate, listeners, links, collector, log, cpus, dataplane
+        )
         stack.push_async_callback(supervisor.stop)
         control = ControlServer(run, self)
         await control.start()
@@ -157,6 +162,13 @@ class _Farm:
     def _feed_watchdog(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
         self._notifier.send("WATCHDOG=1")
         loop.call_later(interval, self._feed_watchdog, loop, interval)
+
+    def _dataplane(self) -> Dataplane:
+        """Choose the packet path, and the most offload that this kernel grants; say so once."""
+        wanted = choose()
+        found = Dataplane(wanted.name, probe_offload(wanted.offload))
+        self._log.emit("dataplane.chosen", dataplane=found.name, offload=found.offload.name.lower())
+        return found
 
     def _certificate(self, state: Path) -> Certificate:
         wanted = self._config.server.certificate

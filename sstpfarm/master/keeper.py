@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
+from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.master.permissions import SessionPhase, check_session
@@ -37,6 +38,7 @@ class SessionKeeper:
         links: the netlink socket.
         stats_of: statistics page of a worker that serves; None when it does not.
         to_worker, to_auth: send a message; nothing happens when the process is not there.
+        offload: of the devices; the workers' packet paths are made for it.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class SessionKeeper:
         stats_of: Callable[[int], Stats | None],
         to_worker: SendWorker,
         to_auth: SendAuth,
+        offload: Offload = Offload.NONE,
     ) -> None:
         self.table = SessionTable()
         self.closed_to_new = False
@@ -55,6 +58,7 @@ class SessionKeeper:
         self._stats_of = stats_of
         self._to_worker = to_worker
         self._to_auth = to_auth
+        self._offload = offload
         self._numbers = Numbers()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -208,7 +212,7 @@ class SessionKeeper:
         for _ in range(FOREIGN_NAMES):
             number = self._numbers.take()
             try:
-                return make_tun(f"{INTERFACE_PREFIX}{number}"), number
+                return make_tun(f"{INTERFACE_PREFIX}{number}", offload=self._offload), number
             except InterfaceExists:
                 continue  # somebody else's: that number stays taken
             except SystemRefusal:

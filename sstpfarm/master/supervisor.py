@@ -13,6 +13,7 @@ import msgspec
 
 from sstpfarm.config.schema import Config
 from sstpfarm.config.views import for_auth, for_worker
+from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import channel_pair
@@ -67,8 +68,10 @@ class Supervisor:
         collector: FarmCollector,
         log: Log,
         cpus: Sequence[int],
+        dataplane: Dataplane,
     ) -> None:
         self._config = config
+        self._dataplane = dataplane
         self._certificate = certificate
         self._collector = collector
         self._log = log
@@ -85,7 +88,12 @@ class Supervisor:
         self._failure: str | None = None  # why the start failed
         self._tasks: set[asyncio.Task[None]] = set()
         self.keeper = SessionKeeper(
-            links, log, stats_of=self._stats_of, to_worker=self._to_worker, to_auth=self._to_auth
+            links,
+            log,
+            stats_of=self._stats_of,
+            to_worker=self._to_worker,
+            to_auth=self._to_auth,
+            offload=dataplane.offload,
         )
 
     @property
@@ -266,7 +274,13 @@ class Supervisor:
                 child = Child(
                     Party.WORKER,
                     "sstpfarm.worker.process",
-                    {"worker": place.number, "uid": user, "gid": user, "cpu": place.cpu},
+                    {
+                        "worker": place.number,
+                        "uid": user,
+                        "gid": user,
+                        "cpu": place.cpu,
+                        "dataplane": str(self._dataplane),
+                    },
                     {
                         "fd-master": (theirs.fileno(),),
                         "fd-auth": (worker_end.fileno(),),

@@ -9,15 +9,27 @@ import socket
 import struct
 from typing import Final
 
+from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
 
 CLONE_DEVICE: Final = "/dev/net/tun"
 # linux/if_tun.h
 TUNSETIFF: Final = 0x400454CA
 TUNSETPERSIST: Final = 0x400454CB
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNSETVNETHDRSZ: Final = 0x400454D8
 IFF_TUN: Final = 0x0001
 IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+_CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
+FEATURES: Final = {
+    Offload.HEADER: 0,
+    Offload.TSO: _CSUM | _TSO4 | _TSO6,
+    Offload.USO: _CSUM | _TSO4 | _TSO6 | _USO4 | _USO6,  # the kernel takes USO4 and USO6 only together
+}
+VNET_HEADER: Final = 10  # struct virtio_net_hdr, linux/virtio_net.h
 NAME_BYTES: Final = 15  # IFNAMSIZ less the closing zero, linux/if.h
+PROBE: Final = "sstpprobe%d"  # the kernel puts the first free number
 _IFREQ: Final = struct.Struct("16sH22x")  # struct ifreq: name, flags, rest of the union
 
 
@@ -25,9 +37,10 @@ class InterfaceExists(SystemRefusal):
     """An interface of that name is there already; it is not ours to take over."""
 
 
-def make_tun(name: str, *, persistent: bool = True) -> int:
-    """Return the non-blocking descriptor of a new TUN device; each read and write is one IP packet without a header.
+def make_tun(name: str, *, persistent: bool = True, offload: Offload = Offload.NONE) -> int:
+    """Return the non-blocking descriptor of a new TUN device, of that offload.
 
+    Each read and write is one IP packet, with a virtio_net_hdr of 10 bytes in front unless `offload` is NONE.
     The caller owns the descriptor, which is closed on exec. A persistent device lives on when the descriptor is
     closed (so the process that held it dies quickly) until `Links.delete`; another goes with its last descriptor.
 
@@ -38,12 +51,9 @@ def make_tun(name: str, *, persistent: bool = True) -> int:
     check_name(name)
     if _exists(name):  # TUNSETIFF would attach to a persistent device that someone else made
         raise InterfaceExists(f"interface {name} exists already")
+    fd = _open()
     try:
-        fd = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise SystemRefusal(f"{CLONE_DEVICE}: {error.strerror}: is the tun module there, and are we root?") from error
-    try:
-        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode("ascii"), IFF_TUN | IFF_NO_PI))
+        _attach(fd, name, offload)
         if persistent:
             fcntl.ioctl(fd, TUNSETPERSIST, 1)
     except OSError as error:
@@ -52,6 +62,36 @@ def make_tun(name: str, *, persistent: bool = True) -> int:
             raise InterfaceExists(f"interface {name} exists already") from error
         raise SystemRefusal(f"TUN device {name}: {error.strerror}") from error
     return fd
+
+
+def set_offload(fd: int, offload: Offload) -> None:
+    """Set header size and features of a device that was opened with a header in front; OSError when refused.
+
+    Who attaches to a device again does it again: what its last holder set is not to be relied on.
+    """
+    if offload is not Offload.NONE:
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, FEATURES[offload])
+
+
+def probe_offload(limit: Offload) -> Offload:
+    """Return the most offload, up to `limit`, that this kernel grants. Makes a device for a moment.
+
+    Raises:
+        SystemRefusal: TUN devices are not to be had at all.
+    """
+    for offload in range(limit, Offload.NONE, -1):
+        fd = _open()
+        try:
+            _attach(fd, PROBE, Offload(offload))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY):
+                raise SystemRefusal(f"TUN device: {error.strerror}") from error
+        else:
+            return Offload(offload)
+        finally:
+            os.close(fd)
+    return Offload.NONE
 
 
 def check_name(name: str) -> None:
@@ -64,6 +104,19 @@ def check_name(name: str) -> None:
         raise SystemRefusal(f"interface name {name!r}: it takes 1 to {NAME_BYTES} bytes")
     if not name.isascii() or not name.isprintable() or name in (".", "..") or set(name) & set("/: %"):
         raise SystemRefusal(f"interface name {name!r}: no '/', ':', '%', space, or anything but printable ASCII")
+
+
+def _open() -> int:
+    try:
+        return os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SystemRefusal(f"{CLONE_DEVICE}: {error.strerror}: is the tun module there, and are we root?") from error
+
+
+def _attach(fd: int, name: str, offload: Offload) -> None:
+    flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if offload is not Offload.NONE else 0)
+    fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode("ascii"), flags))
+    set_offload(fd, offload)
 
 
 def _exists(name: str) -> bool:

@@ -16,6 +16,7 @@ class LogEvent(NamedTuple):
 
 EVENTS: Final[dict[str, LogEvent]] = {
     "farm.starting": LogEvent("info", ("version", "workers")),
+    "dataplane.chosen": LogEvent("info", ("dataplane", "offload")),
     "farm.ready": LogEvent("info", ("listen", "workers")),
     "farm.stopping": LogEvent("info", ("signal",)),
     "farm.stopped": LogEvent("info"),

@@ -18,6 +18,7 @@ import msgspec
 import uvloop
 
 from sstpfarm.config.views import WorkerView
+from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import place_of
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.telemetry.log import configure, get_log
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.emit("internal.error", detail=detail)
 
         asyncio.get_running_loop().set_exception_handler(on_exception)
-        server = WorkerServer(options.worker, config, identity, stats, log, master=master, auth=auth)
+        server = WorkerServer(
+            options.worker, config, identity, stats, log, master=master, auth=auth, dataplane=options.dataplane
+        )
         drop_privileges(options.uid, options.gid)
         await server.run(listeners)
 
@@ -66,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("worker", "fd-master", "fd-auth", "fd-config", "fd-stats", "fd-chain", "fd-key", "uid", "gid", "cpu"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--listeners", required=True)
+    parser.add_argument("--dataplane", type=Dataplane.parse, required=True)
     return parser
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from sstpfarm.config.views import WorkerView
 from sstpfarm.dataplane.interface import CELLS, PacketPath
-from sstpfarm.dataplane.pure import PurePath
+from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
@@ -52,8 +52,10 @@ class WorkerServer:
         *,
         master: socket.socket,
         auth: socket.socket,
+        dataplane: Dataplane,
     ) -> None:
         self._number = number
+        self._dataplane = dataplane
         self._config = config.server
         self._identity = identity
         self.stats = stats
@@ -184,7 +186,7 @@ class WorkerServer:
     def make_path(self, slot: int) -> PacketPath:
         """Return a packet path that counts in that slot; without one it counts in the totals only."""
         cells = self.stats.slot(slot) if slot >= 0 else memoryview(array("Q", bytes(8 * CELLS)))
-        return PurePath(self.stats.totals, cells)
+        return self._dataplane.make_path(self.stats.totals, cells)
 
     def make_tunnel(self, *, available: bool) -> Tunnel:
         """Return the protocol core of a new connection."""
