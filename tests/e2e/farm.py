@@ -297,9 +297,10 @@ class Farm:
         return int(count)
 
     def idle(self) -> None:
-        """Wait until no session is left: none listed, no address leased, no tunnel route."""
-        until(lambda: self.sessions() == [], "no session is listed")
+        """Wait until no session is left: none counted, no address leased, no interface, no route."""
+        until(lambda: self.metric("sstpfarm_sessions") == 0, "no session is counted")
         until(lambda: self.lease_count() == 0, "no address is leased")
+        until(lambda: self.tunnels() == set(), "no interface of a session is left")
         until(lambda: self.place.routes() == self.routes_before, "no route of a session is left")
 
     def stop(self) -> None:

@@ -37,7 +37,7 @@ def descriptors(farm: Farm) -> dict[int, int]:
 def settles(farm: Farm, before: dict[int, int]) -> None:
     """Assert that sessions, leases, interfaces and descriptors are as before."""
     farm.idle()
-    until(lambda: farm.tunnels() == set(), "no tunnel interface is left")
+    assert farm.sessions() == []
     until(lambda: descriptors(farm) == before, f"descriptors as before: {before}")
     assert not farm.log.find("ipc.violation")
     assert not farm.log.find("internal.error")
@@ -112,11 +112,11 @@ def test_peers_that_vanish(wire: Wire, farm: Farm, step: Callable[[RawPeer], Non
 
 
 def test_orderly_churn(wire: Wire, farm: Farm) -> None:
-    """Sixty sessions in turn: each is served, and its address serves again."""
+    """Thirty sessions in turn: each is served, and its address serves again."""
     before = descriptors(farm)
     addresses = set()
-    with farm.counts("sstpfarm_connections_total", by=60, outcome="opened"):
-        for _ in range(60):
+    with farm.counts("sstpfarm_connections_total", by=30, outcome="opened"):
+        for _ in range(30):
             with tls_peer(wire.client, wire.SERVER4) as peer:
                 peer.open_session()
                 addresses.add(peer.address)

@@ -8,7 +8,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ import pytest
 from .client import TRUST_ANY, Client, connecting
 from .farm import GATEWAY, Farm
 from .netns import Wire, until
-from .rawpeer import tls_peer
+from .rawpeer import DISCARD_REQUEST, ECHO_REQUEST, LCP, TcpStream, message, ppp, tls_peer
 
 
 def family(pid: int) -> list[int]:
@@ -66,4 +69,28 @@ def test_raw_peer_vanishes(wire: Wire, farm: Farm) -> None:
         peer.close()
         closed = farm.wait_event("session.closed", mark, peer=peer.peer)
         assert closed["reason"] == "transport-lost"
+    farm.idle()
+
+
+def test_peers_that_reset_the_connection(wire: Wire, farm: Farm) -> None:
+    """A TCP reset right behind data is noticed at once, not when the keepalive misses the peer.
+
+    (libuv reports it as a poll error, and uvloop's add_reader then never calls its callback again.)
+    """
+    mark = farm.log.mark()
+    with ExitStack() as stack:
+        peers = [stack.enter_context(tls_peer(wire.client, wire.SERVER4)) for _ in range(12)]
+        for peer in peers:
+            peer.open_session()
+        for peer in peers:
+            assert isinstance(peer.stream, TcpStream)
+            peer.send(message(ECHO_REQUEST))
+            assert select.select([peer.stream.sock], [], [], 5)[0], "the answer is there"
+            peer.send(ppp(LCP, DISCARD_REQUEST, 1, bytes(4)))  # nobody answers that (RFC 1661 5.9)
+            peer.close()  # with the answer unread: the kernel sends a reset instead of a FIN (RFC 2525 2.17)
+        deadline = time.monotonic() + 1.5  # before the next retransmission of anything could find out by chance
+        for peer in peers:
+            left = max(0.0, deadline - time.monotonic())
+            closed = farm.wait_event("session.closed", mark, patience=left, peer=peer.peer)
+            assert closed["reason"] == "transport-lost"
     farm.idle()

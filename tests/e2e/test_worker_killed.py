@@ -33,9 +33,9 @@ def peers_on_both_workers(stack: ExitStack, wire: Wire, farm: Farm) -> dict[int,
         if min(map(len, found.values())) >= 2:
             return found
         peer = stack.enter_context(tls_peer(wire.client, wire.SERVER4))
+        mark = farm.log.mark()
         peer.open_session()
-        (session,) = (entry for entry in farm.sessions() if entry["address"] == peer.address)
-        found[session["worker"]].append(peer)
+        found[farm.wait_event("session.opened", mark, peer=peer.peer)["worker"]].append(peer)
     raise AssertionError(f"the kernel gave one worker everything: {found}")
 
 
