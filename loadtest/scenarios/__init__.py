@@ -1,0 +1,1 @@
+"""What the clients of one generator process do; one file for each scenario."""
