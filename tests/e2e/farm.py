@@ -19,6 +19,8 @@ from typing import IO, Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from sstpfarm.net.groups import POOL_GROUP
+
 from .netns import PATIENCE, Namespace, until
 
 PORT: Final = 443
@@ -287,8 +289,12 @@ class Farm:
         return int(self.log.find("auth.started")[-1]["pid"])
 
     def tunnels(self) -> set[str]:
-        """Interfaces in the server's namespace that were not there before the farm."""
-        return self.place.links() - self.links_before
+        """Interfaces of sessions: those that were not there before the farm, without the free ones of its pool."""
+        found = self.place.ip("-details", "address", "show")
+        free = {link["ifname"] for link in found if link.get("group") == str(POOL_GROUP)}
+        for link in found:
+            assert link["ifname"] not in free or ("UP" not in link["flags"] and link["addr_info"] == []), link
+        return {link["ifname"] for link in found} - self.links_before - free
 
     def lease_count(self) -> int:
         """How many leases the store holds."""
@@ -313,7 +319,7 @@ class Farm:
         assert not self.log.find("internal.error"), self.log.text()
         assert not self.log.find("ipc.violation"), self.log.text()
         assert self.lease_count() == 0
-        assert self.tunnels() == set()
+        assert self.place.links() == self.links_before
         assert self.place.routes() == self.routes_before
         assert "sstpfarm" not in self.place.run("nft", "list", "ruleset").stdout
         assert not any(b"Traceback" in line for line in self.log.raw), self.log.text()

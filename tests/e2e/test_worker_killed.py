@@ -14,6 +14,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from sstpfarm.reasons import ExitCode
+
+from .client import TRUST_ANY, connecting
 from .farm import Farm, Samples
 from .netns import Wire, until
 from .rawpeer import RawPeer, tls_peer
@@ -89,4 +92,18 @@ def test_worker_killed(wire: Wire, farm: Farm, victim: int) -> None:
         for peer in [*more[0], *more[1], *survivors]:
             assert peer.ping()
             peer.disconnect()
+    farm.idle()
+
+
+def test_our_client_says_that_the_connection_was_lost(wire: Wire, farm: Farm) -> None:
+    links, routes = wire.client.links(), wire.client.routes()
+    mark = farm.log.mark()
+    with connecting(wire.client, wire.SERVER4, *TRUST_ANY) as client:
+        client.up()
+        worker = farm.wait_event("session.opened", mark)["worker"]
+        os.kill(farm.worker_pids()[worker], signal.SIGKILL)
+        code, closed = client.end()
+        assert (code, closed["reason"]) == (ExitCode.NETWORK, "transport-lost"), closed
+    assert (wire.client.links(), wire.client.routes()) == (links, routes)
+    farm.wait_event("worker.ready", mark, worker=worker)
     farm.idle()
