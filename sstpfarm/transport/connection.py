@@ -10,10 +10,11 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from sstpfarm.dataplane.interface import FramingError, Gate, PacketPath
 from sstpfarm.errors import PeerError, place_of
@@ -22,42 +23,17 @@ from sstpfarm.proto.roles import AuthAccept, AuthReject, Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.delegate import Delegate
+from sstpfarm.transport.outlet import Outlet, Overflow
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
-MAX_PENDING: Final = 256 * 1024  # bytes that wait for the socket; reached only by control frames nobody reads
+ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
+DRAINS: Final = 4  # batches read from the TUN for one event, so that no session waits long for another's transfer
+PROBE: Final = 5.0  # seconds after bytes of the peer, until the socket is read once more without being told to
 LINGER: Final = 1.0  # seconds to wait for the peer's close, so that our last bytes are not lost to a reset
 FLUSH: Final = 3.0  # seconds that the last bytes may take to leave
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
-
-
-class Delegate(Protocol):
-    """What a role does with a connection; every call comes from the connection's own callbacks."""
-
-    def open_tunnel(self, connection: Connection, certificate: bytes) -> tuple[Tunnel, PacketPath]:
-        """TLS is up (the peer's leaf certificate, DER, or empty): make the protocol core and the packet path.
-
-        Raises:
-            PeerError: the connection ends with its reason.
-        """
-
-    def phase_done(self, connection: Connection, phase: Phase, detail: str) -> None:
-        """A phase of the login is done."""
-
-    def authenticate(self, connection: Connection, request: AuthRequest) -> None:
-        """Server: have the proof judged; `connection.auth_result` takes the answer."""
-
-    def authenticated(self, connection: Connection, event: AuthSucceeded) -> None:
-        """Authentication is over; the role calls `connection.configure` when it is ready for network protocols."""
-
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
-        """A network protocol is open."""
-
-    def gates_changed(self, connection: Connection, gates: Gate) -> None:
-        """Packets of exactly these families may pass now."""
-
-    def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
-        """The connection has ended; its descriptors are closed. Called exactly once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +66,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_around",
-        "_deadline",
-        "_delegate",
-        "_fd",
-        "_login_deadline",
-        "_path",
-        "_pending",
-        "_pump",
-        "_sock",
-        "_stage",
-        "_tun",
-        "_tun_armed",
-        "_tunnel",
-        "_writer_armed",
-        "ending",
-        "mtu",
-        "peer",
-        "scheduled",
-    )
+        "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_fd", "_login_deadline", "_outlet",
+        "_path", "_peer_finished", "_probe", "_pump", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
+        "peer", "scheduled",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -130,11 +91,12 @@ class Connection:
         self._stage = Stage.HANDSHAKE
         self._deadline: float | None = now + tls_deadline
         self._login_deadline: float | None = now + login_deadline
+        self._probe: float | None = None
         self._tunnel: Tunnel | None = None
         self._path: PacketPath | None = None
         self._tun = -1
-        self._tun_armed = self._writer_armed = False
-        self._pending = memoryview(b"")
+        self._dispatching = self._broken = self._peer_finished = False
+        self._outlet = Outlet(around.loop, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
         self.mtu = 0
         self.peer = peer
@@ -153,15 +115,13 @@ class Connection:
 
     def auth_result(self, result: AuthAccept | AuthReject) -> None:
         """Server: hand the decision to the PPP link."""
-        if self._tunnel is not None:
-            self._tunnel.auth_result(result, monotonic())
-            self._settle()
+        if self._tunnel is not None and self._stage is Stage.OPEN:
+            self._step(self._tunnel.auth_result, result, monotonic())
 
     def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None) -> None:
         """Let the network protocols begin."""
-        if self._tunnel is not None:
-            self._tunnel.configure(ipv4, ipv6, monotonic())
-            self._settle()
+        if self._tunnel is not None and self._stage is Stage.OPEN:
+            self._step(self._tunnel.configure, ipv4, ipv6, monotonic())
 
     def attach(self, tun: int) -> None:
         """Take that TUN descriptor; it is closed with the connection."""
@@ -170,15 +130,22 @@ class Connection:
             return
         self._tun = tun
         self._path.attach(tun)
-        self._arm_tun(not self._pending)
+        self._outlet.set_tun(tun)
 
     def close(self, reason: Reason, detail: str = "") -> None:
         """End the connection for that reason, in the way that the reason asks for. Idempotent."""
         if self._stage is Stage.HANDSHAKE:
             self._finish(reason, detail, drop=True)
         elif self._stage is Stage.OPEN and self._tunnel is not None:
-            self._tunnel.close(reason, monotonic(), detail)
+            self._step(self._tunnel.close, reason, monotonic(), detail)
+
+    def _step(self, step: Callable[..., None], *arguments: object) -> None:
+        """Let the tunnel do that, and what follows; a bug in it must end this session, and only this one."""
+        try:
+            step(*arguments)
             self._settle()
+        except Exception as error:
+            self._bug(error)
 
     @property
     def cipher(self) -> str:
@@ -200,14 +167,14 @@ class Connection:
     def next_deadline(self) -> float | None:
         """The earliest of the connection's and the tunnel's deadlines."""
         tunnel = self._tunnel.next_deadline() if self._tunnel is not None and self._stage is Stage.OPEN else None
-        candidates = (self._deadline, self._login_deadline, tunnel)
+        candidates = (self._deadline, self._login_deadline, self._probe, tunnel)
         return min((at for at in candidates if at is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
         try:
             self._tick(now)
-        except Exception as error:  # as in _readable
+        except Exception as error:  # as in _step
             self._bug(error)
 
     def _tick(self, now: float) -> None:
@@ -218,6 +185,7 @@ class Connection:
             else:
                 self._close_now()
             return
+        self._probe = None
         if self._stage is Stage.OPEN:
             self._receive()  # after a stall of this process: what waits in the socket counts before the clock does
         if self._stage is not Stage.OPEN or self._tunnel is None:
@@ -228,12 +196,12 @@ class Connection:
         self._tunnel.tick(now)
         self._settle()
 
-    # -- socket ------------------------------------------------------------------------------------------------------
+    # -- from the peer -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
         try:
             self._receive()
-        except Exception as error:  # a bug must end this session, and only this one
+        except Exception as error:  # as in _step
             self._bug(error)
 
     def _receive(self) -> None:
@@ -246,7 +214,7 @@ class Connection:
             self._lost(error.strerror or "receive failed")
             return
         if not count:
-            self._lost("closed by the peer")
+            self._hung_up()
             return
         if self._stage is Stage.LINGERING or self._stage is Stage.FLUSHING:
             return  # the peer still talks; nothing of it matters any more
@@ -255,13 +223,19 @@ class Connection:
         except PeerError as error:
             self._finish(error.reason, str(error), drop=error.reason is Reason.TLS_NOT_TLS)
             return
-        if self._stage is Stage.HANDSHAKE and self._pump.handshaken and not self._open():
+        if self._stage is Stage.HANDSHAKE and not (self._pump.handshaken and self._open()):
+            if self._stage is Stage.HANDSHAKE:
+                self._flush()
             return
-        if self._stage is Stage.OPEN:
+        if plain:
             self._feed(plain)
-            if self._pump.peer_closed and self._tunnel is not None:
-                self._tunnel.broken(Reason.TRANSPORT_LOST, "TLS closed by the peer")
-        self._settle()
+        if self._stage is not Stage.OPEN or self._tunnel is None:
+            return
+        if self._pump.peer_closed:
+            self._tunnel.broken(Reason.TRANSPORT_LOST, "TLS closed by the peer")
+            self._settle()
+        elif self._pump.waiting:
+            self._flush()  # the end of our handshake, the answer to a KeyUpdate
 
     def _open(self) -> bool:
         try:
@@ -269,36 +243,52 @@ class Connection:
         except PeerError as error:
             self._finish(error.reason, str(error), drop=False)
             return False
+        if self._stage is not Stage.HANDSHAKE:
+            return False
         self._tunnel, self._path = tunnel, path
         self._stage, self._deadline = Stage.OPEN, None
-        self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
         tunnel.start(monotonic())
+        self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
+        self._settle()
         return True
 
     def _feed(self, plain: memoryview) -> None:
         tunnel, path = self._tunnel, self._path
-        if not plain or tunnel is None or path is None:
+        if tunnel is None or path is None:
             return
         now = monotonic()
         tunnel.heard(now)
+        told = False  # whether the tunnel was told anything, so that it may want something
         if tunnel.wants_head:
-            plain = memoryview(tunnel.receive_head(plain, now))
+            plain, told = memoryview(tunnel.receive_head(plain, now)), True
             self._dispatch()
         try:
-            while plain and not tunnel.ended:
+            while plain and self._stage is Stage.OPEN:
                 consumed, frame = path.feed(plain)
                 if frame is None:
                     break
-                plain = plain[consumed:]
+                plain, told = plain[consumed:], True
                 tunnel.receive_frame(frame, now)
                 self._dispatch()  # a gate that this frame opens or closes holds for the very next byte
         except FramingError as error:
             tunnel.broken(Reason.BAD_FRAMING, str(error))
+            told = True
+        if self._stage is Stage.OPEN and self._probe is None:
+            # uvloop reports a reset only once: when it came with the last bytes, nothing else would tell
+            self._probe, told = now + PROBE, True
+        if told:
+            self._settle()
+
+    def _hung_up(self) -> None:
+        if self._stage is Stage.FLUSHING:  # it says no more, but may still read what we say
+            self._peer_finished = True
+            self._around.loop.remove_reader(self._fd)
+        else:
+            self._lost("closed by the peer")
 
     def _lost(self, why: str) -> None:
         if self._stage is Stage.OPEN and self._tunnel is not None and not self._tunnel.ended:
-            reason = self._tunnel.reason
-            self._tunnel.broken(reason or Reason.TRANSPORT_LOST, why)
+            self._tunnel.broken(self._tunnel.reason or Reason.TRANSPORT_LOST, why)
             self._settle()
         elif self._stage is Stage.HANDSHAKE:
             self._finish(Reason.TRANSPORT_LOST, why, drop=True)
@@ -308,26 +298,35 @@ class Connection:
 
     def _settle(self) -> None:
         """Hand out events, send what there is to send, look at the clock."""
-        if self._stage is Stage.OPEN:
-            self._dispatch()
-        if self._stage is not Stage.CLOSED:
-            self._flush()
+        self._dispatch()
+        self._flush()
         if self._stage is not Stage.CLOSED:
             self._around.deadlines.watch(self)
 
     def _dispatch(self) -> None:
+        """Encrypt what the tunnel says and hand out its events, in order.
+
+        What a delegate does meanwhile may make more of both: that is left to the call that is already at it.
+        """
         tunnel = self._tunnel
-        if tunnel is None:
+        if self._dispatching or tunnel is None:
             return
-        while True:
-            data = tunnel.data_to_send()
-            if data:
-                self._encrypt(data)
-            events = tunnel.events()
-            if not events:
-                return
-            for event in events:
-                self._on(event)
+        self._dispatching = True
+        try:
+            while self._stage is Stage.OPEN:
+                data = tunnel.data_to_send()
+                if data:
+                    self._encrypt(data)
+                    if self._stage is Stage.OPEN and self._pump.waiting > ANSWERS:
+                        self._flush()
+                events = tunnel.events()
+                if not events:
+                    return
+                for event in events:
+                    if self._stage is Stage.OPEN:
+                        self._on(event)
+        finally:
+            self._dispatching = False
 
     def _on(self, event: TunnelEvent) -> None:
         match event:
@@ -364,56 +363,76 @@ class Connection:
     # -- towards the peer --------------------------------------------------------------------------------------------
 
     def _tun_readable(self) -> None:
-        out = self._around.buffers.outbound
-        if self._path is None:
-            return
         try:
-            filled, _ = self._path.drain(out)
+            self._drain()
+        except Exception as error:  # as in _step
+            self._bug(error)
+
+    def _writable(self) -> None:
+        try:
+            self._transmit(b"")
+            if self._stage is Stage.OPEN and not self._outlet.pending:
+                self._drain()
+        except Exception as error:  # as in _step
+            self._bug(error)
+
+    def _drain(self) -> None:
+        """Carry packets from the TUN to the socket, while that takes them and the bound of one event is not met."""
+        path, out = self._path, self._around.buffers.outbound
+        if path is None or self._tun < 0:
+            self._outlet.drive_by_socket(False)
+            return
+        for _ in range(DRAINS):
+            try:
+                filled, more = path.drain(out)
+            except OSError as error:  # the device is gone
+                self._close_tun()
+                self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
+                return
             if filled:
                 self._encrypt(out[:filled])
                 self._flush()
-        except OSError as error:  # the device is gone
-            self._close_tun()
-            self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
-        except Exception as error:  # as in _readable
-            self._bug(error)
+                if self._stage is not Stage.OPEN or self._outlet.pending:
+                    return
+            if not more:
+                self._outlet.drive_by_socket(False)
+                return
+        self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
 
     def _flush(self) -> None:
-        data = self._pump.to_send()
-        if data:
-            self._pending = memoryview(bytes(self._pending) + data) if self._pending else memoryview(data)
-        if self._pending:
-            try:
-                self._pending = self._pending[self._sock.send(self._pending) :]
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError as error:
-                self._pending = memoryview(b"")
-                self._lost(error.strerror or "send failed")
-                return
-        blocked = bool(self._pending)
-        if blocked and len(self._pending) > MAX_PENDING:
+        """Send what was encrypted."""
+        if self._stage is not Stage.CLOSED and self._pump.waiting:
+            self._transmit(self._pump.to_send())
+
+    def _transmit(self, data: bytes) -> None:
+        try:
+            if data:
+                self._outlet.put(data)
+            else:
+                self._outlet.offer()
+        except Overflow:
             self._finish(Reason.PEER_DEAD, "the peer does not read", drop=True)
             return
-        if blocked != self._writer_armed:
-            self._writer_armed = blocked
-            if blocked:
-                self._around.loop.add_writer(self._fd, self._flush)
-            else:
-                self._around.loop.remove_writer(self._fd)
-            self._arm_tun(not blocked)
-        if not blocked and self._stage is Stage.FLUSHING:
+        except OSError as error:
+            self._refused(error.strerror or "send failed")
+            return
+        if self._stage is Stage.FLUSHING and not self._outlet.pending:
             self._linger()
 
-    def _arm_tun(self, on: bool) -> None:
-        """Read the TUN only while the socket takes what comes out of it; the kernel drops in its ring meanwhile."""
-        on = on and self._tun >= 0
-        if on != self._tun_armed:
-            self._tun_armed = on
-            if on:
-                self._around.loop.add_reader(self._tun, self._tun_readable)
-            else:
-                self._around.loop.remove_reader(self._tun)
+    def _refused(self, why: str) -> None:
+        """The socket takes nothing any more. What the peer said last may tell why: that is looked at before the end."""
+        self._close_tun()
+        self._outlet.close()
+        if self._stage is not Stage.OPEN:
+            self._lost(why)
+        elif not self._broken:
+            self._broken = True
+            self._around.loop.call_soon(self._hear_out, why)
+
+    def _hear_out(self, why: str) -> None:
+        if self._stage is Stage.OPEN:
+            self._readable()
+        self._lost(why)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -423,14 +442,14 @@ class Connection:
             return
         self.ending = (reason, detail)
         self._close_tun()
-        self._login_deadline = None
+        self._login_deadline = self._probe = None
         self._stage = Stage.FLUSHING
         if drop:
             self._close_now()
             return
         self._pump.close()
         self._deadline = monotonic() + FLUSH
-        self._flush()
+        self._transmit(self._pump.to_send())
         if self._stage is not Stage.CLOSED:
             self._around.deadlines.watch(self)
 
@@ -439,15 +458,22 @@ class Connection:
         self._close_now()
 
     def _linger(self) -> None:
+        """All is sent: wait a little for the peer's close."""
+        if self._peer_finished:
+            self._close_now()
+            return
         self._stage, self._deadline = Stage.LINGERING, monotonic() + LINGER
+        self._outlet.close()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._close_now()
+        else:
+            self._around.deadlines.watch(self)
 
     def _close_tun(self) -> None:
         if self._tun >= 0:
-            self._arm_tun(False)
+            self._outlet.set_tun(-1)
             if self._path is not None:
                 self._path.detach()
             os.close(self._tun)
@@ -460,8 +486,12 @@ class Connection:
             self.ending = (Reason.TRANSPORT_LOST, "")
         self._close_tun()
         self._stage = Stage.CLOSED
-        self._deadline = self._login_deadline = None
+        self._deadline = self._login_deadline = self._probe = None
+        self._outlet.close()
         self._around.loop.remove_reader(self._fd)
-        self._around.loop.remove_writer(self._fd)
         self._sock.close()
-        self._delegate.closed(self, *self.ending)
+        delegate = self._delegate
+        # The timers' heap knows us for a while, and a delegate may for ever: neither keeps TLS state in memory.
+        del self._delegate, self._outlet, self._pump
+        self._tunnel = self._path = None
+        delegate.closed(self, *self.ending)

@@ -59,13 +59,21 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer, self._armed_for = None, float("inf")
         now = monotonic()
+        due = []
         while self._heap and self._heap[0][0] <= now:
-            entry, _, timed = heapq.heappop(self._heap)
-            if entry != timed.scheduled:
-                continue  # an earlier entry has taken its place
-            timed.scheduled = float("inf")
-            deadline = timed.next_deadline()
-            if deadline is not None and deadline <= now:
-                timed.tick(now)
-            self.watch(timed)
-        self._arm()
+            due.append(heapq.heappop(self._heap))
+        due.reverse()
+        try:
+            while due:  # one that stays due comes up again, but not before the loop has turned
+                entry, _, timed = due.pop()
+                if entry != timed.scheduled:
+                    continue  # an earlier entry has taken its place
+                timed.scheduled = float("inf")
+                deadline = timed.next_deadline()
+                if deadline is not None and deadline <= now:
+                    timed.tick(now)
+                self.watch(timed)
+        finally:
+            for rest in due:  # one of them raised
+                heapq.heappush(self._heap, rest)
+            self._arm()

@@ -1,7 +1,8 @@
 """TLS over memory buffers: the contexts of both roles, and the pump of one connection.
 
-The receive buffer and the plaintext buffers are shared by all connections of a process, because only one of them
-works at a time; a connection keeps nothing but OpenSSL's state and what the socket did not take yet (ADR 0004).
+All buffers, OpenSSL's memory BIOs among them, are shared by the connections of a process, because only one of them
+works at a time and none leaves anything behind; a connection keeps nothing but OpenSSL's state and what the socket did
+not take yet (ADR 0004).
 """
 
 from __future__ import annotations
@@ -16,18 +17,27 @@ from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.reasons import Reason
 
 RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
-SLICE: Final = 16_384  # a BIO keeps the size that it once grew to, so it is fed in slices
+RECEIVE: Final = 128 * 1024  # bytes taken from a socket at once
+OUTBOUND: Final = 64 * 1024  # bytes of SSTP packets encrypted and sent at once
 CIPHERS_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # AEAD with forward secrecy; TLS 1.3 has nothing else
 HANDSHAKE_RECORD: Final = 0x16  # first byte of a TLS handshake record, RFC 8446 5.1
 
 
 class SharedBuffers:
-    """The buffers that the connections of one process take turns to use."""
+    """The buffers that the connections of one process take turns to use.
+
+    One pair of BIOs serves all: OpenSSL takes every byte of `incoming` before it asks for more (a part of a record
+    moves into its own buffer), and every call's output is fetched from `outgoing` at once. A BIO keeps the size that
+    it once grew to, and that is now paid once.
+    """
 
     def __init__(self) -> None:
-        self.received = memoryview(bytearray(128 * 1024))
-        self.plain = memoryview(bytearray(128 * 1024 + RECORD))  # plaintext is shorter than its records
-        self.outbound = memoryview(bytearray(64 * 1024))
+        self.received = memoryview(bytearray(RECEIVE))
+        # Plaintext is shorter than its records; OpenSSL may hold most of one from before. The last read needs room too.
+        self.plain = memoryview(bytearray(RECEIVE + 2 * RECORD))
+        self.outbound = memoryview(bytearray(OUTBOUND))
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +104,22 @@ def client_context(*, ca_pem: str | None, verify: bool) -> ssl.SSLContext:
 class TlsPump:
     """The TLS state of one connection; the caller moves the bytes to and from the socket."""
 
-    __slots__ = ("_buffers", "_first", "_incoming", "_object", "_outgoing", "handshaken", "peer_closed")
+    __slots__ = ("_buffers", "_first", "_object", "_ready", "handshaken", "peer_closed", "waiting")
 
     def __init__(
         self, context: ssl.SSLContext, buffers: SharedBuffers, *, server_side: bool, server_name: str | None = None
     ) -> None:
         self._buffers = buffers
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name)
+        self._object = context.wrap_bio(buffers.incoming, buffers.outgoing, server_side, server_name)
         self._first = True
+        self._ready: list[bytes] = []
         self.handshaken = False
         self.peer_closed = False  # close_notify was received
+        self.waiting = 0  # bytes that `to_send` would give
 
     def start(self) -> None:
         """Client: make the ClientHello."""
-        self._handshake()
+        self._advance(memoryview(b""))
 
     def receive(self, data: memoryview) -> memoryview:
         """Take ciphertext; return plaintext in the shared buffer, valid until the next call of any pump.
@@ -120,47 +130,45 @@ class TlsPump:
         Raises:
             PeerError: TLS_NOT_TLS, TLS_FAILED or CERTIFICATE_UNTRUSTED; what `to_send` then gives is the alert.
         """
-        plain, filled = self._buffers.plain, 0
         if self._first and data[0] != HANDSHAKE_RECORD:
             raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
         self._first = False
-        for start in range(0, len(data), SLICE):
-            self._incoming.write(data[start : start + SLICE])
-            if not self.handshaken:
-                self._handshake()
-                if not self.handshaken:
-                    continue
-            try:
-                while not self.peer_closed:
-                    count = self._object.read(RECORD, plain[filled : filled + RECORD])
-                    filled += int(count)
-                    if not count:
-                        self.peer_closed = True
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLZeroReturnError:
-                self.peer_closed = True
-            except ssl.SSLError as error:
-                raise PeerError(_text(error), reason=Reason.TLS_FAILED) from None
-        return plain[:filled]
+        return self._advance(data)
 
-    def _handshake(self) -> None:
+    def _advance(self, data: memoryview) -> memoryview:
+        plain, filled = self._buffers.plain, 0
+        self._buffers.incoming.write(data)
         try:
-            self._object.do_handshake()
+            if not self.handshaken:
+                self._object.do_handshake()
+                self.handshaken = True
+            read = self._object.read
+            while True:  # at most one record at a time, until OpenSSL wants more than there is
+                count = read(RECORD, plain[filled : filled + RECORD])
+                if not count:
+                    self.peer_closed = True
+                    break
+                filled += int(count)
         except ssl.SSLWantReadError:
-            return
+            pass
+        except ssl.SSLZeroReturnError:
+            self.peer_closed = True
         except ssl.SSLCertVerificationError as error:
             raise PeerError(error.verify_message, reason=Reason.CERTIFICATE_UNTRUSTED) from None
         except ssl.SSLError as error:
             raise PeerError(_text(error), reason=Reason.TLS_FAILED) from None
-        self.handshaken = True
+        finally:
+            self._leave()
+        return plain[:filled]
 
-    def send(self, *parts: bytes | memoryview) -> None:
-        """Encrypt plaintext, in records of at most 16 KiB."""
-        for part in parts:
-            view = memoryview(part)
-            for start in range(0, len(view), RECORD):
-                self._object.write(view[start : start + RECORD])
+    def send(self, data: bytes | memoryview) -> None:
+        """Encrypt plaintext; OpenSSL makes records of at most 16 KiB of it."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._object.write(view) :]
+        finally:
+            self._leave()
 
     def close(self) -> None:
         """Make the close_notify alert; `to_send` then gives it."""
@@ -168,10 +176,27 @@ class TlsPump:
             self._object.unwrap()
         except (ssl.SSLError, ValueError):
             return  # the peer's own close_notify is not there yet, or the handshake was never finished
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Take our output; leave nothing in the shared BIOs (after an error, or behind a close_notify)."""
+        if self._buffers.outgoing.pending:
+            data = self._buffers.outgoing.read()
+            self._ready.append(data)
+            self.waiting += len(data)
+        if self._buffers.incoming.pending:
+            self._buffers.incoming.read()
 
     def to_send(self) -> bytes:
-        """Return the ciphertext that waits for the socket."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        """Return and forget the ciphertext for the socket."""
+        ready = self._ready
+        if not ready:
+            return b""
+        data = ready[0] if len(ready) == 1 else b"".join(ready)
+        ready.clear()
+        self.waiting = 0
+        return data
 
     @property
     def cipher(self) -> str:

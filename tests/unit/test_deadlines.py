@@ -54,3 +54,46 @@ def test_a_thousand_moves_leave_one_entry() -> None:
         assert len(deadlines._heap) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_thing_that_stays_due_does_not_stop_the_loop() -> None:
+    async def scenario() -> None:
+        deadlines = Deadlines(asyncio.get_running_loop())
+
+        class Stubborn(Thing):
+            def tick(self, now: float) -> None:
+                self.ticks.append(now)
+
+        stubborn, other = Stubborn(monotonic()), Thing(monotonic() + 0.02)
+        deadlines.watch(stubborn)
+        deadlines.watch(other)
+        await asyncio.sleep(0.05)
+        assert len(other.ticks) == 1
+        assert len(stubborn.ticks) > 1
+        stubborn.deadline = None
+        await asyncio.sleep(0.01)
+        assert deadlines._heap == []
+
+    asyncio.run(scenario())
+
+
+def test_a_thing_that_fails_does_not_stop_the_others() -> None:
+    async def scenario() -> None:
+        errors: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+        deadlines = Deadlines(loop)
+
+        class Faulty(Thing):
+            def tick(self, now: float) -> None:
+                raise ZeroDivisionError
+
+        now = monotonic()
+        things = [Thing(now + 0.01), Faulty(now + 0.01), Thing(now + 0.01), Thing(now + 0.03)]
+        for thing in things:
+            deadlines.watch(thing)
+        await asyncio.sleep(0.1)
+        assert [len(thing.ticks) for thing in things] == [1, 0, 1, 1]
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+
+    asyncio.run(scenario())

@@ -69,7 +69,8 @@ def test_bytes_pass_both_ways_in_any_chunking(identity: ServerIdentity, pair: tu
     server, client = pumps(identity, client_context(ca_pem=pair[0].read_text(), verify=True))
     handshake(server, client, chunk)
     payload = bytes(range(256)) * (8 if chunk < 1000 else 200)
-    client.send(payload[:10], payload[10:])
+    client.send(payload[:10])
+    client.send(memoryview(payload)[10:])
     assert carry(client, server, chunk) == payload
     server.send(payload)
     assert carry(server, client, chunk) == payload
@@ -140,3 +141,79 @@ def test_bad_pair_says_which_key_of_the_configuration(pair: tuple[Path, Path], t
         server_identity(str(pair[0]), str(empty), pair[0].read_text())
     with pytest.raises(ConfigError, match="CA file"):
         client_context(ca_pem="not a certificate", verify=True)
+
+
+def test_handshakes_and_failures_of_others_share_the_buffers(identity: ServerIdentity) -> None:
+    """Everything interleaved, byte by byte where it hurts: no connection leaves anything behind for another."""
+    servers, clients = SharedBuffers(), SharedBuffers()
+    context = client_context(ca_pem=None, verify=False)
+    pairs = []
+    for _ in range(12):
+        server = TlsPump(identity.context, servers, server_side=True)
+        client = TlsPump(context, clients, server_side=False, server_name="vpn.example")
+        client.start()
+        pairs.append((server, client))
+    for round_ in range(3):
+        for number, (server, client) in enumerate(pairs):
+            hello = memoryview(client.to_send())
+            half = len(hello) // 2
+            if number % 4 == 3 and round_ == 0:
+                server.receive(hello[:half])  # and never again
+                continue
+            if number % 4 == 2 and round_ == 0:
+                server.receive(hello[:half])
+                with pytest.raises(PeerError):
+                    server.receive(memoryview(bytes(3000)))
+                continue
+            if number % 4 < 2:
+                for start in range(0, len(hello), 97):
+                    server.receive(hello[start : start + 97])
+                client.receive(memoryview(server.to_send()))
+            assert servers.incoming.pending == servers.outgoing.pending == clients.incoming.pending == 0
+    whole = [both for number, both in enumerate(pairs) if number % 4 < 2]
+    del pairs  # the others go, with handshakes half done
+    texts = [bytes([number]) * 40_000 for number in range(len(whole))]
+    for (server, client), text in zip(whole, texts, strict=True):
+        assert server.handshaken
+        assert client.handshaken
+        client.send(text)
+    ways = [memoryview(client.to_send()) for _, client in whole]
+    got = [bytearray() for _ in whole]
+    for start in range(0, len(ways[0]), 7001):  # parts of records of all of them, in turns
+        for number, (server, _) in enumerate(whole):
+            got[number] += server.receive(ways[number][start : start + 7001])
+    assert got == texts
+
+
+def test_a_damaged_record_ends_one_connection(identity: ServerIdentity) -> None:
+    buffers = SharedBuffers()
+    context = client_context(ca_pem=None, verify=False)
+    made = []
+    for _ in range(2):
+        server = TlsPump(identity.context, buffers, server_side=True)
+        client = TlsPump(context, SharedBuffers(), server_side=False)
+        client.start()
+        handshake(server, client)
+        made.append((server, client))
+    (server, client), (other_server, other_client) = made
+    client.send(bytes(50_000))
+    damaged = bytearray(client.to_send())
+    damaged[20_000] ^= 1
+    with pytest.raises(PeerError) as caught:
+        server.receive(memoryview(damaged))
+    assert caught.value.reason is Reason.TLS_FAILED
+    assert server.to_send()  # the alert
+    other_client.send(b"untouched")
+    assert carry(other_client, other_server) == b"untouched"
+
+
+def test_a_session_that_was_busy_keeps_no_buffers(identity: ServerIdentity) -> None:
+    server, client = pumps(identity, client_context(ca_pem=None, verify=False))
+    handshake(server, client)
+    client.send(bytes(120_000))
+    assert len(carry(client, server)) == 120_000
+    own = {name: getattr(server, name) for name in TlsPump.__slots__}
+    assert own["_ready"] == []
+    assert [type(value).__name__ for name, value in own.items() if name not in ("_buffers", "_ready")] == [
+        "bool", "SSLObject", "bool", "bool", "int",
+    ]  # fmt: skip

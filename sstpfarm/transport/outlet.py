@@ -1,0 +1,109 @@
+"""The way out of one connection: the bytes that wait for its socket, and which descriptor drives.
+
+As long as the socket takes everything, the TUN drives: each time that it has packets. Once the socket is full, or the
+TUN holds more than one event may carry, the socket does: each time that it takes bytes, and the TUN is read only when
+all earlier ones are gone. The kernel drops in the TUN's ring meanwhile. So nothing is registered and unregistered
+under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+MAX_PENDING: Final = 256 * 1024  # bytes that wait for the socket; reached only by control frames nobody reads
+NOTHING: Final = memoryview(b"")
+
+
+class Overflow(Exception):  # noqa: N818 - it is no error of ours: the peer does not read
+    """More than MAX_PENDING bytes would wait."""
+
+
+class Outlet:
+    """Sends what it is given, now or when the socket takes it.
+
+    Args:
+        sock: non-blocking; the caller keeps ownership, of the TUN descriptor too.
+        on_socket: called when the socket takes bytes, as long as it drives; it is to call `offer`.
+        on_tun: called when the TUN has packets, as long as it drives.
+    """
+
+    __slots__ = ("_armed", "_fd", "_loop", "_on_socket", "_on_tun", "_sock", "_socket_drives", "_tun", "pending")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_socket: Callable[[], None],
+        on_tun: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._on_socket = on_socket
+        self._on_tun = on_tun
+        self._tun = -1
+        self._armed = self._socket_drives = False
+        self.pending = NOTHING
+
+    def put(self, data: bytes) -> None:
+        """Send those bytes, or let them wait behind others.
+
+        Raises:
+            OSError: the socket is broken.
+            Overflow: too much waits already.
+        """
+        if not self.pending:
+            self.pending = memoryview(data)
+            self.offer()
+        elif len(self.pending) + len(data) <= MAX_PENDING:
+            self.pending = memoryview(b"".join((self.pending, data)))  # the socket tells when it takes more
+        else:
+            raise Overflow
+
+    def offer(self) -> None:
+        """Offer the socket what waits; OSError when it is broken."""
+        if not self.pending:
+            return
+        try:
+            sent = self._sock.send(self.pending)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent == len(self.pending):
+            self.pending = NOTHING  # an empty view would keep the whole batch in memory
+        else:
+            self.pending = self.pending[sent:]
+            self.drive_by_socket(True)
+
+    def drive_by_socket(self, on: bool) -> None:
+        """Let the socket drive, or the TUN."""
+        if on != self._socket_drives:
+            self._socket_drives = on
+            if on:
+                self._loop.add_writer(self._fd, self._on_socket)
+            else:
+                self._loop.remove_writer(self._fd)
+        self._arm(not on)
+
+    def set_tun(self, tun: int) -> None:
+        """Watch that TUN descriptor from now on, -1 for none: then its last one may be closed."""
+        self._arm(False)
+        self._tun = tun
+        self._arm(not self._socket_drives)
+
+    def close(self) -> None:
+        """Forget what waits, and watch nothing any more."""
+        self.set_tun(-1)
+        self.pending = NOTHING
+        self.drive_by_socket(False)
+
+    def _arm(self, on: bool) -> None:
+        on = on and self._tun >= 0
+        if on != self._armed:
+            self._armed = on
+            if on:
+                self._loop.add_reader(self._tun, self._on_tun)
+            else:
+                self._loop.remove_reader(self._tun)
