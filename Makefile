@@ -4,20 +4,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup lint test demo interop clean
+.PHONY: help setup lint test demo interop bench clean
 
 help:
 	@echo "make demo     one server, one client, real traffic through the tunnel (root)"
 	@echo "make test     unit, property, simulation and end-to-end tests (the last as root)"
 	@echo "make interop  Debian's sstpc and pppd, in a virtual machine, against our server (root)"
+	@echo "make bench    what it costs on this machine, into docs/performance.md (root; QUICK=1 is short)"
 	@echo "make lint     ruff, mypy --strict, the layers"
 	@echo "make setup    only the set-up: Debian packages, .venv"
 	@echo "make clean    remove what these targets made"
 
 setup: .venv/installed
 
+NATIVE := $(wildcard sstpfarm/dataplane/*.pyx sstpfarm/dataplane/*.px[di] sstpfarm/dataplane/*.h)
+
 # The stamp lives in .venv, so that removing .venv is a fresh start.
-.venv/installed: pyproject.toml deploy/debian-packages.txt
+.venv/installed: pyproject.toml setup.py $(NATIVE) deploy/debian-packages.txt
 	@deploy/install-packages base
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is too old or missing: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 1; }
@@ -47,6 +50,25 @@ interop: setup .venv/interop-installed
 	tests/interop/vm/build
 	$(BIN)/python -m pytest tests/interop
 
+.venv/bench-installed: deploy/debian-packages.txt | setup
+	@deploy/install-packages bench
+	@touch $@
+
+BENCH := build/bench/bin
+NATIVE_CFLAGS := -O3 -Wall -Wextra -Werror -D_GNU_SOURCE
+
+$(BENCH)/tunnel: bench/native/tunnel.c bench/native/frames.c bench/native/frames.h | .venv/bench-installed
+	@mkdir -p $(@D)
+	gcc $(NATIVE_CFLAGS) -o $@ $(filter %.c,$^) -lssl -lcrypto
+
+$(BENCH)/flows: bench/native/flows.c | .venv/bench-installed
+	@mkdir -p $(@D)
+	gcc $(NATIVE_CFLAGS) -o $@ $<
+
+bench: setup $(BENCH)/tunnel $(BENCH)/flows
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH_OPTIONS)
+
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find sstpfarm tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
+	find sstpfarm -name '*.so' -delete
+	find sstpfarm tests loadtest bench -name __pycache__ -type d -prune -exec rm -rf {} +
