@@ -1,0 +1,181 @@
+"""Logins, idle sessions and memory, with the clients of the load-test harness (loadtest/)."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+from bench.farm import GATEWAY, PORT, USER, Farm
+from bench.figure import Figure, Setup
+from bench.peers import ROOT, Flows, Load, on_cpu, start_carrier
+from bench.places import OTHER_CPU, SERVER, WORKER_CPU, Places, make_places
+from sstpfarm.cli.stage import StageError
+
+LOGINS: Final = 500  # for the cost of a login, each run
+RATE_LOGINS: Final = 3000  # for the rate
+LADDER: Final = (100, 1000, 5000)
+QUICK_LADDER: Final = (100, 500)
+IDLE_SECONDS: Final = 30.0  # the keepalive's period is 60 s on both sides, and spread over the sessions
+HOLDS: Final = (10_000, 5_000)  # the second when the first is too much
+HOLD_SECONDS: Final = 300.0
+MEMORY_SESSIONS: Final = 2000
+BURST_BYTES: Final = 64 * 1024  # a session that was busy: some bursts of that size each way
+BURST_RATE: Final = 32 * 1024  # bytes a second, each session
+HARNESS_PATIENCE: Final = 900.0
+WINDOW: Final = 32  # logins in progress at once
+
+Result = dict[str, Any]
+
+
+@contextmanager
+def served(setup: Setup, *, workers: int = 1) -> Iterator[tuple[Places, Farm]]:
+    """A server for the harness; with two workers, one on each processor."""
+    with ExitStack() as stack:
+        places = make_places(stack, "sessions")
+        places.client.run("sh", "-c", "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range")
+        places.client.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse")
+        cpus = (WORKER_CPU,) if workers == 1 else (WORKER_CPU, OTHER_CPU)
+        farm = Farm(stack, places.server, setup.fresh("farm"), workers=workers, dataplane=setup.dataplane, cpus=cpus)
+        yield places, farm
+
+
+def harness(places: Places, farm: Farm, scenario: str, *words: str, seconds: float, processes: int = 1) -> Result:
+    """Run a scenario of the harness against the farm; its result, with "failed" when something went wrong.
+
+    One process runs on the processor of everything else, several run where they like.
+    """
+    output = farm.directory / f"{scenario}-{time.monotonic_ns()}.json"
+    options = {
+        "--user": USER,
+        "--password-file": farm.password,
+        "--seconds": seconds,
+        "--processes": processes,
+        "--window": WINDOW,
+        "--server-pid": farm.process.pid,
+        "--output": output,
+    }
+    flat = [str(word) for pair in options.items() for word in pair]
+    program = (sys.executable, "-m", "loadtest", scenario, f"{SERVER}:{PORT}")
+    command = (*program, *words, *flat, "--insecure", "--i-own-this-target", "--quiet")
+    argv = on_cpu(places.client, OTHER_CPU, *command) if processes == 1 else places.client.argv(*command)
+    done = subprocess.run(  # noqa: S603 - our own program
+        argv, capture_output=True, text=True, timeout=seconds + HARNESS_PATIENCE, cwd=ROOT, check=False
+    )
+    if not output.exists():
+        raise StageError(f"loadtest {scenario}: {done.stderr[-2000:]}")
+    result: Result = json.loads(output.read_text())
+    result["failed"] = done.stderr.strip() if done.returncode else ""
+    return result
+
+
+def stage(result: Result, number: int) -> Result:
+    """The facts of a stage: 0 is when the sessions come up, 1 the measured one."""
+    found: Result = result["stages"][number]
+    return found
+
+
+def login_cost(setup: Setup) -> list[Figure]:
+    """CPU of worker, master and auth for a login whose session stays up."""
+    count = 100 if setup.quick else LOGINS
+    costs: dict[str, list[float]] = {"worker": [], "master": [], "auth": []}
+    with served(setup) as (places, farm):
+        for number in range(setup.runs + 1):
+            result = harness(places, farm, "hold", "--sessions", str(count), seconds=1)
+            _require(result)
+            spent = stage(result, 0)["server_cpu_ms_per_login"]
+            for kind, values in costs.items():
+                if number:
+                    values.append(float(spent.get(kind, 0)))
+    middle = {kind: statistics.median(values) for kind, values in costs.items()}
+    note = f"and master {middle['master']:.1f} ms, auth {middle['auth']:.1f} ms"
+    detail = {"master_ms": middle["master"], "auth_ms": middle["auth"], "all": costs}
+    return [setup.figure("login-cpu", costs["worker"], note, **detail)]
+
+
+def login_rate(setup: Setup) -> list[Figure]:
+    """Logins and ends in order, as many a second as this machine can, two workers and two generators."""
+    count = 300 if setup.quick else RATE_LOGINS
+    rates: list[float] = []
+    latency: list[float] = []
+    with served(setup, workers=2) as (places, farm):
+        for number in range(setup.runs + 1):
+            words = ("--count", str(count))
+            result = harness(places, farm, "storm", *words, seconds=120, processes=2)
+            _require(result)
+            if number:
+                found = max(result["stages"], key=lambda each: each["counts"].get("logins", 0))
+                rates.append(found["counts"]["logins"] / found["seconds"])
+                latency.append(float(found["durations"].get("login", {}).get("p95", 0)))
+    note = f"95 % of the logins in {statistics.median(latency):.0f} ms or less, each session ended in order"
+    return [setup.figure("login-rate", rates, note)]
+
+
+def ladder(setup: Setup) -> list[Figure]:
+    """CPU for each login and for each idle session, on the way to few and to many sessions, on one worker."""
+    found: list[Figure] = []
+    with served(setup) as (places, farm):
+        for sessions in QUICK_LADDER if setup.quick else LADDER:
+            seconds = 5.0 if setup.quick else IDLE_SECONDS
+            result = harness(places, farm, "hold", "--sessions", str(sessions), seconds=seconds)
+            _require(result)
+            if sessions not in LADDER:
+                continue
+            spent = stage(result, 0)["server_cpu_ms_per_login"]
+            idle = sum(each["cpu_seconds"] for each in stage(result, 1)["server"]) / stage(result, 1)["seconds"]
+            found.append(setup.single(f"login-cpu-{sessions}", spent["worker"], spent=spent))
+            found.append(setup.single(f"login-all-{sessions}", sum(spent.values()), spent=spent))
+            found.append(setup.single(f"idle-{sessions}", idle / sessions * 1e6, server=stage(result, 1)["server"]))
+    return found
+
+
+def hold(setup: Setup) -> list[Figure]:
+    """Sessions at once, two workers, for five minutes; what was not lost counts, and what they cost."""
+    seconds = 20.0 if setup.quick else HOLD_SECONDS
+    for sessions in (300,) if setup.quick else HOLDS:
+        with served(setup, workers=2) as (places, farm):
+            words = ("--sessions", str(sessions))
+            result = harness(places, farm, "hold", *words, seconds=seconds, processes=2)
+        if not result["failed"]:
+            break
+        setup.say(f"{sessions} sessions: {result['failed']}")
+    measured = stage(result, 1)
+    counts = result["counts"]
+    lost = sum(number for name, number in counts.items() if name.startswith(("lost: ", "failed: ")))
+    share = 100 * sum(each["cpu_seconds"] for each in measured["server"]) / measured["seconds"]
+    note = f"{seconds / 60:.1f} minutes, {lost} lost or refused"
+    by_role = {each["role"]: round(each["cpu_percent"], 2) for each in measured["server"]}
+    cost = f"{sessions:,} sessions; " + ", ".join(f"{role} {value:.1f}" for role, value in by_role.items())
+    return [
+        setup.single("sessions", sessions - lost, note=note, counts=counts),
+        setup.single("idle-cpu", share, note=cost, server=measured["server"]),
+    ]
+
+
+def memory(setup: Setup) -> list[Figure]:
+    """Worker memory of sessions that were busy for a while, each with bursts of TCP both ways."""
+    sessions = 200 if setup.quick else MEMORY_SESSIONS
+    load = Load(count=sessions, rate=BURST_RATE, chunk=BURST_BYTES)
+    with ExitStack() as stack:
+        places = make_places(stack, "memory")
+        farm = Farm(stack, places.server, setup.fresh("farm"), dataplane=setup.dataplane)
+        before = farm.worker_kib()
+        start_carrier(stack, places, farm, sessions)
+        idle = farm.worker_kib()
+        Flows(stack, places.server, farm.directory)
+        moved = {way: load.run(places.client, way, GATEWAY, 8) for way in ("up", "down")}
+        busy = farm.worker_kib()
+    least = min(found["least"] for found in moved.values())
+    note = f"{(idle - before) / sessions:.0f} KiB before they carried at least {least // 1024} KiB each way"
+    return [setup.single("session-kib", (busy - before) / sessions, note=note, sessions=sessions, moved=moved)]
+
+
+def _require(result: Result) -> None:
+    """StageError when logins failed: what was measured then is something else."""
+    if result["failed"]:
+        raise StageError(f"loadtest: {result['failed'][-500:]}")

@@ -1,0 +1,70 @@
+"""The capacity model: each bound binds where it should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bench.capacity import BUSY, MACHINES, PAYLOAD, Costs, Machine, capacity, capacity_table, costs_of, worker_cores
+from bench.figure import Figure
+
+COSTS = Costs(s_per_gb=2.0, login_s=0.004, login_other_s=0.002, idle_s=10e-6, session_kib=68.0)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (4, 3), (16, 15), (32, 30), (64, 60)])
+def test_worker_cores(cores: int, workers: int) -> None:
+    assert worker_cores(cores) == workers
+
+
+def test_cores_bound_throughput() -> None:
+    found = capacity(Machine(4, 8, 100), COSTS)
+    assert found.gbit_s == pytest.approx(3 * BUSY / 2.0 * 8)
+    assert found.gbit_s_bound == "cores"
+
+
+def test_card_bounds_throughput() -> None:
+    found = capacity(Machine(64, 128, 10), COSTS)
+    assert found.gbit_s == pytest.approx(10 * PAYLOAD)
+    assert found.gbit_s_bound == "card"
+
+
+def test_memory_bounds_sessions() -> None:
+    small, large = capacity(Machine(4, 4, 100), COSTS), capacity(Machine(4, 8, 100), COSTS)
+    # 150 KiB each in the model: 68 of the worker, 66 for the TUN device, 16 for the connection
+    assert large.sessions - small.sessions == pytest.approx(4 * 2**20 * 0.8 / 150, abs=1)
+    assert capacity(Machine(2, 1, 1), dataclasses.replace(COSTS, session_kib=1e9)).sessions == 0
+
+
+def test_logins_are_bound_by_the_one_process_when_it_is_dearer() -> None:
+    assert capacity(Machine(4, 8, 10), COSTS).logins == pytest.approx(BUSY / 0.002)
+    assert capacity(Machine(2, 8, 10), dataclasses.replace(COSTS, login_other_s=1e-6)).logins == pytest.approx(
+        2 * BUSY / 0.004
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "mbit_s", "bound"),
+    [(Machine(4, 64, 100), 1.0, "cores"), (Machine(64, 64, 1), 1.0, "card"), (Machine(16, 4, 100), 0.001, "memory")],
+)
+def test_active_sessions_name_their_bound(machine: Machine, mbit_s: float, bound: str) -> None:
+    found = capacity(machine, COSTS, mbit_s)
+    assert found.active_bound == bound
+    assert found.active > 0
+
+
+def test_table_has_every_machine() -> None:
+    assert len([line for line in capacity_table(COSTS) if line.startswith("| ")]) == len(MACHINES) + 1
+
+
+def test_costs_come_from_the_figures() -> None:
+    values = {"many-up": 1.5, "many-down": 2.5, "login-cpu": 4.0, "idle-5000": 10.0, "session-kib": 68.0}
+    figures = {key: Figure(key=key, value=value) for key, value in values.items()}
+    figures["login-cpu"] = Figure(key="login-cpu", value=4.0, detail={"master_ms": 1.0, "auth_ms": 2.0})
+    found = costs_of(figures)
+    assert found is not None
+    assert (found.s_per_gb, found.login_s, found.login_other_s, found.session_kib) == (2.5, 0.004, 0.002, 68.0)
+    assert found.idle_s == pytest.approx(10e-6)
+    del figures["idle-5000"]
+    assert costs_of(figures) is None
+    assert "Not all" in capacity_table(None)[0]
