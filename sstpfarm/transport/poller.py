@@ -1,0 +1,87 @@
+"""Readiness of sockets and TUN devices through an epoll of our own, inside of the event loop.
+
+libuv stops to watch a descriptor that reports an error, and uvloop then calls no reader: a connection that the peer
+reset would go unnoticed until its keepalive. Here an error makes a descriptor readable, so the next read says what it
+is. The loop watches one descriptor, the epoll's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final
+
+EVENTS_PER_TURN: Final = 64  # the loop's other work gets its turn in between
+_READ: Final = select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP
+_WRITE: Final = select.EPOLLOUT
+
+Callback = Callable[[], object]
+
+
+class Poller:
+    """Calls a descriptor's reader and writer while it is ready; level-triggered, as the loop's own methods are."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callback] = {}
+        self._writers: dict[int, Callback] = {}
+        loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def close(self) -> None:
+        """Stop watching; what is still registered is forgotten."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._readers.clear()
+        self._writers.clear()
+        self._epoll.close()
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call back while `fd` is readable, at its end, and while it has an error."""
+        self._register(fd, self._readers, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop that; nothing happens when there is no reader. Call it before `fd` is closed."""
+        self._unregister(fd, self._readers)
+
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        """Call back while `fd` is writable."""
+        self._register(fd, self._writers, callback)
+
+    def remove_writer(self, fd: int) -> None:
+        """Stop that; nothing happens when there is no writer."""
+        self._unregister(fd, self._writers)
+
+    def _register(self, fd: int, where: dict[int, Callback], callback: Callback) -> None:
+        known = fd in self._readers or fd in self._writers
+        where[fd] = callback
+        if known:
+            self._epoll.modify(fd, self._mask(fd))
+        else:
+            self._epoll.register(fd, self._mask(fd))
+
+    def _unregister(self, fd: int, where: dict[int, Callback]) -> None:
+        if where.pop(fd, None) is None:
+            return
+        mask = self._mask(fd)
+        if mask:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.unregister(fd)  # an error of a descriptor that nobody watches would wake us for ever
+
+    def _mask(self, fd: int) -> int:
+        return (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+
+    def _turn(self) -> None:
+        for fd, events in self._epoll.poll(0, EVENTS_PER_TURN):
+            # what an earlier callback of this turn has removed is not called; a number that it gave to a new
+            # descriptor may be called without cause, which a non-blocking read takes
+            if events & _READ:
+                reader = self._readers.get(fd)
+                if reader is not None:
+                    reader()
+                elif events & ~_WRITE and (writer := self._writers.get(fd)) is not None:
+                    writer()
+                    continue
+            if events & _WRITE and (writer := self._writers.get(fd)) is not None:
+                writer()
