@@ -64,7 +64,12 @@ def test_readers_and_writers_come_and_go(run: Run) -> None:
             theirs.send(b"one")
             await turns()
             assert seen == ["one"]
-            poller.add_writer(fd, lambda: (seen.append("writable"), poller.remove_writer(fd)))
+
+            def writable() -> None:
+                seen.append("writable")
+                poller.remove_writer(fd)
+
+            poller.add_writer(fd, writable)
             await turns()
             assert seen == ["one", "writable"]
             poller.remove_reader(fd)
