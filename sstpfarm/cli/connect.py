@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import sys
 from ipaddress import IPv6Address
@@ -14,14 +15,17 @@ import click
 import msgspec
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from sstpfarm.client.run import Counters, Observer, Tunnel, Up, Wishes
 from sstpfarm.client.settings import METHODS, ClientSettings
-from sstpfarm.errors import ConfigError
+from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.messages import Method
+from sstpfarm.net.tun import check_name
 from sstpfarm.proto.ppp.authentication import check_credentials
 from sstpfarm.proto.roles import AuthMethod
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
+from sstpfarm.transport.tls import client_context
 
 MAX_PASSWORD_FILE: Final = 4096
 TITLES: Final = {
@@ -71,7 +75,10 @@ class JsonDisplay:
 
 
 class ConsoleDisplay:
-    """For people: a line for each phase, then one line that counts."""
+    """For people: a line for each phase, then one line that counts.
+
+    Details hold what a server said, so they never pass through rich's markup.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -79,15 +86,17 @@ class ConsoleDisplay:
 
     def phase(self, name: str, seconds: float, detail: str) -> None:
         """A phase is done."""
-        self._console.print(f"[green]✓[/] {TITLES.get(name, name):<16}{seconds * 1000:8.1f} ms  [dim]{detail}[/]")
+        title = f" {TITLES.get(name, name):<16}{seconds * 1000:8.1f} ms  "
+        self._console.print(Text.assemble(("✓", "green"), title, (detail, "dim")))
 
     def up(self, up: Up) -> None:
         """The tunnel carries packets."""
         dns = f", DNS {', '.join(up.dns)}" if up.dns else ""
-        self._console.print(
-            f"[bold]{up.interface}[/] {up.local_address or up.ipv6_local} > {up.remote_address or up.server_address}, "
+        facts = (
+            f" {up.local_address or up.ipv6_local} > {up.remote_address or up.server_address}, "
             f"MTU {up.mtu}, {up.method}, {up.tls_version} {up.cipher}{dns}"
         )
+        self._console.print(Text.assemble((up.interface, "bold"), facts))
         if self._console.is_terminal:
             self._status = self._console.status("")
             self._status.start()
@@ -106,12 +115,26 @@ class ConsoleDisplay:
             self._status.stop()
         good = OUTCOMES[reason].exit_code is ExitCode.OK
         line = OUTCOMES[reason].text + (f": {detail}" if detail else "")
-        self._console.print(f"[{'green' if good else 'bold red'}]{'✓' if good else '✗'}[/] {line}", highlight=False)
+        self._console.print(Text.assemble(("✓", "green") if good else ("✗", "bold red"), f" {line}"))
+
+
+class Deadline(click.FloatRange):
+    """Seconds, 0.1 to 600. `nan` is in no range and yet passes click's: no deadline would ever come."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1, 600)
+
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail("not a number", param, ctx)
+        return seconds
 
 
 @click.command(
-    epilog="Exit codes: 0 ended in order, 64 usage, 65 certificate not trusted, 69 network, 71 system, 76 protocol, "
-    "77 authentication refused."
+    epilog="Exit codes: 0 ended in order, 64 usage, 65 certificate not trusted, 69 network, 70 internal error, "
+    "71 system, 76 protocol, 77 authentication refused, 78 a file is wrong."
 )
 @click.argument("server", metavar="HOST[:PORT]")
 @click.option("--user", required=True, help="User name; DOMAIN\\user is understood.")
@@ -136,8 +159,8 @@ class ConsoleDisplay:
 @click.option("--keepalive-timeout", default="60", show_default=True, help='Seconds, or "disabled".')
 @click.option("--max-mtu", type=click.IntRange(576, 4087), default=1500, show_default=True)
 @click.option("--max-mru", type=click.IntRange(576, 4087), default=1500, show_default=True)
-@click.option("--connect-timeout-s", type=click.FloatRange(0.1, 600), default=10.0, show_default=True)
-@click.option("--login-deadline-s", type=click.FloatRange(0.1, 600), default=120.0, show_default=True)
+@click.option("--connect-timeout-s", type=Deadline(), default=10.0, show_default=True)
+@click.option("--login-deadline-s", type=Deadline(), default=120.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 @click.pass_context
 def connect(
@@ -165,17 +188,26 @@ def connect(
     if sum((ca is not None, pin is not None, insecure)) > 1:
         raise click.UsageError("choose one of --ca, --pin and --insecure")
     host, port = parse_server(server)
+    if interface is not None:
+        try:
+            check_name(interface)
+        except SystemRefusal as error:
+            raise click.UsageError(f"--interface: {error}") from None
+    try:
+        name = user.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("--user is not UTF-8") from None
     password = _password(password_file, user)
     methods = _methods(authentication)
     for method in methods:
-        check_credentials(AuthMethod(method), user.encode(), password)
+        check_credentials(AuthMethod(method), name, password)
     settings = ClientSettings(
         host=host,
         port=port,
         user=user,
         password=password,
         authentication=methods,
-        ca_pem=ca.read_text("ascii", "replace") if ca else None,
+        ca_pem=authorities(ca) if ca else None,
         pin=_pin(pin) if pin else None,
         insecure=insecure,
         keepalive_timeout=_keepalive(keepalive_timeout),
@@ -196,6 +228,8 @@ def connect(
 def parse_server(text: str) -> tuple[str, int]:
     """Split HOST[:PORT], an IPv6 address in brackets or bare; the port is 443 when it is left out.
 
+    A name with other than ASCII letters is returned as DNS and TLS know it (IDNA).
+
     Raises:
         click.UsageError: with the rule.
     """
@@ -208,7 +242,12 @@ def parse_server(text: str) -> tuple[str, int]:
         raise click.UsageError(f"{text!r}: brackets are for an IPv6 address")
     if not 1 <= port <= 65535:
         raise click.UsageError(f"{text!r}: a port is 1 to 65535")
-    return host, port
+    if ":" in host:
+        return host, port
+    try:
+        return host.encode("idna").decode("ascii"), port
+    except UnicodeError:
+        raise click.UsageError(f"{text!r}: that is no host's name") from None
 
 
 def is_ipv6(text: str) -> bool:
@@ -233,6 +272,18 @@ def _pin(text: str) -> str:
     if match is None:
         raise click.UsageError("--pin is sha256: and 64 hexadecimal digits, colons between them allowed")
     return match[1].lower()
+
+
+def authorities(file: Path) -> str:
+    """Return the PEM text of a CA file; a faulty one is refused here, where it can be named."""
+    try:
+        pem = file.read_text("ascii", "ignore")  # comments of a bundle may hold other letters; ssl takes ASCII alone
+        client_context(ca_pem=pem, verify=True)
+    except OSError as error:
+        raise ConfigError(f"--ca {file}: {error.strerror}") from None
+    except ConfigError as error:
+        raise ConfigError(f"--ca {file}: {error}") from None
+    return pem
 
 
 def _keepalive(text: str) -> float | None:

@@ -92,8 +92,11 @@ def kick(path: Path | None, session: str) -> None:
 
 def _ask(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
     directory = RUN_DIRECTORY
-    if path is not None or CONFIG.exists():
-        directory = Path(load(path or CONFIG).farm.run_directory)
+    try:
+        if path is not None or CONFIG.exists():
+            directory = Path(load(path or CONFIG).farm.run_directory)
+    except PermissionError:
+        raise SystemRefusal(f"{CONFIG.parent} cannot be read: only root may ask the farm") from None
     reply = control_request(directory, request)
     if not reply.get("ok"):
         raise SystemRefusal(str(reply.get("error", "the farm gave no reason")))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import click
 import pytest
+from rich.console import Console
 
-from sstpfarm.cli.connect import parse_server
-from sstpfarm.reasons import ExitCode
+from sstpfarm.cli.connect import ConsoleDisplay, authorities, parse_server
+from sstpfarm.reasons import ExitCode, Reason
 
 SHA = "ab" * 32
 
@@ -25,13 +27,16 @@ SHA = "ab" * 32
         ("2001:db8::1", ("2001:db8::1", 443)),
         ("[2001:db8::1]", ("2001:db8::1", 443)),
         ("[fe80::1%eth0]:8443", ("fe80::1%eth0", 8443)),
+        ("bücher.example:444", ("xn--bcher-kva.example", 444)),
     ],
 )
 def test_server(text: str, expected: tuple[str, int]) -> None:
     assert parse_server(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":443", "a:b", "a:0", "a:65536", "[::1", "a:1:2", "[vpn.example]:443"])
+@pytest.mark.parametrize(
+    "text", ["", ":443", "a:b", "a:0", "a:65536", "[::1", "a:1:2", "[vpn.example]:443", "a..b", "a" * 64]
+)
 def test_bad_server(text: str) -> None:
     with pytest.raises(click.UsageError):
         parse_server(text)
@@ -55,6 +60,12 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
         (["h", "--user", "u", "--authentication", "eap"], ExitCode.USAGE, "mschap2, mschap1, chap, pap"),
         (["h", "--user", "u", "--keepalive-timeout", "0"], ExitCode.USAGE, "1 to 86400"),
         (["h", "--user", "u" * 300], ExitCode.CONFIG, ""),
+        (["h", "--user", "\udcff"], ExitCode.USAGE, "not UTF-8"),
+        (["h", "--user", "u", "--interface", "sstp%d"], ExitCode.USAGE, "--interface"),
+        (["h", "--user", "u", "--interface", "a" * 16], ExitCode.USAGE, "1 to 15 bytes"),
+        (["h", "--user", "u", "--connect-timeout-s", "nan"], ExitCode.USAGE, "not a number"),
+        (["h", "--user", "u", "--login-deadline-s", "nan"], ExitCode.USAGE, "not a number"),
+        (["h", "--user", "u", "--ca", __file__], ExitCode.CONFIG, f"--ca {__file__}: the CA file holds no usable"),
         (["h", "--user", "u", "--password-file", "/nonexistent"], ExitCode.CONFIG, "No such file"),
         (["h", "--user", "u", "--password", "x"], ExitCode.USAGE, "No such option"),
     ],
@@ -69,3 +80,31 @@ def test_refused_arguments(arguments: list[str], code: ExitCode, message: str, t
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret-marker" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["[/] closes nothing", "[red]paint[/red]", "[link=x]y", "[fe80::1] port 443", "\\"])
+def test_what_a_server_says_is_no_markup(words: str) -> None:
+    """A refusal's text is the server's: it must neither break the display nor style it, and nothing of it be lost."""
+    shown = StringIO()
+    display = ConsoleDisplay(Console(file=shown, width=200, force_terminal=True, color_system=None))
+    display.phase("tcp", 0.001, words)
+    display.closed(Reason.AUTH_REFUSED, f"the server says: {words}")
+    display.closed(Reason.USER_REQUEST, words)
+    assert shown.getvalue().splitlines() == [
+        f"✓ TCP                  1.0 ms  {words}",
+        f"✗ authentication refused: the server says: {words}",
+        f"✓ disconnected at the user's request: {words}",
+    ]
+
+
+def test_a_bundle_may_have_comments_in_any_language(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=ca",
+         "-keyout", tmp_path / "key.pem", "-out", plain],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    certificate = plain.read_text("ascii")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(f"# Főtanúsítvány\n{certificate}", "utf-8")
+    assert certificate in authorities(bundle)
