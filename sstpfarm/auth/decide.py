@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from sstpfarm.config.addresses import caller_address, parse_caller
 from sstpfarm.config.views import Account, AuthView
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, Terms
+from sstpfarm.proto.ppp.ipv6cp import interface_identifier
 from sstpfarm.proto.ppp.verify import AUTHENTICATION_FAILURE, failure_message, verify
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, ChapProof, Entropy, PapProof, Proof
 from sstpfarm.reasons import OUTCOMES, Reason
@@ -18,8 +20,6 @@ from sstpfarm.reasons import OUTCOMES, Reason
 # RFC 2759 6
 ACCOUNT_DISABLED: Final = 647
 NO_DIALIN_PERMISSION: Final = 649
-
-U_BIT: Final = 0x02  # of the first byte: the identifier is not derived from a global one (RFC 4291 2.5.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Judge:
     Args:
         view: accounts and methods.
         leases: where the addresses come from.
-        entropy: for interface identifiers, challenges in refusals and the password that no user has.
+        entropy: for challenges in refusals and the password that no user has.
     """
 
     def __init__(self, view: AuthView, leases: LeaseStore, entropy: Entropy) -> None:
@@ -114,7 +114,7 @@ class Judge:
             remote_address=str(address),
             dns_servers=account.dns_servers,
             wins_servers=account.wins_servers,
-            ipv6_local=interface_identifier(self._entropy) if self._view.ipv6 else None,
+            ipv6_local=session_identifier(request.session) if self._view.ipv6 else None,
         )
         grant = Grant(
             worker=worker,
@@ -152,11 +152,12 @@ def proof_of(request: AccessRequest) -> Proof:
     return ChapProof(request.identifier, request.challenge, request.value)
 
 
-def interface_identifier(entropy: Entropy) -> bytes:
-    """Return a random interface identifier of 8 bytes, never zero, with the u-bit clear (RFC 5072 4.1)."""
-    drawn = entropy(8)
-    identifier = bytes([drawn[0] & ~U_BIT]) + drawn[1:]
-    return identifier if any(identifier) else bytes(7) + b"\x01"
+def session_identifier(session: str) -> bytes:
+    """Return our interface identifier on a session's link: asked again, auth must grant the same terms.
+
+    The session's number is random; its digest tells the peer nothing about it.
+    """
+    return interface_identifier(hashlib.sha256(session.encode()).digest())
 
 
 def _may_call_from(account: Account, caller_id: str) -> bool:

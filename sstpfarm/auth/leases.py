@@ -45,6 +45,9 @@ class LeaseStore(Protocol):
     def acquire(self, holder: Holder, user: str, *, pool: str = "", address: str = "") -> IPv4Address | None:
         """Lease an address of `pool`, or the fixed `address`; None when none is free.
 
+        A lease from before this process's start is given to its holder once more, for the same user: the process
+        before may have died between its grant and its answer, and the worker asks again.
+
         Raises:
             LocalError: the holder has a lease already.
             SystemRefusal: the store cannot be written.
@@ -76,9 +79,10 @@ class SqliteLeases:
     ) -> None:
         self._database = database
         self._now = now
-        rows = database.execute("SELECT worker, session, address FROM lease").fetchall()
-        self._held: dict[Holder, int] = {Holder(worker, session): address for worker, session, address in rows}
-        self._remembered = set(self._held)
+        rows = database.execute("SELECT worker, session, address, user FROM lease").fetchall()
+        self._held: dict[Holder, int] = {Holder(worker, session): address for worker, session, address, _ in rows}
+        self._inherited: dict[Holder, str] = {Holder(worker, session): user for worker, session, _, user in rows}
+        self._unconfirmed = set(self._held)
         self._book = AddressBook(pools, reserved, in_use=self._held.values())
 
     def __len__(self) -> int:
@@ -87,6 +91,8 @@ class SqliteLeases:
     def acquire(self, holder: Holder, user: str, *, pool: str = "", address: str = "") -> IPv4Address | None:
         """Lease an address, as LeaseStore says."""
         if holder in self._held:
+            if self._inherited.pop(holder, None) == user:
+                return IPv4Address(self._held[holder])
             raise LocalError(f"session {holder.session} of worker {holder.worker} has a lease")
         if address:
             number = int(IPv4Address(address))
@@ -125,9 +131,9 @@ class SqliteLeases:
         Raises:
             SystemRefusal: the file cannot be written; the leases have ended all the same.
         """
-        stale = [holder for holder in self._remembered if holder.session not in live]
+        stale = [holder for holder in self._unconfirmed if holder.session not in live]
         numbers = [number for holder in stale if (number := self._forget(holder)) is not None]
-        self._remembered.clear()
+        self._unconfirmed.clear()
         self._delete(numbers)
         return len(numbers)
 
@@ -137,7 +143,8 @@ class SqliteLeases:
 
     def _forget(self, holder: Holder) -> int | None:
         """End a lease in memory and return its address."""
-        self._remembered.discard(holder)
+        self._inherited.pop(holder, None)
+        self._unconfirmed.discard(holder)
         number = self._held.pop(holder, None)
         if number is not None:
             self._book.give_back(number)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sstpfarm.auth.decide import Granted, Judge, Refused, interface_identifier
+from sstpfarm.auth.decide import Granted, Judge, Refused, session_identifier
 from sstpfarm.auth.leases import Holder, SqliteLeases, open_database
 from sstpfarm.auth.secrets import find_user, shown_user
 from sstpfarm.config.schema import STRENGTH, Method
@@ -201,12 +201,17 @@ def test_ipv6_is_offered_when_it_is_on(leases: SqliteLeases) -> None:
     assert off.ipv6_local is None
 
 
-@pytest.mark.parametrize("drawn", [bytes(8), b"\x02" + bytes(7), b"\xff" * 8])
-def test_interface_identifiers_are_not_zero_and_not_global(drawn: bytes) -> None:
-    identifier = interface_identifier(lambda _: drawn)
-    assert len(identifier) == 8
-    assert any(identifier)
-    assert not identifier[0] & 0x02
+def test_asked_again_a_restarted_auth_grants_the_same(tmp_path: Path) -> None:
+    """Auth died between its grant and its answer: the master takes an equal grant, and no other, for the same one."""
+    message, grants = request(b"alice", "wonderland"), []
+    for _ in range(2):
+        database = open_database(tmp_path, os.getuid(), os.getgid())
+        leases = SqliteLeases(database, view().pools, view().reserved, lambda: 0.0)
+        leases.reconcile({message.session})
+        grants.append(granted(Judge(view(), leases, os.urandom), message).grant)
+        leases.close()
+    assert grants[0] == grants[1]
+    assert session_identifier("0" * 16) != session_identifier("1" * 16)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,24 @@ def test_after_a_restart_live_sessions_keep_their_addresses_and_others_lose_them
     after.close()
 
 
+def test_a_worker_that_asks_a_restarted_auth_again_gets_the_same_address_once(tmp_path: Path) -> None:
+    """Auth can die between its grant and its answer; the worker then repeats its request."""
+    before = opened(tmp_path)
+    address = before.acquire(holder(1), "alice", pool="main")
+    before.acquire(holder(2), "bob", pool="main")
+    before.close()
+
+    after = opened(tmp_path)
+    assert after.reconcile({holder(1).session, holder(2).session}) == 0
+    assert after.acquire(holder(1), "alice", pool="main") == address
+    with pytest.raises(LocalError, match="has a lease"):
+        after.acquire(holder(1), "alice", pool="main")
+    with pytest.raises(LocalError, match="has a lease"):
+        after.acquire(holder(2), "alice", pool="main")
+    assert len(after) == 2
+    after.close()
+
+
 def test_a_file_that_cannot_be_written_costs_no_address(tmp_path: Path) -> None:
     database = open_database(tmp_path, os.getuid(), os.getgid())
     leases = SqliteLeases(database, {"main": (parse_range("10.0.0.1"),)}, (), lambda: 0.0)

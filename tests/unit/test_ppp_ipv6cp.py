@@ -10,7 +10,7 @@ from sstpfarm.errors import LocalError
 from sstpfarm.proto.events import Ipv6Opened
 from sstpfarm.proto.ppp.constants import Code
 from sstpfarm.proto.ppp.control import Limits
-from sstpfarm.proto.ppp.ipv6cp import Ipv6cp
+from sstpfarm.proto.ppp.ipv6cp import Ipv6cp, interface_identifier
 from sstpfarm.proto.ppp.packet import Option, Packet, encode_options
 from sstpfarm.proto.roles import Ipv6Terms, Role
 from sstpfarm.reasons import Reason
@@ -129,3 +129,11 @@ def test_peer_that_never_names_an_identifier_is_given_up() -> None:
     script.say(IPV6CP, replace(ours, code=ACK))
     codes = [packet.code for i in range(20) for _, packet in script.say(IPV6CP, request(i))]
     assert codes == [NAK] * 5 + [Code.TERMINATE_REQUEST]
+
+
+@pytest.mark.parametrize("drawn", [bytes(8), b"\x02" + bytes(7), b"\xff" * 8, b"\xff" * 32])
+def test_interface_identifiers_are_not_zero_and_not_global(drawn: bytes) -> None:
+    identifier = interface_identifier(drawn)
+    assert len(identifier) == 8
+    assert any(identifier)
+    assert not identifier[0] & 0x02

@@ -80,9 +80,13 @@ class Ipv6cp(ControlProtocol):
         """Return the peer's identifier as a Nak asks for it: the fixed one, or a random one that is not ours."""
         identifier = self._terms.peer
         if identifier is None:
-            random = bytearray(self._entropy(IDENTIFIER_SIZE))
-            random[0] &= ~_UNIVERSAL
-            while not any(random) or random == self.local:
-                random[-1] = (random[-1] + 1) % 256
-            identifier = bytes(random)
+            identifier = interface_identifier(self._entropy(IDENTIFIER_SIZE))
+            if identifier == self.local:
+                identifier = interface_identifier(identifier[:-1] + bytes([identifier[-1] ^ 2]))
         return Option(Ipv6cpOption.INTERFACE_IDENTIFIER, identifier)
+
+
+def interface_identifier(drawn: bytes) -> bytes:
+    """Make an identifier of the first 8 of some random bytes: universal bit clear, never zero (RFC 5072 4.1)."""
+    identifier = bytes([drawn[0] & ~_UNIVERSAL]) + drawn[1:IDENTIFIER_SIZE]
+    return identifier if any(identifier) else bytes(IDENTIFIER_SIZE - 1) + b"\x01"
