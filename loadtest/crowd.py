@@ -8,7 +8,7 @@ import os
 from time import monotonic
 from typing import Final, Protocol
 
-from loadtest.caller import Caller
+from loadtest.caller import Around, Caller
 from loadtest.measures import Tally
 from loadtest.orders import Order
 from sstpfarm.errors import PeerError
@@ -19,8 +19,8 @@ from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.proto.sstp.call import SstpSettings
 from sstpfarm.proto.tunnel import TunnelSettings
 from sstpfarm.reasons import Reason
-from sstpfarm.transport.connection import Surroundings
 from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import SharedBuffers, client_context
 
 MAX_DETAILS: Final = 50  # different texts of why logins failed that are told apart
@@ -56,7 +56,7 @@ class Crowd:
         self._context = client_context(ca_pem=order.target.ca_pem, verify=order.target.verify)
         self._sstp: dict[bytes, SstpSettings] = {}  # by certificate: there is one, or a few during a change
         loop = asyncio.get_running_loop()
-        self.around = Surroundings(loop, SharedBuffers(), Deadlines(loop))
+        self.around = Around(Poller(loop), SharedBuffers(), Deadlines(loop))
         self.tally = tally
         self._director: Director | None = None
         self.callers: set[Caller] = set()

@@ -18,6 +18,7 @@ from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.ppp.ipv6cp import IDENTIFIER_SIZE, interface_identifier
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.roles import AuthMethod, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp.binding import CertificateHash
@@ -27,11 +28,11 @@ from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import SharedBuffers, TlsPump, client_context
 
 ANY_SOURCE: Final = ((0, 0),)
 IPV4_PATIENCE: Final = 1.0  # seconds that IPV6CP waits for IPCP, so that the interface is made once
-UNIVERSAL_BIT: Final = 0x02  # clear in an interface identifier that was drawn at random, RFC 5072 4.1
 
 
 class Dialer:
@@ -114,7 +115,8 @@ class Dialer:
             try:
                 sock = await self._connect(address, port)
             except (OSError, TimeoutError) as error:
-                failures.append(f"{address} port {port}: {getattr(error, 'strerror', None) or 'no answer in time'}")
+                why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer in time"
+                failures.append(f"{address} port {port}: {why}")
                 continue
             self._address = address
             self._begin(sock)
@@ -122,12 +124,15 @@ class Dialer:
         self._finished(Reason.NETWORK_UNREACHABLE, "; ".join(failures))
 
     async def _connect(self, address: str, port: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        host, _, zone = address.partition("%")
+        six = ":" in host
+        sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                await asyncio.get_running_loop().sock_connect(sock, (address, port))
+                await asyncio.get_running_loop().sock_connect(
+                    sock, (host, port, 0, int(zone or 0)) if six else (host, port)
+                )
         except BaseException:
             sock.close()
             raise
@@ -138,7 +143,7 @@ class Dialer:
             sock.close()
             return
         loop = asyncio.get_running_loop()
-        around = Surroundings(loop, SharedBuffers(), Deadlines(loop))
+        around = Surroundings(loop, Poller(loop), SharedBuffers(), Deadlines(loop))
         self._phase(Phase.TCP, self._address)
         pump = TlsPump(self._context, around.buffers, server_side=False, server_name=self._server_name())
         self._connection = Connection(
@@ -153,7 +158,10 @@ class Dialer:
         self._connection.start(client=True)
 
     def _server_name(self) -> str:
-        """The name for SNI and the name check; Python sends no SNI for an address."""
+        """The name for SNI, the name check and the Host header, without a zone, which means nothing to others.
+
+        Python sends no SNI for an address.
+        """
         return self._settings.host.split("%", 1)[0]
 
     # -- from the connection -----------------------------------------------------------------------------------------
@@ -165,7 +173,8 @@ class Dialer:
         digest = hashlib.sha256(certificate).hexdigest()
         if settings.pin is not None and digest != settings.pin:
             raise PeerError(f"its SHA-256 is {digest}, not the pinned one", reason=Reason.CERTIFICATE_UNTRUSTED)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        name = self._server_name()
+        host = f"[{name}]" if ":" in name else name
         sstp = SstpSettings(
             role=Role.CLIENT, certificates=(CertificateHash.of(certificate),), keepalive=settings.keepalive_timeout
         )
@@ -206,7 +215,7 @@ class Dialer:
                 certificate_sha256=hashlib.sha256(self._certificate).hexdigest(),
             )
         )
-        ipv6 = Ipv6Terms(local=interface_identifier(os.urandom(8))) if self._settings.ipv6 else None
+        ipv6 = Ipv6Terms(local=interface_identifier(os.urandom(IDENTIFIER_SIZE))) if self._settings.ipv6 else None
         connection.configure(Ipv4Terms(request_dns=self._settings.peer_dns), ipv6)
 
     def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
@@ -244,9 +253,3 @@ class Dialer:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Tell the parent; the process ends."""
         self._finished(reason, detail)
-
-
-def interface_identifier(random: bytes) -> bytes:
-    """Make an IPv6 interface identifier of 8 random bytes: universal bit clear, never zero (RFC 5072 4.1)."""
-    value = bytes([random[0] & ~UNIVERSAL_BIT]) + random[1:]
-    return value if any(value) else b"\0" * 7 + b"\x01"

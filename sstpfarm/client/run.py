@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import msgspec
 from sstpfarm.client.settings import CLIENT_UID, ClientSettings
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.dataplane.select import Dataplane, choose
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
@@ -147,18 +148,20 @@ class Tunnel:
             addresses = await self._resolve()
         except OSError as error:
             return Reason.NETWORK_UNREACHABLE, f"{self._settings.host}: {error.strerror or error}"
+        if self._ended.done():
+            return self._ended.result()
         child = await self._spawn()
         try:
             assert self._channel is not None
             if not self._ended.done():
                 self._channel.send(m.Dial(addresses=tuple(addresses[:MAX_ADDRESSES]), port=self._settings.port))
             worker = asyncio.create_task(self._serve_interface())
+            worker.add_done_callback(self._interface_done)
             try:
                 return await self._ended
             finally:
                 worker.cancel()
-                with suppress(asyncio.CancelledError):
-                    await worker
+                await asyncio.wait([worker])
         finally:
             await self._remove_routes()
             if self._channel is not None:
@@ -168,10 +171,29 @@ class Tunnel:
     # -- the child ---------------------------------------------------------------------------------------------------
 
     async def _resolve(self) -> list[str]:
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            self._settings.host, self._settings.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )
-        return list(dict.fromkeys(str(info[4][0]) for info in infos))
+        """Return the addresses of the server; nothing when the user would not wait for them.
+
+        The resolver takes half a minute and more when no name server answers, and cannot be interrupted. asyncio would
+        wait for its own threads at the end, so this is one that nobody waits for.
+        """
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[str]] = loop.create_future()
+
+        def deliver(addresses: list[str] | OSError) -> None:
+            if isinstance(addresses, OSError):
+                found.set_exception(addresses)
+            else:
+                found.set_result(addresses)
+
+        def look_up() -> None:
+            addresses = _addresses(self._settings.host, self._settings.port)
+            with suppress(RuntimeError):  # the loop is closed: the user did not wait
+                loop.call_soon_threadsafe(deliver, addresses)
+
+        threading.Thread(target=look_up, name="resolver", daemon=True).start()
+        assert self._ended is not None
+        await asyncio.wait([found, self._ended], return_when=asyncio.FIRST_COMPLETED)
+        return found.result() if found.done() else []
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         ours, theirs = channel_pair()
@@ -216,6 +238,12 @@ class Tunnel:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result((reason, detail))
 
+    def _interface_done(self, worker: asyncio.Task[None]) -> None:
+        """Without what `worker` does the tunnel would hang: a bug in it ends the tunnel."""
+        error = None if worker.cancelled() else worker.exception()
+        if error is not None:
+            self._end(Reason.INTERNAL_ERROR, place_of(error))
+
     def _stop(self) -> None:
         """Ctrl-C or SIGTERM: ask the child for an orderly end, and do not wait for ever."""
         if self._channel is None:
@@ -240,9 +268,13 @@ class Tunnel:
         while True:
             try:
                 async with asyncio.timeout(COUNTER_INTERVAL):
-                    await self._configure(await self._wanted.get())
+                    more = await self._wanted.get()
             except TimeoutError:
                 self._count(asyncio.get_running_loop().time() - began)
+                continue
+            try:
+                if await self._apply(more):
+                    self._observer.up(self._describe(more, self._facts))
             except OSError as error:
                 self._refuse(str(error))
                 return
@@ -256,9 +288,7 @@ class Tunnel:
         tun = self._make_tun()
         try:
             self._index = socket.if_nametoindex(self._interface)
-            await self._configure(wanted)
-            if self._wishes.default_route and wanted.local_address is not None:
-                await self._route_everything()
+            await self._apply(wanted)
             self._channel.send(m.InterfaceReady(session="0" * 16, name=self._interface), [tun])
         finally:
             os.close(tun)  # the child's copy keeps the device; it goes when the child closes it
@@ -276,7 +306,16 @@ class Tunnel:
             return tun
         raise SystemRefusal(f"interface {names[0]} exists already; choose another --interface")
 
-    async def _configure(self, wanted: m.InterfaceWanted) -> None:
+    async def _apply(self, wanted: m.InterfaceWanted) -> bool:
+        """Configure the interface; return whether this gave it its IPv4 address, with which the default route comes."""
+        before = self._addressed
+        self._configure(wanted)
+        newly = self._addressed and not before
+        if newly and self._wishes.default_route:
+            await self._route_everything()
+        return newly
+
+    def _configure(self, wanted: m.InterfaceWanted) -> None:
         assert self._links is not None
         local = remote = None
         if wanted.local_address is not None and not self._addressed:  # a later message adds the other family
@@ -284,7 +323,7 @@ class Tunnel:
             remote = ipaddress.IPv4Address(wanted.remote_address) if wanted.remote_address else local
             self._addressed = True
         plan = LinkPlan(mtu=wanted.mtu, local=local, remote=remote, ipv6_local=wanted.ipv6_local)
-        await self._links.configure(self._index, plan)
+        self._links.configure(self._index, plan)
 
     async def _route_everything(self) -> None:
         """Send everything through the tunnel, and the tunnel's own packets as they go now."""
@@ -342,6 +381,19 @@ class Tunnel:
                 packets_out=cells[Cell.PACKETS_OUT],
             )
         )
+
+
+def _addresses(host: str, port: int) -> list[str] | OSError:
+    """Return the server's addresses in the resolver's order; a link-local one with the number of its interface."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    except OSError as error:
+        return error
+    found = []
+    for *_, address in infos:
+        zone = f"%{address[3]}" if len(address) == 4 and address[3] else ""
+        found.append(f"{address[0]}{zone}")
+    return list(dict.fromkeys(found))
 
 
 async def _reap(child: asyncio.subprocess.Process) -> None:

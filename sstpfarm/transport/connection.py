@@ -25,12 +25,12 @@ from sstpfarm.reasons import Reason
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.delegate import Delegate
 from sstpfarm.transport.outlet import Outlet, Overflow
+from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
 DRAINS: Final = 4  # batches read from the TUN for one event, so that no session waits long for another's transfer
-PROBE: Final = 5.0  # seconds after bytes of the peer, until the socket is read once more without being told to
 LINGER: Final = 1.0  # seconds to wait for the peer's close, so that our last bytes are not lost to a reset
 FLUSH: Final = 3.0  # seconds that the last bytes may take to leave
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
@@ -41,6 +41,7 @@ class Surroundings:
     """What all connections of a process share."""
 
     loop: asyncio.AbstractEventLoop
+    poller: Poller
     buffers: SharedBuffers
     deadlines: Deadlines
 
@@ -67,7 +68,7 @@ class Connection:
 
     __slots__ = (
         "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_fd", "_login_deadline", "_outlet",
-        "_path", "_peer_finished", "_probe", "_pump", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
+        "_path", "_peer_finished", "_pump", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
         "peer", "scheduled",
     )  # fmt: skip
 
@@ -91,12 +92,11 @@ class Connection:
         self._stage = Stage.HANDSHAKE
         self._deadline: float | None = now + tls_deadline
         self._login_deadline: float | None = now + login_deadline
-        self._probe: float | None = None
         self._tunnel: Tunnel | None = None
         self._path: PacketPath | None = None
         self._tun = -1
         self._dispatching = self._broken = self._peer_finished = False
-        self._outlet = Outlet(around.loop, sock, self._writable, self._tun_readable)
+        self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
         self.mtu = 0
         self.peer = peer
@@ -106,7 +106,7 @@ class Connection:
 
     def start(self, *, client: bool = False) -> None:
         """Begin: wait for the peer's bytes, at a client say ClientHello first."""
-        self._around.loop.add_reader(self._fd, self._readable)
+        self._around.poller.add_reader(self._fd, self._readable)
         if client:
             self._pump.start()
         self._settle()
@@ -167,7 +167,7 @@ class Connection:
     def next_deadline(self) -> float | None:
         """The earliest of the connection's and the tunnel's deadlines."""
         tunnel = self._tunnel.next_deadline() if self._tunnel is not None and self._stage is Stage.OPEN else None
-        candidates = (self._deadline, self._login_deadline, self._probe, tunnel)
+        candidates = (self._deadline, self._login_deadline, tunnel)
         return min((at for at in candidates if at is not None), default=None)
 
     def tick(self, now: float) -> None:
@@ -185,7 +185,6 @@ class Connection:
             else:
                 self._close_now()
             return
-        self._probe = None
         if self._stage is Stage.OPEN:
             self._receive()  # after a stall of this process: what waits in the socket counts before the clock does
         if self._stage is not Stage.OPEN or self._tunnel is None:
@@ -273,16 +272,13 @@ class Connection:
         except FramingError as error:
             tunnel.broken(Reason.BAD_FRAMING, str(error))
             told = True
-        if self._stage is Stage.OPEN and self._probe is None:
-            # uvloop reports a reset only once: when it came with the last bytes, nothing else would tell
-            self._probe, told = now + PROBE, True
         if told:
             self._settle()
 
     def _hung_up(self) -> None:
         if self._stage is Stage.FLUSHING:  # it says no more, but may still read what we say
             self._peer_finished = True
-            self._around.loop.remove_reader(self._fd)
+            self._around.poller.remove_reader(self._fd)
         else:
             self._lost("closed by the peer")
 
@@ -442,7 +438,7 @@ class Connection:
             return
         self.ending = (reason, detail)
         self._close_tun()
-        self._login_deadline = self._probe = None
+        self._login_deadline = None
         self._stage = Stage.FLUSHING
         if drop:
             self._close_now()
@@ -486,9 +482,9 @@ class Connection:
             self.ending = (Reason.TRANSPORT_LOST, "")
         self._close_tun()
         self._stage = Stage.CLOSED
-        self._deadline = self._login_deadline = self._probe = None
+        self._deadline = self._login_deadline = None
         self._outlet.close()
-        self._around.loop.remove_reader(self._fd)
+        self._around.poller.remove_reader(self._fd)
         self._sock.close()
         delegate = self._delegate
         # The timers' heap knows us for a while, and a delegate may for ever: neither keeps TLS state in memory.

@@ -8,10 +8,11 @@ under load.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import Final
+
+from sstpfarm.transport.poller import Poller
 
 MAX_PENDING: Final = 256 * 1024  # bytes that wait for the socket; reached only by control frames nobody reads
 NOTHING: Final = memoryview(b"")
@@ -30,16 +31,16 @@ class Outlet:
         on_tun: called when the TUN has packets, as long as it drives.
     """
 
-    __slots__ = ("_armed", "_fd", "_loop", "_on_socket", "_on_tun", "_sock", "_socket_drives", "_tun", "pending")
+    __slots__ = ("_armed", "_fd", "_on_socket", "_on_tun", "_poller", "_sock", "_socket_drives", "_tun", "pending")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         sock: socket.socket,
         on_socket: Callable[[], None],
         on_tun: Callable[[], None],
     ) -> None:
-        self._loop = loop
+        self._poller = poller
         self._sock = sock
         self._fd = sock.fileno()
         self._on_socket = on_socket
@@ -82,9 +83,9 @@ class Outlet:
         if on != self._socket_drives:
             self._socket_drives = on
             if on:
-                self._loop.add_writer(self._fd, self._on_socket)
+                self._poller.add_writer(self._fd, self._on_socket)
             else:
-                self._loop.remove_writer(self._fd)
+                self._poller.remove_writer(self._fd)
         self._arm(not on)
 
     def set_tun(self, tun: int) -> None:
@@ -104,6 +105,6 @@ class Outlet:
         if on != self._armed:
             self._armed = on
             if on:
-                self._loop.add_reader(self._tun, self._on_tun)
+                self._poller.add_reader(self._tun, self._on_tun)
             else:
-                self._loop.remove_reader(self._tun)
+                self._poller.remove_reader(self._tun)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 EVENTS_PER_TURN: Final = 64  # the loop's other work gets its turn in between
@@ -64,10 +65,11 @@ class Poller:
         if where.pop(fd, None) is None:
             return
         mask = self._mask(fd)
-        if mask:
-            self._epoll.modify(fd, mask)
-        else:
-            self._epoll.unregister(fd)  # an error of a descriptor that nobody watches would wake us for ever
+        with suppress(FileNotFoundError):  # the kernel has forgotten it: its file is gone
+            if mask:
+                self._epoll.modify(fd, mask)
+            else:
+                self._epoll.unregister(fd)  # an error of a descriptor that nobody watches would wake us for ever
 
     def _mask(self, fd: int) -> int:
         return (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)

@@ -28,6 +28,7 @@ from sstpfarm.telemetry.log import Log
 from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import ServerIdentity, SharedBuffers, TlsPump
 from sstpfarm.worker.session import Session
 
@@ -61,7 +62,7 @@ class WorkerServer:
         self.stats = stats
         self.log = log
         self._loop = asyncio.get_running_loop()
-        self._around = Surroundings(self._loop, SharedBuffers(), Deadlines(self._loop))
+        self._around = Surroundings(self._loop, Poller(self._loop), SharedBuffers(), Deadlines(self._loop))
         self._sessions: dict[str, Session] = {}
         self._starting = self._opened = 0
         self._free_slots: deque[tuple[float, int]] = deque((0.0, slot) for slot in range(stats.slots))

@@ -99,7 +99,9 @@ class TcpStream:
         self.sock.settimeout(timeout)
         try:
             data = self.sock.recv(65536)
-        except ssl.SSLEOFError as error:
+        except ssl.SSLError as error:
+            if error.reason != "UNEXPECTED_EOF_WHILE_READING":  # SSLEOFError from Python 3.11.4 on
+                raise
             raise StreamEndError("eof") from error
         except ConnectionResetError as error:
             raise StreamEndError("reset") from error
@@ -555,6 +557,7 @@ class RawPeer:
 def tls_context() -> ssl.SSLContext:
     """A TLS client that checks nothing and notices how a stream ends."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python 3.11.2 sets it: then eof looks like close-notify
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

@@ -25,6 +25,7 @@ from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import (
     ServerIdentity,
     SharedBuffers,
@@ -130,7 +131,8 @@ class Pair:
     def __init__(self, identity: ServerIdentity, password: str = PASSWORD) -> None:
         self.server_end, self.client_end = End(Role.SERVER, identity), End(Role.CLIENT, identity, password)
         loop = asyncio.get_running_loop()
-        around = Surroundings(loop, SharedBuffers(), Deadlines(loop))
+        self.poller = Poller(loop)
+        around = Surroundings(loop, self.poller, SharedBuffers(), Deadlines(loop))
         listener = socket.create_server(("127.0.0.1", 0))
         client_sock = socket.create_connection(listener.getsockname())
         server_sock, _ = listener.accept()
@@ -188,7 +190,7 @@ async def raw_pair(identity: ServerIdentity, tls_deadline: float = 5.0) -> Async
     listener.close()
     server.setblocking(False)
     loop = asyncio.get_running_loop()
-    around = Surroundings(loop, SharedBuffers(), Deadlines(loop))
+    around = Surroundings(loop, Poller(loop), SharedBuffers(), Deadlines(loop))
     pump = TlsPump(identity.context, around.buffers, server_side=True)
     Connection(around, end, server, pump, peer="raw", tls_deadline=tls_deadline, login_deadline=20).start()
     try:

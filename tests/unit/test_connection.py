@@ -81,8 +81,7 @@ def test_a_peer_that_does_not_read_costs_a_bounded_queue(identity: ServerIdentit
     async def scenario() -> None:
         async with pair(identity) as both:
             await both.open()
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(both.client_sock.fileno())  # the client stalls
+            both.poller.remove_reader(both.client_sock.fileno())  # the client stalls
             sent = 0
             for _ in range(3000):
                 try:
@@ -92,7 +91,7 @@ def test_a_peer_that_does_not_read_costs_a_bounded_queue(identity: ServerIdentit
                     await asyncio.sleep(0.001)
             assert 100 < sent < 3000, "the TUN was left to fill"
             assert len(both.server._outlet.pending) <= 256 * 1024
-            loop.add_reader(both.client_sock.fileno(), both.client._readable)
+            both.poller.add_reader(both.client_sock.fileno(), both.client._readable)
             cells = (
                 both.client_end.cells
             )  # the datagram socket in place of the TUN holds few packets: the rest is counted
