@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -180,6 +180,8 @@ class Tunnel:
         found: asyncio.Future[list[str]] = loop.create_future()
 
         def deliver(addresses: list[str] | OSError) -> None:
+            if found.cancelled():
+                return
             if isinstance(addresses, OSError):
                 found.set_exception(addresses)
             else:
@@ -192,8 +194,12 @@ class Tunnel:
 
         threading.Thread(target=look_up, name="resolver", daemon=True).start()
         assert self._ended is not None
-        await asyncio.wait([found, self._ended], return_when=asyncio.FIRST_COMPLETED)
-        return found.result() if found.done() else []
+        either: list[asyncio.Future[Any]] = [found, self._ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if found.done():
+            return found.result()
+        found.cancel()
+        return []
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         ours, theirs = channel_pair()
