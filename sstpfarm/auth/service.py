@@ -23,6 +23,7 @@ from sstpfarm.ipc.messages import (
     SessionReleased,
     Shutdown,
     WorkerAttached,
+    WorkerViolated,
 )
 from sstpfarm.ipc.permissions import Party, may_send
 
@@ -152,10 +153,11 @@ class AuthService:
 
     def _detached(self, worker: _Worker, why: str) -> None:
         """A worker is gone or broke the rules. Its leases end when the master has released its sessions."""
-        if self._workers.get(worker.number) is worker:
-            del self._workers[worker.number]
-        if why.startswith(VIOLATION):
-            self._emit("ipc.violation", sender=f"worker {worker.number}", detail=why.removeprefix(VIOLATION))
+        if self._workers.get(worker.number) is not worker:
+            return  # another process has its place already
+        del self._workers[worker.number]
+        if why.startswith(VIOLATION):  # the master logs it, counts it and kills the worker
+            self._master.send(WorkerViolated(worker=worker.number, detail=why.removeprefix(VIOLATION)[:256]))
 
     def _from_worker(self, worker: _Worker, request: AccessRequest) -> None:
         if worker.waiting >= self._max_waiting:

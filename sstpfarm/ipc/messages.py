@@ -99,6 +99,13 @@ class Grant(Message, frozen=True, tag="grant"):
     terms: Terms
 
 
+class WorkerViolated(Message, frozen=True, tag="worker-violated"):
+    """That worker broke the rules of its channel to auth: the master kills it."""
+
+    worker: Annotated[int, Meta(ge=0, le=1023)]
+    detail: Short
+
+
 # -- master > auth ---------------------------------------------------------------------------------------------------
 
 

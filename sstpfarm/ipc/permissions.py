@@ -28,7 +28,7 @@ class Party(StrEnum):
 MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
     (Party.WORKER, Party.AUTH): (m.AccessRequest,),
     (Party.AUTH, Party.WORKER): (m.AccessAccept, m.AccessReject),
-    (Party.AUTH, Party.MASTER): (m.AuthReady, m.Grant, m.Pong),
+    (Party.AUTH, Party.MASTER): (m.AuthReady, m.Grant, m.WorkerViolated, m.Pong),
     (Party.MASTER, Party.AUTH): (m.SessionReleased, m.WorkerAttached, m.LiveSessions, m.Shutdown, m.Ping),
     (Party.MASTER, Party.WORKER): (
         m.InterfaceReady,

@@ -197,7 +197,7 @@ class _Farm:
         if found:
             self._log.emit("farm.leftovers_removed", interfaces=[link.name for link in found])
             for group in {link.group for link in found}:
-                await links.delete_group(group)
+                links.delete_group(group)
 
     # -- what the control socket asks ----------------------------------------------------------------------------------
 

@@ -24,22 +24,20 @@ class ProcessPhase(StrEnum):
 class SessionPhase(StrEnum):
     """Where a session is in its life, as the master knows it."""
 
-    PREPARING = "preparing"  # auth granted it; the interface is being made
-    HANDED = "handed"  # its worker has the descriptor
+    HANDED = "handed"  # auth granted it, its worker has the descriptor
     OPENED = "opened"  # it carries packets
     CLOSING = "closing"  # its worker has closed the descriptor; the interface is being deleted
 
 
 PROCESS_ACCEPTS: Final[Mapping[tuple[Party, ProcessPhase], tuple[type[m.Message], ...]]] = {
     (Party.AUTH, ProcessPhase.STARTING): (m.AuthReady,),
-    (Party.AUTH, ProcessPhase.READY): (m.Grant, m.Pong),
+    (Party.AUTH, ProcessPhase.READY): (m.Grant, m.WorkerViolated, m.Pong),
     (Party.WORKER, ProcessPhase.STARTING): (m.WorkerReady,),
     (Party.WORKER, ProcessPhase.READY): (m.SessionOpened, m.SessionClosed, m.Pong),
 }
 
 SESSION_ACCEPTS: Final[Mapping[SessionPhase | None, tuple[type[m.Message], ...]]] = {
     None: (),  # no such session of that worker
-    SessionPhase.PREPARING: (),  # a worker that no longer has the session waits for the descriptor, then closes it
     SessionPhase.HANDED: (m.SessionOpened, m.SessionClosed),
     SessionPhase.OPENED: (m.SessionClosed,),
     SessionPhase.CLOSING: (),

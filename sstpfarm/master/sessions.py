@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc.messages import Grant
+from sstpfarm.master.devices import Device
 from sstpfarm.master.permissions import SessionPhase
-
-INTERFACE_PREFIX: Final = "sstp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +35,16 @@ class Session:
     Attributes:
         began: monotonic time of the grant.
         opened: monotonic time at which it began to carry packets; None before.
-        number: of its interface; -1 before it has one.
-        index: of its interface, as the kernel counts.
+        device: its interface; None before it has one.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
     """
 
     grant: Grant
     began: float
-    phase: SessionPhase = SessionPhase.PREPARING
+    phase: SessionPhase = SessionPhase.HANDED
     opened: float | None = None
-    number: int = -1
-    index: int = 0
+    device: Device | None = None
     cipher: str = ""
     tls_version: str = ""
     reason: str = ""
@@ -58,7 +54,7 @@ class Session:
     @property
     def name(self) -> str:
         """Name of its interface, empty before it has one."""
-        return f"{INTERFACE_PREFIX}{self.number}" if self.number >= 0 else ""
+        return self.device.name if self.device is not None else ""
 
     def seconds(self, now: float) -> float:
         """How long it has been open; 0 when it never was."""
@@ -88,36 +84,19 @@ class Session:
         }
 
 
-@dataclass(slots=True)
-class Numbers:
-    """Interface numbers: always the smallest free one, never one that is still in use."""
-
-    _next: int = 0
-    _returned: list[int] = field(default_factory=list)
-
-    def take(self) -> int:
-        """Return the smallest free number."""
-        if self._returned:
-            return heapq.heappop(self._returned)
-        self._next += 1
-        return self._next - 1
-
-    def give(self, number: int) -> None:
-        """Make a taken number free again."""
-        heapq.heappush(self._returned, number)
-
-
 class SessionTable:
-    """All sessions, by worker and identifier: a worker can name none but its own."""
+    """All sessions, by worker and identifier: a worker can name none but its own. Each call costs the same, whatever
+    the number of sessions, but those that return or go over many.
+    """
 
     def __init__(self) -> None:
-        self._sessions: dict[tuple[int, str], Session] = {}
+        self._workers: dict[int, dict[str, Session]] = {}
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return sum(map(len, self._workers.values()))
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(list(self._sessions.values()))
+        return iter([session for sessions in self._workers.values() for session in sessions.values()])
 
     def add(self, grant: Grant, now: float) -> Session:
         """Return the new session.
@@ -125,19 +104,23 @@ class SessionTable:
         Raises:
             IpcViolation: that worker has one of that identifier: it used the identifier twice.
         """
-        key = (grant.worker, grant.session)
-        if key in self._sessions:
+        sessions = self._workers.setdefault(grant.worker, {})
+        if grant.session in sessions:
             raise IpcViolation("a session identifier was used twice")
-        session = self._sessions[key] = Session(grant, now)
+        session = sessions[grant.session] = Session(grant, now)
         return session
 
     def get(self, worker: int, session: str) -> Session | None:
         """Return that worker's session, if it is there."""
-        return self._sessions.get((worker, session))
+        return self._workers.get(worker, {}).get(session)
+
+    def count(self, worker: int) -> int:
+        """Return how many sessions a worker has."""
+        return len(self._workers.get(worker, ()))
 
     def of_worker(self, worker: int) -> list[Session]:
         """Return all sessions of a worker."""
-        return [session for session in self._sessions.values() if session.grant.worker == worker]
+        return list(self._workers.get(worker, {}).values())
 
     def find(self, text: str) -> list[Session]:
         """Return the sessions of that identifier or interface name."""
@@ -145,4 +128,4 @@ class SessionTable:
 
     def remove(self, session: Session) -> None:
         """Forget a session; once only."""
-        del self._sessions[session.grant.worker, session.grant.session]
+        del self._workers[session.grant.worker][session.grant.session]

@@ -138,7 +138,7 @@ class Supervisor:
         await self._gone(lambda: all(place.child is None for place in self._places), STOP_DEADLINE)
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_DEADLINE):
-                await self.keeper.drain()
+                await self.keeper.close()
         if self._auth is not None:
             self._auth.send(m.Shutdown())
         await self._gone(lambda: self._auth is None, AUTH_STOP_DEADLINE)
@@ -231,6 +231,8 @@ class Supervisor:
                     self.keeper.grant(message)
                 except IpcViolation as error:
                     self._accuse(worker, str(error))
+            case m.WorkerViolated(worker=worker, detail=detail):
+                self._accuse(worker, detail)
 
     def _auth_gone(self) -> None:
         child, self._auth = self._auth, None
@@ -325,10 +327,10 @@ class Supervisor:
         if in_order:
             self._log.emit("worker.stopped", worker=number)
         else:
-            sessions = len(self.keeper.table.of_worker(number))
+            sessions = self.keeper.table.count(number)
             self._log.emit("worker.lost", worker=number, pid=child.pid, status=child.status, sessions=sessions)
         reason = Reason.SHUTDOWN if in_order else Reason.WORKER_LOST
-        burial = self.keeper.run(self.keeper.worker_lost(number, stats, reason))
+        self.keeper.worker_lost(number, stats, reason)
         self._collector.retire(number)
         stats.close()
         place.child = place.stats = None
@@ -338,10 +340,9 @@ class Supervisor:
             self._failure = f"worker {number} ended before it was ready, with status {child.status}"
         if self._up and not self._stopping:
             self._share_listeners()
-            self._spawn(self._restart_worker(place, burial, place.backoff.lost(child.age)))
+            self._spawn(self._restart_worker(place, place.backoff.lost(child.age)))
 
-    async def _restart_worker(self, place: Place, burial: asyncio.Task[None], delay: float) -> None:
-        await asyncio.shield(burial)  # before the new worker's interfaces come into the same group
+    async def _restart_worker(self, place: Place, delay: float) -> None:
         await self._start_again(lambda: self._start_worker(place), delay)
         self._collector.worker_restarted()
 
@@ -363,7 +364,7 @@ class Supervisor:
         ready = [place.number for place in self._places if place.ready]
         if not ready:
             return  # the next worker that becomes ready gets it
-        worker = min(ready, key=lambda number: len(self.keeper.table.of_worker(number)))
+        worker = min(ready, key=self.keeper.table.count)
         self._lent[listener.number] = worker
         self._to_worker(worker, m.LendListener(listener=listener.number), (listener.sock.fileno(),))
         self._log.emit("listener.lent", listener=str(listener.endpoint), worker=worker)
@@ -386,8 +387,8 @@ class Supervisor:
             self._auth.send(message)
 
     def _accuse(self, worker: int, detail: str) -> None:
-        """A worker broke a rule in what it had auth say."""
-        child = self._places[worker].child
+        """A worker broke a rule in what it said to auth, or had auth say."""
+        child = self._places[worker].child if worker < len(self._places) else None
         self._violation(f"worker {worker}", detail)
         if child is not None:
             child.kill()

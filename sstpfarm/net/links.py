@@ -1,7 +1,8 @@
 """Links, addresses and routes by netlink (rtnetlink(7)), under stock asyncio.
 
-pyroute2 does the coding; requests that belong together travel in one datagram, and none looks up what is known.
-The kernel has carried a request out by the time that it is acknowledged: what a method changed holds when it returns.
+What each session needs goes through `rtnetlink`; what is rare goes through pyroute2. Requests that belong together
+travel in one datagram, and none looks up what is known. The kernel has carried a request out by the time that it is
+acknowledged: what a method changed holds when it returns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,30 +22,21 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nlsocket import NetlinkRequest
-from pyroute2.netlink.rtnl import (
-    RTM_DELLINK,
-    RTM_DELROUTE,
-    RTM_GETLINK,
-    RTM_GETROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWROUTE,
-)
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETLINK, RTM_GETROUTE, RTM_NEWROUTE
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from sstpfarm.net.groups import GRAVEYARD_GROUP, is_session_group
+from sstpfarm.net import rtnetlink
+from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
+from sstpfarm.net.rtnetlink import IFLA_GROUP, IFLA_MTU, IFLA_TXQLEN, NO_ADDRESS, Rtnetlink, change_link, number
 
 IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
 SESSION_QUEUE: Final = 500  # packets in the TUN's ring: 64 is the least that keeps a burst of 32 datagrams whole
+LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)  # fe80::/64, RFC 4291 2.5.6
 DELETE_BATCH: Final = 256  # links that one delete takes: 60 ms of a busy kernel, in which our loop stands still
 MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
-# linux/if.h, linux/if_addr.h, linux/if_link.h
-IFF_UP: Final = 0x1
-IFF_LOWER_UP: Final = 0x10000
-IFA_F_NODAD: Final = 0x02
-IN6_ADDR_GEN_MODE_NONE: Final = 1
+MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: a session has one, an operator adds few
+IFF_LOWER_UP: Final = 0x10000  # linux/if.h
 # linux/rtnetlink.h
 RT_TABLE_MAIN: Final = 254
 RTPROT_STATIC: Final = 4
@@ -104,6 +97,8 @@ class Links:
     def __init__(self) -> None:
         self._netlink = AsyncIPRoute(groups=0)  # no subscription: nothing would drain it
         self._turn = asyncio.Lock()
+        self._sessions = Rtnetlink()
+        self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
         self._condemned: dict[int, asyncio.Future[None]] = {}
         self._reaper: asyncio.Task[None] | None = None
 
@@ -117,22 +112,45 @@ class Links:
         if self._reaper is not None:
             await asyncio.gather(self._reaper, return_exceptions=True)
         self._netlink.close()
+        self._sessions.close()
 
-    async def configure(self, index: int, plan: LinkPlan) -> None:
-        """Give a new, downed link its MTU, queue, group and addresses, and take it up: one datagram.
+    def configure(self, index: int, plan: LinkPlan) -> None:
+        """Give a new or parked link its MTU, queue, group and addresses, and take it up: one datagram.
 
         The kernel makes no address of its own on it, so it sends no router solicitation either.
         """
-        ipv6 = plan.mtu >= IPV6_MIN_MTU and _kernel_has_ipv6()
-        requests = [_link(index, plan, quiet_ipv6=ipv6)]
-        refusable = None
+        ipv6 = plan.mtu >= IPV6_MIN_MTU and self._has_ipv6
+        attributes = number(IFLA_MTU, plan.mtu) + number(IFLA_TXQLEN, plan.queue)
+        if plan.group is not None:
+            attributes += number(IFLA_GROUP, plan.group)
+        if ipv6:
+            attributes += rtnetlink.QUIET_IPV6
+        requests = [change_link(index, attributes=attributes)]
+        refusable = -1
         if plan.local is not None and plan.remote is not None:
-            requests.append(_ipv4_address(index, plan.local, plan.remote))
+            requests.append(rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed))
         if plan.ipv6_local is not None and ipv6:
             refusable = len(requests)  # EACCES where the operator has set disable_ipv6: IPv4 works all the same
-            requests.append(_ipv6_link_local(index, plan.ipv6_local))
-        requests.append(_message(ifinfmsg, RTM_NEWLINK, 0, {"index": index, "flags": IFF_UP, "change": IFF_UP}))
-        await self._request_all(requests, refusable=refusable)
+            requests.append(rtnetlink.add_ipv6(index, LINK_LOCAL + plan.ipv6_local, 64))
+        requests.append(change_link(index, up=True))
+        failed = self._sessions.send(requests)
+        failed.pop(refusable, None)
+        rtnetlink.check(failed)
+
+    def park(self, index: int) -> None:
+        """Take a link down and into the pool's group: its addresses, routes, neighbours and queued packets are gone.
+
+        Its traffic counters and the settings that `configure` makes stay.
+        """
+        clean = rtnetlink.delete_any_ipv4(index)  # down takes all else off, but IPv4 addresses would come back with up
+        batch = [change_link(index, up=False, attributes=number(IFLA_GROUP, POOL_GROUP)), clean, clean]
+        for _ in range(MAX_ADDRESSES):
+            failed = self._sessions.send(batch)
+            rtnetlink.check(failed, ignore=NO_ADDRESS)
+            if len(batch) - 1 in failed:
+                return  # none was left for it
+            batch = [clean]
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     async def delete(self, index: int) -> None:
         """Delete a link; when it returns, the interface, its addresses and its routes are gone.
@@ -148,15 +166,15 @@ class Links:
             self._reaper = loop.create_task(self._reap())
         await asyncio.shield(gone)
 
-    async def delete_group(self, group: int) -> None:
+    def delete_group(self, group: int) -> None:
         """Delete all links of a group; when it returns they are gone. An empty group is no error."""
-        await self._request_all([_delete_group(group)], ignore=errno.ENODEV)
+        rtnetlink.check(self._sessions.send([rtnetlink.delete_group(group)]), ignore=errno.ENODEV)
 
     async def session_links(self) -> list[LinkFacts]:
         """List the links that are in a farm's groups."""
         dump = _message(ifinfmsg, RTM_GETLINK, NLM_F_DUMP, {})
         found = []
-        for answer in await self._request_all([dump]):
+        for answer in await self._request(dump):
             group = answer.get_attr("IFLA_GROUP") or 0
             if is_session_group(group):
                 in_use = bool(answer["flags"] & IFF_LOWER_UP) or bool(answer.get_attr("IFLA_CARRIER"))
@@ -169,11 +187,11 @@ class Links:
         With `first` it goes before such a route instead, which serves again when this one is deleted.
         """
         flags = NLM_F_CREATE if first else NLM_F_CREATE | NLM_F_EXCL
-        await self._request_all([_route(RTM_NEWROUTE, flags, route)])
+        await self._request(_route(RTM_NEWROUTE, flags, route))
 
     async def delete_route(self, route: Route) -> None:
         """Delete a route that `add_route` made; one that is gone already (with its link, say) is no error."""
-        await self._request_all([_route(RTM_DELROUTE, 0, route)], ignore=errno.ESRCH)
+        await self._request(_route(RTM_DELROUTE, 0, route), ignore=errno.ESRCH)
 
     async def route_to(self, destination: IpAddress) -> Route:
         """Return how the kernel would reach that address now, as a host route; ENETUNREACH when it could not."""
@@ -185,7 +203,7 @@ class Links:
             {"family": _family(destination), "dst_len": width},
             [("RTA_DST", str(destination))],
         )
-        for answer in await self._request_all([request]):
+        for answer in await self._request(request):
             index = answer.get_attr("RTA_OIF")
             if index is None:
                 continue
@@ -205,8 +223,10 @@ class Links:
             batch = dict(list(self._condemned.items())[:DELETE_BATCH])
             failure: OSError | None = None
             try:
-                await self._request_all([_condemn(index) for index in batch], ignore=errno.ENODEV)
-                await self.delete_group(GRAVEYARD_GROUP)
+                doomed = number(IFLA_GROUP, GRAVEYARD_GROUP)
+                requests = [change_link(index, attributes=doomed) for index in batch]
+                rtnetlink.check(self._sessions.send(requests), ignore=errno.ENODEV)
+                self.delete_group(GRAVEYARD_GROUP)
             except OSError as error:
                 failure = error
             for index, gone in batch.items():
@@ -217,35 +237,24 @@ class Links:
                     gone.set_result(None)
                 else:
                     gone.set_exception(OSError(failure.errno, f"link {index}: {failure.strerror}"))
+            await asyncio.sleep(0)  # let others work between two batches
 
-    async def _request_all(
-        self, messages: Sequence[Any], *, ignore: int = 0, refusable: int | None = None
-    ) -> list[Any]:
-        """Send the messages in one datagram and return all answers.
-
-        Raises the first error as OSError, except errno `ignore`, and any of the message at position `refusable`.
-        """
-        answers: list[Any] = []
-        first: NetlinkError | None = None
+    async def _request(self, message: Any, *, ignore: int = 0) -> list[Any]:
+        """Send a message through pyroute2 and return all answers; an error is raised as OSError, unless ignored."""
         async with self._turn:
-            requests = [NetlinkRequest(self._netlink, message) for message in messages]
-            for request in requests:
-                await request.prepare()
+            request = NetlinkRequest(self._netlink, message)
+            await request.prepare()
             try:
-                self._netlink.send(b"".join(bytes(request.msg.data) for request in requests))
+                self._netlink.send(bytes(request.msg.data))
             except BaseException:
-                for request in requests:
-                    request.cleanup()
+                request.cleanup()
                 raise
-            for position, request in enumerate(requests):
-                try:
-                    answers += [answer async for answer in request.response()]
-                except NetlinkError as error:
-                    if first is None and error.code != ignore and position != refusable:
-                        first = error
-        if first is not None:
-            raise OSError(first.code, os.strerror(first.code))
-        return answers
+            try:
+                return [answer async for answer in request.response()]
+            except NetlinkError as error:
+                if error.code == ignore:
+                    return []
+                raise OSError(error.code, os.strerror(error.code)) from None
 
 
 def _message(
@@ -260,50 +269,6 @@ def _message(
     answered = 0 if flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_ACK
     message["header"]["flags"] = NLM_F_REQUEST | flags | answered
     return message
-
-
-def _link(index: int, plan: LinkPlan, *, quiet_ipv6: bool) -> Any:
-    attributes: list[tuple[str, Any]] = [("IFLA_MTU", plan.mtu), ("IFLA_TXQLEN", plan.queue)]
-    if plan.group is not None:
-        attributes.append(("IFLA_GROUP", plan.group))
-    if quiet_ipv6:
-        mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
-        attributes.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]}))
-    return _message(ifinfmsg, RTM_NEWLINK, 0, {"index": index}, attributes)
-
-
-def _kernel_has_ipv6() -> bool:
-    return os.path.isdir("/proc/sys/net/ipv6")  # noqa: PTH112 - once for each session: one system call, no object
-
-
-def _ipv4_address(index: int, local: ipaddress.IPv4Address, remote: ipaddress.IPv4Address) -> Any:
-    return _message(
-        ifaddrmsg,
-        RTM_NEWADDR,
-        NLM_F_CREATE | NLM_F_EXCL,
-        {"family": socket.AF_INET, "prefixlen": 32, "index": index},
-        [("IFA_LOCAL", str(local)), ("IFA_ADDRESS", str(remote))],
-    )
-
-
-def _ipv6_link_local(index: int, identifier: bytes) -> Any:
-    address = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
-    return _message(
-        ifaddrmsg,
-        RTM_NEWADDR,
-        NLM_F_CREATE | NLM_F_EXCL,
-        {"family": socket.AF_INET6, "prefixlen": 64, "index": index},
-        # IPV6CP has made sure that the two ends differ: no duplicate detection, which would delay the address
-        [("IFA_ADDRESS", str(address)), ("IFA_FLAGS", IFA_F_NODAD)],
-    )
-
-
-def _condemn(index: int) -> Any:
-    return _message(ifinfmsg, RTM_NEWLINK, 0, {"index": index}, [("IFLA_GROUP", GRAVEYARD_GROUP)])
-
-
-def _delete_group(group: int) -> Any:
-    return _message(ifinfmsg, RTM_DELLINK, 0, {}, [("IFLA_GROUP", group)])
 
 
 def _route(action: int, flags: int, route: Route) -> Any:

@@ -37,6 +37,10 @@ class InterfaceExists(SystemRefusal):
     """An interface of that name is there already; it is not ours to take over."""
 
 
+class InterfaceHeld(SystemRefusal):
+    """Some process still holds a descriptor of the device."""
+
+
 def make_tun(name: str, *, persistent: bool = True, offload: Offload = Offload.NONE) -> int:
     """Return the non-blocking descriptor of a new TUN device, of that offload.
 
@@ -61,6 +65,31 @@ def make_tun(name: str, *, persistent: bool = True, offload: Offload = Offload.N
         if error.errno in (errno.EBUSY, errno.EEXIST, errno.EINVAL) and _exists(name):
             raise InterfaceExists(f"interface {name} exists already") from error
         raise SystemRefusal(f"TUN device {name}: {error.strerror}") from error
+    return fd
+
+
+def attach_tun(name: str, index: int, *, offload: Offload = Offload.NONE) -> int:
+    """Return a new descriptor of the persistent TUN device of that name and index, as `make_tun` does of a new one.
+
+    No packet that was queued for a descriptor before comes out of this one: the queue belongs to the descriptor.
+
+    Raises:
+        InterfaceHeld: a process still holds a descriptor of it.
+        SystemRefusal: the device is gone, is another one by now, or the kernel refused.
+    """
+    fd = _open()
+    try:
+        _attach(fd, name, offload)
+        if socket.if_nametoindex(name) != index:  # a new one that the kernel just made, or somebody else's
+            raise SystemRefusal(f"TUN device {name} is another one now")
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.EBUSY:
+            raise InterfaceHeld(f"TUN device {name} is still held") from error
+        raise SystemRefusal(f"TUN device {name}: {error.strerror}") from error
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

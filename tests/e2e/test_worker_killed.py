@@ -70,8 +70,8 @@ def test_worker_killed(wire: Wire, farm: Farm, victim: int) -> None:
             assert peer.ping()
         for peer in victims:
             assert peer.rest()[1] in {"eof", "reset"}
-        until(lambda: not (farm.place.links() & lost), "the lost worker's interfaces are gone")
-        assert kept <= farm.place.links()
+        until(lambda: not (farm.tunnels() & lost), "the lost worker's interfaces are gone")
+        assert kept <= farm.tunnels()
         until(lambda: {e["interface"] for e in farm.sessions()} == kept, "only the survivors are listed")
         for peer in victims:
             closed = farm.wait_event("session.closed", mark, peer=peer.peer)

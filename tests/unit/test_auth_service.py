@@ -26,6 +26,7 @@ from sstpfarm.ipc.messages import (
     SessionReleased,
     Shutdown,
     WorkerAttached,
+    WorkerViolated,
 )
 from sstpfarm.ipc.permissions import Party, may_send
 from tests.unit.logins import request, view
@@ -90,6 +91,10 @@ class Bench:
         self.master.channel.send(Ping(number=1))
         while not isinstance(await self.master.next(), Pong):
             pass
+
+    def violations(self) -> list[WorkerViolated]:
+        """What auth told the master about workers."""
+        return [message for _, message in self.journal if isinstance(message, WorkerViolated)]
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [keys for event, keys in self.events if event == name]
@@ -197,7 +202,7 @@ def test_a_worker_releases_nothing_by_going_away(tmp_path: Path) -> None:
         worker.channel.close()
         await asyncio.sleep(DELAY * 1.5)  # the refusal that waits meets a closed channel
         assert len(made.leases) == 1
-        assert made.named("ipc.violation") == []
+        assert made.violations() == []
 
     run(tmp_path, story)
 
@@ -237,7 +242,8 @@ def test_a_worker_that_sends_what_it_may_not_is_cut_off_alone(tmp_path: Path) ->
         bad, good = made.worker(0), made.worker(1)
         bad.channel.send(Shutdown())
         await asyncio.wait_for(bad.ended.wait(), 5)
-        assert [event["sender"] for event in made.named("ipc.violation")] == ["worker 0"]
+        await made.settled()
+        assert [violated.worker for violated in made.violations()] == [0]
         good.channel.send(request(b"alice", "wonderland"))
         assert isinstance(await good.next(), AccessAccept)
         assert made.ends == []
@@ -251,8 +257,9 @@ def test_a_second_login_in_a_session_cuts_the_worker_off(tmp_path: Path) -> None
         worker.channel.send(request(b"alice", "wonderland"))
         worker.channel.send(request(b"fixed", "nailed"))
         await asyncio.wait_for(worker.ended.wait(), 5)
-        (violation,) = made.named("ipc.violation")
-        assert violation["sender"] == "worker 7"
+        await made.settled()
+        (violated,) = made.violations()
+        assert (violated.worker, violated.detail) == (7, f"session {1:016x} of worker 7 has a lease")
         assert len(made.leases) == 1
 
     run(tmp_path, story)

@@ -15,7 +15,6 @@ from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc import messages as m
 from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.permissions import SessionPhase
-from sstpfarm.master.sessions import Numbers
 from sstpfarm.net.links import Links
 from sstpfarm.net.tun import make_tun
 from sstpfarm.reasons import Reason
@@ -63,6 +62,10 @@ class Bench:
         session = self.keeper.table.get(worker, identifier(number))
         return session.phase if session is not None else None
 
+    def up(self) -> set[str]:
+        """The interfaces of sessions: what is up, without the loopback."""
+        return {link["ifname"] for link in self.place.ip("link", "show", "up") if link} - {"lo"}
+
     def close_tuns(self) -> None:
         for fd in self.tuns.values():
             os.close(fd)
@@ -86,8 +89,8 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
             bench = Bench(place, keeper, stats)
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
             await scenario(bench)
-            await keeper.drain()
             bench.close_tuns()
+            await keeper.close()
             assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
         for page in stats.values():
             page.close()
@@ -96,23 +99,11 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
         inside(place, lambda: asyncio.run(main(place)))
 
 
-def test_numbers() -> None:
-    numbers = Numbers()
-    assert [numbers.take() for _ in range(4)] == [0, 1, 2, 3]
-    numbers.give(2)
-    numbers.give(0)
-    assert [numbers.take() for _ in range(3)] == [0, 2, 4]
-
-
 @needs_root
 def test_a_life() -> None:
     async def scenario(bench: Bench) -> None:
         keeper = bench.keeper
         keeper.grant(grant(1))
-        for message in (opened(1), closed(1)):
-            with pytest.raises(IpcViolation, match="preparing"):
-                keeper.opened(0, message) if isinstance(message, m.SessionOpened) else keeper.closed(0, message)
-        await keeper.drain()
         assert bench.workers == [(0, m.InterfaceReady(session=identifier(1), name="sstp0"))]
         assert bench.phase(1) is SessionPhase.HANDED
         assert bench.place.routes()[0].startswith("10.20.1.1 dev sstp0")
@@ -131,18 +122,16 @@ def test_a_life() -> None:
         os.close(bench.tuns.pop(identifier(1)))
         keeper.closed(0, closed(1))
         cells[Cell.BYTES_IN] = 0  # the worker uses the slot for the next session
-        with pytest.raises(IpcViolation, match="closing"):
+        with pytest.raises(IpcViolation, match="not there"):
             keeper.closed(0, closed(1))
-        assert bench.auth == []  # not before the interface is gone
-        await keeper.drain()
+        assert bench.place.routes() == []  # before auth hears that the address is free
         (released,) = bench.auth
         assert (released.session, released.reason) == (identifier(1), "peer-disconnect")
         assert (released.bytes_in, released.bytes_out) == (111, 222)
-        assert bench.place.links() == {"lo"}
+        assert bench.up() == set()
         assert len(keeper.table) == 0
         cells.release()
         keeper.grant(grant(1))  # address and name serve again at once
-        await keeper.drain()
         assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp0"))
 
     run(scenario)
@@ -155,23 +144,20 @@ def test_worker_lost_in_every_phase() -> None:
         for number in (1, 2, 3):
             keeper.grant(grant(number))
         keeper.grant(grant(4, worker=1))
-        await keeper.drain()
         keeper.opened(0, opened(2))
         keeper.closed(0, closed(3))
-        keeper.grant(grant(5))  # being prepared
         ends = bench.stats[0].snapshot().counter("sstpfarm_session_ends_total", "worker-lost")
-        bury = keeper.worker_lost(0, bench.stats[0], Reason.WORKER_LOST)
+        keeper.worker_lost(0, bench.stats[0], Reason.WORKER_LOST)
         assert bench.stats[0].snapshot().counter("sstpfarm_session_ends_total", "worker-lost") == ends + 1
-        await keeper.run(bury)
+        assert [one.session[-1] for one in bench.auth] == ["3"]  # the others' interfaces are still there
         await keeper.drain()
         assert sorted((one.session[-1], one.reason) for one in bench.auth) == [
             ("1", "worker-lost"),
             ("2", "worker-lost"),
             ("3", "peer-disconnect"),
-            ("5", "worker-lost"),
         ]
-        assert bench.place.links() == {"lo", "sstp3"}  # the other worker's
-        assert identifier(5) not in bench.tuns  # no descriptor for a dead worker's successor
+        assert bench.up() == {"sstp3"}  # the other worker's
+        assert bench.place.links() == {"lo", "sstp2", "sstp3"}  # and one that waits: its worker had closed it
         assert len(keeper.table) == 1
 
     run(scenario)
@@ -189,9 +175,7 @@ def test_refusals() -> None:
         keeper.grant(grant(2))  # auth was restarted and asked again
         with pytest.raises(IpcViolation, match="twice"):
             keeper.grant(grant(2, remote="10.20.9.9"))
-        await keeper.drain()
         keeper.grant(grant(3, remote="not an address"))
-        await keeper.drain()
         assert isinstance(bench.workers[-1][1], m.InterfaceRefused)
         assert bench.auth[-1].reason == "interface-failed"
         assert bench.place.links() == {"lo", "sstp0"}
@@ -208,7 +192,6 @@ def test_foreign_interfaces_are_stepped_over() -> None:
     async def scenario(bench: Bench) -> None:
         foreign = make_tun("sstp0")
         bench.keeper.grant(grant(1))
-        await bench.keeper.drain()
         assert bench.workers[-1][1] == m.InterfaceReady(session=identifier(1), name="sstp1")
         os.close(foreign)
         socket.if_nametoindex("sstp0")
@@ -221,12 +204,15 @@ def test_kick() -> None:
     async def scenario(bench: Bench) -> None:
         bench.keeper.grant(grant(1))
         bench.keeper.grant(grant(2))
-        await bench.keeper.drain()
         assert bench.keeper.kick("sstp1", "uid 0") == [identifier(2)]
         assert bench.workers[-1] == (0, m.EndSession(session=identifier(2), reason="admin-reset"))
         assert bench.keeper.kick(identifier(1), "uid 0") == [identifier(1)]
         assert bench.keeper.kick("sstp7", "uid 0") == []
+        bench.keeper.closed_to_new = True
         bench.keeper.closed(0, closed(1))
+        assert bench.phase(1) is SessionPhase.CLOSING  # at the end of the farm nothing is kept for another session
         assert bench.keeper.kick(identifier(1), "uid 0") == []
+        await bench.keeper.drain()
+        assert bench.place.links() == {"lo", "sstp1"}
 
     run(scenario)

@@ -23,6 +23,7 @@ SESSION = "0" * 16
 MESSAGES: list[m.Message] = [
     m.AuthReady(),
     m.Grant(worker=0, session=SESSION, user="u", caller_id="c", method="pap", mtu=1400, slot=0, terms=TERMS),
+    m.WorkerViolated(worker=0, detail="d"),
     m.Pong(number=1),
     m.WorkerReady(),
     m.SessionOpened(session=SESSION, cipher="c", tls_version="v"),
@@ -37,7 +38,7 @@ MESSAGES: list[m.Message] = [
 def test_process_cells(party: Party, phase: ProcessPhase, message: m.Message) -> None:
     expected = {
         (Party.AUTH, ProcessPhase.STARTING): {"AuthReady"},
-        (Party.AUTH, ProcessPhase.READY): {"Grant", "Pong"},
+        (Party.AUTH, ProcessPhase.READY): {"Grant", "WorkerViolated", "Pong"},
         (Party.WORKER, ProcessPhase.STARTING): {"WorkerReady"},
         (Party.WORKER, ProcessPhase.READY): {"SessionOpened", "SessionClosed", "Pong"},
     }[party, phase]

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 import pytest
 
 from sstpfarm.net import sysctl
-from sstpfarm.net.groups import GRAVEYARD_GROUP, is_session_group, worker_group
+from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group, worker_group
 from sstpfarm.net.links import LinkFacts, LinkPlan, Links, Route
 from sstpfarm.net.tun import make_tun
 from tests.unit.inside import Namespace, inside, namespace, needs_root
@@ -47,15 +47,16 @@ def test_groups() -> None:
     assert is_session_group(worker_group(0))
     assert is_session_group(worker_group(1023))
     assert is_session_group(GRAVEYARD_GROUP)
+    assert is_session_group(POOL_GROUP)
     assert not is_session_group(0)
-    assert worker_group(1023) != GRAVEYARD_GROUP
+    assert len({worker_group(1023), GRAVEYARD_GROUP, POOL_GROUP}) == 3
 
 
 @needs_root
 def test_configured_link() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         fd, index = make("sstp0")
-        await links.configure(index, PLAN)
+        links.configure(index, PLAN)
         (shown,) = place.ip("-details", "addr", "show", "dev", "sstp0")
         assert shown["mtu"] == 1400
         assert shown["txqlen"] == 500
@@ -77,7 +78,7 @@ def test_configured_link() -> None:
 def test_small_mtu_has_no_ipv6() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         fd, index = make("sstp0")
-        await links.configure(index, LinkPlan(mtu=1279, local=PLAN.local, remote=PLAN.remote, ipv6_local=IDENTIFIER))
+        links.configure(index, LinkPlan(mtu=1279, local=PLAN.local, remote=PLAN.remote, ipv6_local=IDENTIFIER))
         (shown,) = place.ip("addr", "show", "dev", "sstp0")
         assert [address["family"] for address in shown["addr_info"]] == ["inet"]
         os.close(fd)
@@ -90,7 +91,7 @@ def test_ipv4_works_where_ipv6_is_switched_off() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         sysctl.write("net/ipv6/conf/default/disable_ipv6", "1")
         fd, index = make("sstp0")
-        await links.configure(index, PLAN)
+        links.configure(index, PLAN)
         (shown,) = place.ip("addr", "show", "dev", "sstp0")
         assert [address["family"] for address in shown["addr_info"]] == ["inet"]
         assert "UP" in shown["flags"]
@@ -103,11 +104,11 @@ def test_ipv4_works_where_ipv6_is_switched_off() -> None:
 def test_first_error_is_raised_and_the_socket_goes_on() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         fd, index = make("sstp0")
-        await links.configure(index, PLAN)
+        links.configure(index, PLAN)
         with pytest.raises(FileExistsError):
-            await links.configure(index, PLAN)
+            links.configure(index, PLAN)
         with pytest.raises(OSError, match="No such device") as caught:
-            await links.configure(9999, PLAN)
+            links.configure(9999, PLAN)
         assert caught.value.errno == errno.ENODEV
         assert len(await links.session_links()) == 1
         os.close(fd)
@@ -120,7 +121,7 @@ def test_deletions_share_their_cost_and_free_everything_at_once() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         made = [make(f"sstp{number}") for number in range(40)]
         for number, (_, index) in enumerate(made):
-            await links.configure(
+            links.configure(
                 index,
                 LinkPlan(mtu=1400, local=PLAN.local, remote=IPv4Address("10.20.1.0") + number, group=worker_group(0)),
             )
@@ -134,7 +135,7 @@ def test_deletions_share_their_cost_and_free_everything_at_once() -> None:
                 os.read(fd, 100)
             os.close(fd)
         fd, index = make("sstp0")  # name and address can be used again at once
-        await links.configure(index, PLAN)
+        links.configure(index, PLAN)
         os.close(fd)
         await links.delete(index)
         await links.delete(index)  # gone already: no error
@@ -153,11 +154,11 @@ def test_group_deletion_spares_other_groups() -> None:
         for number in range(6):
             fd, index = make(f"sstp{number}")
             fds.append(fd)
-            await links.configure(index, LinkPlan(mtu=1400, group=worker_group(number % 2)))
-        await links.delete_group(worker_group(0))
+            links.configure(index, LinkPlan(mtu=1400, group=worker_group(number % 2)))
+        links.delete_group(worker_group(0))
         assert place.links() == {"lo", "sstp1", "sstp3", "sstp5"}
-        await links.delete_group(worker_group(0))
-        await links.delete_group(worker_group(1))
+        links.delete_group(worker_group(0))
+        links.delete_group(worker_group(1))
         assert place.links() == {"lo"}
         for fd in fds:
             os.close(fd)
@@ -185,7 +186,7 @@ def test_routes() -> None:
         assert (str(server6.destination), str(server6.gateway)) == ("2001:db8::7/128", "fd99::1")
 
         fd, index = make("sstp0")
-        await links.configure(index, PLAN)
+        links.configure(index, PLAN)
         default = Route(ip_network("0.0.0.0/0"), index, metric=0)
         await links.add_route(server)
         with pytest.raises(FileExistsError):
