@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import socket
@@ -114,9 +115,8 @@ class Dialer:
         for address in addresses:
             try:
                 sock = await self._connect(address, port)
-            except (OSError, TimeoutError) as error:
-                why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer in time"
-                failures.append(f"{address} port {port}: {why}")
+            except OSError as error:  # TimeoutError is one, without a text
+                failures.append(f"{address} port {port}: {error.strerror or 'no answer in time'}")
                 continue
             self._address = address
             self._begin(sock)
@@ -129,10 +129,14 @@ class Dialer:
         sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                await asyncio.get_running_loop().sock_connect(
-                    sock, (host, port, 0, int(zone or 0)) if six else (host, port)
-                )
+            # not the loop's sock_connect: uvloop's loses the zone
+            status = sock.connect_ex((host, port, 0, int(zone or 0)) if six else (host, port))
+            if status == errno.EINPROGRESS:
+                async with asyncio.timeout(self._settings.connect_timeout_s):
+                    await _writable(sock)
+                status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if status:
+                raise OSError(status, os.strerror(status))
         except BaseException:
             sock.close()
             raise
@@ -253,3 +257,12 @@ class Dialer:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Tell the parent; the process ends."""
         self._finished(reason, detail)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)

@@ -1,0 +1,49 @@
+"""client/dial.py: how the unprivileged half reaches the server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+import uvloop
+
+from sstpfarm.client.dial import Dialer
+from sstpfarm.client.settings import ClientSettings
+from sstpfarm.dataplane.select import choose
+from sstpfarm.ipc import messages as m
+from sstpfarm.ipc.channel import Channel, channel_pair
+from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.telemetry.stats import Stats
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def closed_port(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """An address and a port of it on which nobody listens."""
+    host = str(request.param)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.bind((host, 0))
+        return host, int(sock.getsockname()[1])
+
+
+def test_each_address_that_fails_is_named_with_the_reason(closed_port: tuple[str, int]) -> None:
+    host, port = closed_port
+
+    async def dial() -> m.TunnelClosed:
+        ours, theirs = channel_pair()
+        told: asyncio.Queue[m.Message] = asyncio.Queue()
+        parent = Channel(ours, may_send(Party.CLIENT_PEER, Party.CLIENT), lambda said, _: told.put_nowait(said), print)
+        parent.start(asyncio.get_running_loop())
+        settings = ClientSettings(host=host, port=port, user="u", password="p", insecure=True)
+        Dialer(settings, Stats.create(1), theirs, choose()).start()
+        parent.send(m.Dial(addresses=(host, host), port=port))
+        closed = await asyncio.wait_for(told.get(), 5)
+        parent.close()
+        theirs.close()
+        assert isinstance(closed, m.TunnelClosed)
+        return closed
+
+    closed = uvloop.run(dial())
+    assert closed.reason == "network-unreachable"
+    said = f"{host} port {port}: Connection refused"
+    assert closed.detail == f"{said}; {said}"
