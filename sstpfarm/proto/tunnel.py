@@ -38,6 +38,7 @@ CONTROL_RATE: Final = 50.0  # control frames a second that a peer may send for l
 CONTROL_BURST: Final = 500.0
 PEER_ENDS: Final = frozenset({Reason.PEER_DISCONNECT, Reason.PEER_TERMINATED})
 SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1
+UNAVAILABLE: Final = 503  # RFC 9110 15.6.4: worth another try later, as no other refusal is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,8 @@ class Tunnel:
                 raise PeerError("no session is free", reason=Reason.HTTP_UNAVAILABLE)
             self._out.append(http.encode_response(self._settings.date()))
         elif (status := http.parse_response(head)) != 200:
-            raise PeerError(f"the server answered with HTTP status {status}", reason=Reason.HTTP_REFUSED)
+            reason = Reason.HTTP_UNAVAILABLE if status == UNAVAILABLE else Reason.HTTP_REFUSED
+            raise PeerError(f"the server answered with HTTP status {status}", reason=reason)
 
     def receive_frame(self, frame: bytes, now: float) -> None:
         """Take one control frame: a whole SSTP control packet, or a data packet with a PPP control frame in it."""

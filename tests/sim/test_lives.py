@@ -96,7 +96,7 @@ def test_a_server_without_a_free_session_says_503() -> None:
     assert world.server.ended is not None
     assert world.server.ended[1].reason is Reason.HTTP_UNAVAILABLE
     assert world.client.ended is not None
-    assert world.client.ended[1].reason is Reason.HTTP_REFUSED
+    assert world.client.ended[1].reason is Reason.HTTP_UNAVAILABLE
     assert "503" in world.client.ended[1].detail
 
 
