@@ -336,9 +336,7 @@ def report(console: Console, result: dict[str, Any], options: Options) -> None:
 def main() -> int:
     """Run the command line; the exit status."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
+        status = cli.main(standalone_mode=False)  # click gives what `Exit` was raised with
     except click.exceptions.Abort:
         return INTERRUPTED
     except click.ClickException as error:
@@ -350,4 +348,4 @@ def main() -> int:
     except (StageError, GeneratorFailed, ConfigError, SystemRefusal, OSError) as error:
         click.echo(f"Failed: {error}", err=True)
         return 1
-    return 0
+    return status if isinstance(status, int) else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
 from typing import Final, Protocol
@@ -20,8 +21,9 @@ from sstpfarm.proto.events import AuthSucceeded, Ipv4Opened, LcpOpened, Phase
 from sstpfarm.proto.roles import Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelSettings
 from sstpfarm.reasons import Reason
-from sstpfarm.transport.connection import Surroundings
-from sstpfarm.transport.tls import TlsPump
+from sstpfarm.transport.deadlines import Deadlines
+from sstpfarm.transport.poller import Poller
+from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 LINGER: Final = 2.0  # seconds to wait for the server's close
 VERSION: Final = 0x10  # MS-SSTP 2.2.1
@@ -37,6 +39,15 @@ class Stage(Enum):
     OPEN = auto()
     LINGERING = auto()  # the tunnel has ended: what is left is sent, then the server's close is awaited
     CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What all clients of a process share."""
+
+    poller: Poller
+    buffers: SharedBuffers
+    deadlines: Deadlines
 
 
 class Owner(Protocol):
@@ -81,7 +92,7 @@ class Caller:
         "address", "began", "flow", "gateway", "is_up", "mtu", "number", "scheduled", "wanted_end",
     )  # fmt: skip
 
-    def __init__(self, around: Surroundings, owner: Owner, number: int, login_seconds: float) -> None:
+    def __init__(self, around: Around, owner: Owner, number: int, login_seconds: float) -> None:
         self._around = around
         self._owner = owner
         self.number = number
@@ -121,7 +132,7 @@ class Caller:
         except OSError as error:
             self._end(Reason.NETWORK_UNREACHABLE, error.strerror or "connect")
             return
-        self._around.loop.add_writer(self._fd, self._connected)
+        self._around.poller.add_writer(self._fd, self._connected)
         self._around.deadlines.watch(self)
 
     @property
@@ -182,10 +193,14 @@ class Caller:
         if error:
             self._end(Reason.NETWORK_UNREACHABLE, os.strerror(error))
             return
-        self._around.loop.remove_writer(self._fd)
+        try:
+            self._sock.getpeername()
+        except OSError:  # called without cause (see Poller): not connected yet
+            return
+        self._around.poller.remove_writer(self._fd)
         self._phase(Phase.TCP)
         self._stage = Stage.HANDSHAKE
-        self._around.loop.add_reader(self._fd, self._readable)
+        self._around.poller.add_reader(self._fd, self._readable)
         self._pump.start()
         self._settle()
 
@@ -256,7 +271,7 @@ class Caller:
                 break
             frame = plain[position : position + length]
             position += length
-            packet = _ipv4(frame)
+            packet = ipv4_of(frame)
             if packet is None:
                 tunnel.receive_frame(bytes(frame), now)
                 self._dispatch(tunnel)
@@ -329,9 +344,9 @@ class Caller:
         if bool(self._out) != self._writing:
             self._writing = not self._writing
             if self._writing:
-                self._around.loop.add_writer(self._fd, self._on_writable)
+                self._around.poller.add_writer(self._fd, self._on_writable)
             else:
-                self._around.loop.remove_writer(self._fd)
+                self._around.poller.remove_writer(self._fd)
         if self._stage is Stage.LINGERING and not self._out:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
@@ -372,15 +387,15 @@ class Caller:
         self.is_up = False
         self._out = self._partial = b""
         if self._sock is not None:
-            self._around.loop.remove_reader(self._fd)
-            self._around.loop.remove_writer(self._fd)
+            self._around.poller.remove_reader(self._fd)
+            self._around.poller.remove_writer(self._fd)
             self._sock.close()
         self._sock = self._pump = self._tunnel = None
         reason, detail = self._reason or (Reason.TRANSPORT_LOST, "")
         self._owner.ended(self, reason, detail)
 
 
-def _ipv4(frame: memoryview) -> memoryview | None:
+def ipv4_of(frame: memoryview) -> memoryview | None:
     """The IPv4 packet in an SSTP frame, None for every other frame (MS-SSTP 2.2.1, RFC 1661 6.5 and 6.6)."""
     if frame[1] & 1:
         return None

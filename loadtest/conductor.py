@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from loadtest.measures import Tally, total
+from loadtest.measures import Tally, sum_gauges
 from loadtest.observe import Observer, Usage
 from loadtest.orders import Order, Report, Step, Storm
 
@@ -23,6 +23,7 @@ FINISH_PATIENCE: Final = 90.0  # seconds for the ends in order of all sessions
 KILL_PATIENCE: Final = 5.0
 MAX_REPORT: Final = 8 << 20  # bytes of one report
 MAX_ROWS: Final = 3600  # of the series; a longer run has a longer interval
+MIN_ROW: Final = 0.2  # seconds: what is left of a stage behind its last row makes one of its own
 ROOT: Final = Path(__file__).resolve().parent.parent  # of the checkout: generators import from there
 
 
@@ -152,9 +153,11 @@ class Conductor:
             process.stdin.write(msgspec.json.encode(step) + b"\n")
             await process.stdin.drain()
         await self._until(done, patience, name)
+        if monotonic() - self._row_at >= MIN_ROW:
+            self._make_row(monotonic(), name)
         seconds, after = monotonic() - began, self._observer.sample()
         tally = self._tallies[step]  # the last report of this step comes with the beginning of the next
-        tally.gauges = total(report.tally for report in self._reports).gauges
+        tally.gauges = sum_gauges(report.tally for report in self._reports)
         self.books.stages.append(StageFacts(name, seconds, tally, before, after))
 
     async def _until(self, done: Callable[[Report], bool] | None, patience: float, name: str) -> None:
@@ -191,7 +194,7 @@ class Conductor:
             at=round(now - self._began, 3),
             stage=stage,
             rates={name: round(count / seconds, 3) for name, count in self._row.counts.items()},
-            gauges=total(report.tally for report in self._reports).gauges,
+            gauges=sum_gauges(report.tally for report in self._reports),
             quantiles={
                 name: (
                     round(1000 * (histogram.quantile(0.5) or 0), 3),
@@ -233,7 +236,7 @@ class Conductor:
             report = msgspec.json.decode(line, type=Report)
             self._row.absorb(report.tally)
             if report.step is not None:
-                self._count(report.step, report.tally)
+                self._tallies[report.step].absorb(report.tally)
             if latest is None:
                 latest = report
                 self._reports.append(report)
@@ -243,12 +246,6 @@ class Conductor:
         if latest is None or not latest.finished:
             status = await self._processes[index].wait()
             self._failure = f"generator {index} ended with {status} before it was finished"
-
-    def _count(self, step: Step, tally: Tally) -> None:
-        stage = self._tallies[step]
-        gauges = stage.gauges  # of all generators: set at the stage's end
-        stage.absorb(tally)
-        stage.gauges = gauges
 
     async def _end_processes(self) -> None:
         for process in self._processes:

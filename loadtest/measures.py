@@ -86,12 +86,11 @@ class Tally(msgspec.Struct):
         found.observe(seconds)
 
     def absorb(self, other: Tally) -> None:
-        """Add counters and histograms of another tally; its gauges replace ours of the same name."""
+        """Add the counters and histograms of another tally; the gauges stay."""
         for name, number in other.counts.items():
             self.add(name, number)
         for name, histogram in other.durations.items():
             self.durations.setdefault(name, Histogram()).absorb(histogram)
-        self.gauges.update(other.gauges)
 
     def take(self) -> Tally:
         """Return what was counted since the last time, and begin again; gauges stay."""
@@ -100,12 +99,10 @@ class Tally(msgspec.Struct):
         return taken
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
-    """The sum of the tallies of several processes, their gauges added up."""
-    result, gauges = Tally(), dict[str, int]()
+def sum_gauges(tallies: Iterable[Tally]) -> dict[str, int]:
+    """The gauges of several processes, added up."""
+    gauges: dict[str, int] = {}
     for tally in tallies:
-        result.absorb(tally)
         for name, value in tally.gauges.items():
             gauges[name] = gauges.get(name, 0) + value
-    result.gauges = gauges
-    return result
+    return gauges

@@ -63,7 +63,7 @@ class ProbeStages(SessionStages):
 
     def gone(self, caller: Caller, *, was_up: bool) -> None:
         """The next one follows."""
-        if not was_up:
+        if not was_up and not caller.wanted_end:
             self.tally.add(f"probe failed {self._stage}")
         asyncio.get_running_loop().call_later(self._plan.probe_interval, self._dial)
         super().gone(caller, was_up=was_up)
