@@ -18,9 +18,10 @@ RATE: Final = "100mbit"
 # The line's own queue, as in a small router: 64 KB last 5 ms at this rate. What the ping waits beyond that, and beyond
 # what TCP keeps in flight for it, it waits in the server.
 BURST: Final = "16kb"
-LIMIT: Final = "640kb"
+LIMIT: Final = "64kb"
 PING_INTERVAL: Final = 0.02  # seconds
-WARM_UP: Final = 1.5  # seconds until TCP fills the line
+WARM_UP: Final = 10.0  # seconds: TCP fills the line at once, but the queues before it only by and by
+SECONDS: Final = 10.0
 
 
 def ping_under_load(setup: Setup) -> list[Figure]:
@@ -34,10 +35,10 @@ def ping_under_load(setup: Setup) -> list[Figure]:
         farm = Farm(stack, places.server, setup.fresh("farm"), dataplane=setup.dataplane)
         start_carrier(stack, places, farm)
         Flows(stack, places.server, farm.directory)
-        seconds = max(setup.seconds, 4.0)
+        warm_up, seconds = (2.0, 3.0) if setup.quick else (WARM_UP, SECONDS)
         for _ in range(setup.runs):
             alone.append(statistics.median(_ping(places, 50)))
-            times, rate = _loaded(places, seconds)
+            times, rate = _loaded(places, warm_up, seconds)
             middle.append(statistics.median(times))
             high.append(percentile(times, 0.95))
             goodput.append(rate)
@@ -45,15 +46,16 @@ def ping_under_load(setup: Setup) -> list[Figure]:
     return [setup.figure("ping-p50", middle, note, goodput=goodput), setup.figure("ping-p95", high)]
 
 
-def _loaded(places: Places, seconds: float) -> tuple[list[float], float]:
+def _loaded(places: Places, warm_up: float, seconds: float) -> tuple[list[float], float]:
     """Round trips in ms while a download runs, and its Mbit/s."""
-    words = ("tcp", "down", GATEWAY, str(FLOWS_PORT), DEVICE, "1", "0", str(Load().chunk), f"{seconds + WARM_UP + 1}")
+    duration = f"{warm_up + seconds + 1}"
+    words = ("tcp", "down", GATEWAY, str(FLOWS_PORT), DEVICE, "1", "0", str(Load().chunk), duration)
     command = on_cpu(places.client, OTHER_CPU, str(FLOWS), *words)
     download = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
     try:
-        _ping(places, int(WARM_UP / PING_INTERVAL))
+        _ping(places, int(warm_up / PING_INTERVAL))
         times = _ping(places, int(seconds / PING_INTERVAL))
-        said, _ = download.communicate(timeout=seconds + 30)
+        said, _ = download.communicate(timeout=warm_up + seconds + 30)
     finally:
         download.kill()
         download.wait()

@@ -13,17 +13,18 @@ than the server's is dealt with on the other processor (receive packet steering)
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sstpfarm.cli.stage import Namespace, run
+from sstpfarm.cli.stage import Namespace, StageError, run
 
 SERVER: Final = "10.99.2.1"
 SERVER_INSIDE: Final = "10.99.3.1"
 NET: Final = "10.99.3.2"  # a host behind the server
 TUNNELS: Final = "10.20.0.0/16"
 
+CONGESTION_CONTROLS: Final = ("cubic", "reno")
 WORKER_CPU: Final = 0
 OTHER_CPU: Final = 1
 _RPS: Final = f"{1 << OTHER_CPU:x}"
@@ -64,7 +65,17 @@ def _namespace(stack: ExitStack, label: str) -> Namespace:
     run("ip", "netns", "add", place.name)
     stack.callback(run, "ip", "netns", "delete", place.name)
     place.run("ip", "link", "set", "lo", "up")
+    _set_congestion_control(place)
     return place
+
+
+def _set_congestion_control(place: Namespace) -> None:
+    """Use a loss-based one, as most peers do: BBR, which a machine may prefer, keeps every queue short by itself."""
+    for name in CONGESTION_CONTROLS:
+        with suppress(StageError):  # unknown, or not free for use in a namespace
+            place.run("sh", "-c", f"echo {name} > /proc/sys/net/ipv4/tcp_congestion_control")
+            return
+    raise StageError(f"none of {', '.join(CONGESTION_CONTROLS)} may be used in a network namespace")
 
 
 def _join(
