@@ -14,9 +14,10 @@ from rich.console import Console
 from sstpfarm.cli.connect import connect
 from sstpfarm.cli.demo import run_demo
 from sstpfarm.cli.sessions import kick, show
-from sstpfarm.config.load import check as check_file
-from sstpfarm.config.load import load
+from sstpfarm.config.load import describe, load
+from sstpfarm.config.schema import CertificateFiles
 from sstpfarm.errors import ConfigError, SystemRefusal
+from sstpfarm.master.certificate import load_files
 from sstpfarm.master.farm import serve as serve_farm
 from sstpfarm.reasons import ExitCode
 
@@ -52,8 +53,11 @@ def serve(context: click.Context, path: Path) -> None:
 @cli.command()
 @config_option
 def check(path: Path) -> None:
-    """Validate a configuration file; change nothing."""
-    click.echo(check_file(path))
+    """Validate a configuration file and the files that it names; change nothing."""
+    config = load(path)
+    if isinstance(config.server.certificate, CertificateFiles):
+        load_files(config.server.certificate)
+    click.echo(describe(config, path))
 
 
 @cli.command()

@@ -62,13 +62,8 @@ def parse(text: str, path: Path) -> Config:
     return config
 
 
-def check(path: Path) -> str:
-    """Return what a valid file says, in one line, and a line for each warning.
-
-    Raises:
-        ConfigError: as `load`.
-    """
-    config = load(path)
+def describe(config: Config, path: Path) -> str:
+    """Return what a file that `load` returned says, in one line, and a line for each warning."""
     server = config.server
     facts = (
         f"listen {', '.join(server.listen)}",

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from sstpfarm.config.load import allowed_values, check, load
+from sstpfarm.config.load import allowed_values, describe, load
 from sstpfarm.config.schema import Farm, Pool, Profile, Secret, Server, Table
 
 DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -63,4 +63,4 @@ def test_the_example_loads(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o600)
     config = load(file)
     assert set(config.secret) == {"alice", "bob@example.org"}
-    assert "\n" not in check(file)  # the example gives no warning
+    assert "\n" not in describe(load(file), file)  # the example gives no warning

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
-from sstpfarm.config.load import check, load, parse
+from sstpfarm.config.load import describe, load, parse
 from sstpfarm.config.schema import STRENGTH, CertificateFiles, Config, Password
 from sstpfarm.config.views import AuthView, WorkerView, for_auth, for_worker
 from sstpfarm.errors import ConfigError
@@ -178,7 +178,7 @@ def test_workers_get_no_secret(file: Path) -> None:
 
 
 def test_check_sums_up_and_warns(file: Path) -> None:
-    assert check(file).split("\n") == [
+    assert describe(load(file), file).split("\n") == [
         f"{file}: good; listen 0.0.0.0:443, [::]:443; workers auto; authentication mschap2, pap; "
         "profiles 2; pools 1; secrets 2",
         f"{file}: warning: server.authentication: pap leaves the crypto binding without its protection",
@@ -192,7 +192,7 @@ def test_check_warns_of_what_is_allowed_and_yet_unwise(file: Path) -> None:
         )
     )
     file.chmod(0o644)
-    assert [line.partition("warning: ")[2] for line in check(file).split("\n")[1:]] == [
+    assert [line.partition("warning: ")[2] for line in describe(load(file), file).split("\n")[1:]] == [
         "server.ipv6: IPv6 needs a max-mtu and max-mru of 1280 or more",
         "server.masquerade: has no effect without forwarding = true",
         "passwords stand in this file and every user can read it; use password-file, or chmod o-rwx",
@@ -202,7 +202,7 @@ def test_check_warns_of_what_is_allowed_and_yet_unwise(file: Path) -> None:
 def test_check_of_a_faulty_file_raises(file: Path) -> None:
     file.write_text("[server]\nmax-mtuu = 1\n")
     with pytest.raises(ConfigError, match="did you mean max-mtu"):
-        check(file)
+        describe(load(file), file)
 
 
 @pytest.mark.parametrize(
