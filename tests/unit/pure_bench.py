@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
-from sstpfarm.dataplane.interface import CELLS, Cell, Gate
+import pytest
+
+from sstpfarm.dataplane._fast import FastPath
+from sstpfarm.dataplane.interface import CELLS, Cell, Gate, PacketPath
 from sstpfarm.dataplane.pure import PurePath
 
+Make = Callable[[memoryview, memoryview], PacketPath]
+BOTH: Final = [pytest.param(PurePath, id="pure"), pytest.param(FastPath, id="fast")]  # one set of rules for both
 CLIENT4 = IPv4Address("10.20.0.7")
 CLIENT6 = IPv6Address("fe80::7")
 
@@ -35,13 +42,14 @@ def data_packet(ppp: bytes) -> bytes:
 class Bench:
     """A path, its counters, and a socketpair in the place of the TUN."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Make = PurePath) -> None:
+        self.make = make
         self.totals = memoryview(bytearray(8 * CELLS)).cast("Q")
         self.slot = memoryview(bytearray(8 * CELLS)).cast("Q")
         self.kernel, self.tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel.setblocking(False)
         self.tun.setblocking(False)
-        self.path = PurePath(self.totals, self.slot)
+        self.path = make(self.totals, self.slot)
         self.path.attach(self.tun.fileno())
         self.path.set_gates(Gate.IPV4 | Gate.IPV6)
         self.path.set_limits(receive=1500, send=1500)

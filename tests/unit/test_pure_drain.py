@@ -1,4 +1,4 @@
-"""PurePath, from the TUN to the peer: headers, gates, limits, work bound, and a TUN that is gone."""
+"""Both packet paths, from the TUN to the peer: headers, gates, limits, work bound, and a TUN that is gone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from sstpfarm.dataplane.interface import HEADROOM, MAX_FRAME, Cell, Gate
 from sstpfarm.dataplane.pure import DRAIN_PACKETS
 from sstpfarm.errors import LocalError
-from tests.unit.pure_bench import Bench, data_packet, ipv4, ipv6
+from tests.unit.pure_bench import BOTH, Bench, data_packet, ipv4, ipv6
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
+@pytest.fixture(params=BOTH)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(request.param)
     yield made
     made.close()
 

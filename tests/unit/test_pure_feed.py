@@ -1,4 +1,4 @@
-"""PurePath, from the peer to the TUN: framing, gates, each reason for a drop, source addresses, boundary lengths."""
+"""Both packet paths, from the peer to the TUN: framing, gates, reasons for a drop, source addresses, lengths."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from sstpfarm.dataplane.interface import CELLS, MAX_FRAME, Cell, FramingError, Gate, PacketPath
-from sstpfarm.dataplane.pure import PurePath
 from sstpfarm.errors import LocalError
-from tests.unit.pure_bench import CLIENT4, CLIENT6, Bench, data_packet, ipv4, ipv6
+from tests.unit.pure_bench import BOTH, CLIENT4, CLIENT6, Bench, Make, data_packet, ipv4, ipv6
 
 ECHO_REQUEST = bytes.fromhex("1001000800080000")  # SSTP control message 8
 LCP_ECHO = b"\xc0\x21\x09\x01\x00\x08\x00\x00\x00\x00"
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
+@pytest.fixture(params=BOTH)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(request.param)
     yield made
     made.close()
 
@@ -172,7 +171,7 @@ def test_gates_for_each_family(bench: Bench, gates: Gate, passed: list[bytes] | 
 
 
 def test_gates_are_closed_and_sources_empty_at_first(bench: Bench) -> None:
-    fresh = PurePath(bench.totals, bench.slot)
+    fresh = bench.make(bench.totals, bench.slot)
     fresh.attach(bench.tun.fileno())
     fresh.feed(memoryview(data_packet(b"\x21" + ipv4())))
     fresh.set_gates(Gate.IPV4)
@@ -282,19 +281,21 @@ def test_detached_drops_and_attach_goes_on(bench: Bench) -> None:
     assert bench.packets() == [ipv4()]
 
 
-def test_totals_sum_the_slots() -> None:
+@pytest.mark.parametrize("make", BOTH)
+def test_totals_sum_the_slots(make: Make) -> None:
     totals = memoryview(bytearray(8 * CELLS)).cast("Q")
     slots = [memoryview(bytearray(8 * CELLS)).cast("Q") for _ in range(3)]
     for number, slot in enumerate(slots):
-        PurePath(totals, slot).feed(memoryview(data_packet(b"\x21" + ipv4()) * number))
+        make(totals, slot).feed(memoryview(data_packet(b"\x21" + ipv4()) * number))
     assert [slot[Cell.DROP_GATE_IN] for slot in slots] == [0, 1, 2]
     assert totals[Cell.DROP_GATE_IN] == 3
 
 
+@pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("cells", [memoryview(bytearray(8 * CELLS)), memoryview(bytearray(8 * CELLS - 8)).cast("Q")])
-def test_counters_of_another_shape_are_a_bug(cells: memoryview) -> None:
+def test_counters_of_another_shape_are_a_bug(cells: memoryview, make: Make) -> None:
     good = memoryview(bytearray(8 * CELLS)).cast("Q")
     with pytest.raises(LocalError):
-        PurePath(good, cells)
+        make(good, cells)
     with pytest.raises(LocalError):
-        PurePath(cells, good)
+        make(cells, good)
