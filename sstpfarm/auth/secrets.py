@@ -28,9 +28,3 @@ def find_user(accounts: Mapping[str, Account], user: bytes) -> KnownUser | None:
         if account is not None:
             return KnownUser(name, account)
     return None
-
-
-def shown_user(user: bytes) -> str:
-    """Return a name from the wire fit for a log: at most 64 characters, unprintable ones replaced."""
-    text = decode_text(user)[:64]
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

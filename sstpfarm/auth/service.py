@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 
 from sstpfarm.auth.decide import Granted, Judge, Refused
 from sstpfarm.auth.leases import Holder, LeaseStore
-from sstpfarm.auth.secrets import shown_user
 from sstpfarm.errors import LocalError, SystemRefusal
 from sstpfarm.ipc.channel import VIOLATION, Channel
 from sstpfarm.ipc.messages import (
@@ -26,6 +25,7 @@ from sstpfarm.ipc.messages import (
     WorkerViolated,
 )
 from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.proto.ppp.exchange import readable
 
 FROM_MASTER: Final = may_send(Party.MASTER, Party.AUTH)
 FROM_WORKER: Final = may_send(Party.WORKER, Party.AUTH)
@@ -188,7 +188,7 @@ class AuthService:
         self._emit(
             "login.denied",
             session=request.session,
-            user=shown_user(request.user),
+            user=readable(request.user),
             peer=request.caller_id,
             method=request.method,
             detail=refused.detail,
