@@ -153,6 +153,9 @@ class SqliteLeases:
     def _delete(self, numbers: Sequence[int]) -> None:
         """Delete the rows of these addresses, in one transaction."""
         try:
+            if len(numbers) == 1:  # a statement is a transaction
+                self._database.execute("DELETE FROM lease WHERE address = ?", numbers)
+                return
             with self._database:
                 self._database.execute("BEGIN")
                 self._database.executemany("DELETE FROM lease WHERE address = ?", ((number,) for number in numbers))

@@ -20,7 +20,7 @@ from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.master.certificate import Certificate, load_files, load_or_make
 from sstpfarm.master.control import ControlServer
 from sstpfarm.master.identities import AUTH_ID
-from sstpfarm.master.listeners import close_listeners, open_listeners
+from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.master.notify import Notifier
 from sstpfarm.master.supervisor import Supervisor
 from sstpfarm.net import nft, sysctl
@@ -103,7 +103,10 @@ class _Farm:
         certificate = self._certificate(state)
         links = await stack.enter_async_context(Links())
         await self._reconcile(links)
-        listeners = open_listeners(server.endpoints(), len(cpus), server.tls_deadline_s)
+        endpoints, skipped = usable_endpoints(server.endpoints())
+        for endpoint in skipped:
+            log.emit("listener.skipped", listener=str(endpoint), why="this kernel has no IPv6")
+        listeners = open_listeners(endpoints, len(cpus), server.tls_deadline_s)
         stack.callback(close_listeners, listeners)
         nft.install(
             forwarding=server.forwarding, client_to_client=server.client_to_client, masquerade=server.masquerade

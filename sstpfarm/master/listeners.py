@@ -13,6 +13,7 @@ from sstpfarm.errors import SystemRefusal
 
 BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 MAX_DEFER: Final = 5  # seconds
+ANY_IPV6: Final = "::"
 ADDRESSES: Final = 16  # the most that `listen` holds; makes listener numbers: worker * ADDRESSES + position
 
 
@@ -23,6 +24,16 @@ class Listener(NamedTuple):
     worker: int
     endpoint: Endpoint
     sock: socket.socket
+
+
+def usable_endpoints(endpoints: Sequence[Endpoint]) -> tuple[list[Endpoint], list[Endpoint]]:
+    """Divide endpoints into those to serve and those to skip: any IPv6 address, where this kernel has no IPv6.
+
+    An address that was named is never skipped, nor is the last one that is left: opening it then says what is wrong.
+    """
+    skipped = [endpoint for endpoint in endpoints if endpoint.host == ANY_IPV6 and not _has_ipv6()]
+    used = [endpoint for endpoint in endpoints if endpoint not in skipped]
+    return (used, skipped) if used else (list(endpoints), [])
 
 
 def open_listeners(endpoints: Sequence[Endpoint], workers: int, tls_deadline: float) -> list[Listener]:
@@ -51,6 +62,15 @@ def close_listeners(listeners: Sequence[Listener]) -> None:
     """Close all sockets."""
     for listener in listeners:
         listener.sock.close()
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind((ANY_IPV6, 0))
+    except OSError as error:
+        return error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return True
 
 
 def _probe(endpoint: Endpoint) -> None:

@@ -211,10 +211,8 @@ class Supervisor:
             )
         self._auth = child
         self._log.emit("auth.started", pid=child.pid)
-        live = [session.grant.session for session in self.keeper.table]
-        parts = [live[at : at + LIVE_SESSIONS_PART] for at in range(0, len(live), LIVE_SESSIONS_PART)] or [[]]
-        for position, part in enumerate(parts):
-            child.send(m.LiveSessions(sessions=tuple(part), more=position + 1 < len(parts)))
+        for part in live_sessions([session.grant.session for session in self.keeper.table]):
+            child.send(part)
         for place in self._places:
             if place.child is not None:
                 worker_end, auth_end = channel_pair()
@@ -401,6 +399,15 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def live_sessions(identifiers: Sequence[str]) -> list[m.LiveSessions]:
+    """Return the messages that tell a new auth process which sessions there are; at least one."""
+    starts = range(0, max(1, len(identifiers)), LIVE_SESSIONS_PART)
+    return [
+        m.LiveSessions(sessions=tuple(identifiers[at : at + LIVE_SESSIONS_PART]), more=at != starts[-1])
+        for at in starts
+    ]
 
 
 def _memfd(held: ExitStack, name: str, data: bytes) -> int:

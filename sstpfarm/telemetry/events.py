@@ -32,6 +32,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "auth.started": LogEvent("info", ("pid",)),
     "auth.ready": LogEvent("info"),
     "auth.lost": LogEvent("error", ("pid", "status")),
+    "listener.skipped": LogEvent("warning", ("listener", "why")),
     "listener.lent": LogEvent("info", ("listener", "worker")),
     "listener.taken_back": LogEvent("info", ("listener", "worker")),
     "ipc.violation": LogEvent("error", ("sender", "detail")),

@@ -1,4 +1,4 @@
-"""`kill -9` of auth and of the master: sessions outlive auth; nothing outlives the master.
+"""`kill -9` of auth and of the master, and a worker that hangs: what outlives it, and what follows.
 
 +-- client ---------+           +-- server --------------------+
 | raw peers         |---veth----| master    auth    workers    |
@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 from pathlib import Path
 
 from .farm import Farm, running
@@ -36,13 +38,73 @@ def test_auth_killed(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+def test_auth_stays_away() -> None:
+    """Sessions do not need auth; logins wait 5 s for it, then they are told; with auth come logins again."""
+    server = {"authentication": ["pap"]}
+    with wired() as wire, running(wire.server, server=server, orderly=False) as farm:
+        files, aside = farm.state / "auth", farm.state / "aside"
+        with tls_peer(wire.client, wire.SERVER4) as old:
+            old.open_session("user1")
+            files.rename(aside)
+            files.mkdir()
+            (files / "leases.sqlite3").write_text("no database")
+            mark = farm.log.mark()
+            os.kill(farm.auth_pid(), signal.SIGKILL)
+            farm.wait_event("auth.lost", mark)
+            with tls_peer(wire.client, wire.SERVER4) as waiting, farm.refuses("auth-unavailable", "lcp", waiting.peer):
+                waiting.open_http()
+                waiting.call_connect()
+                waiting.open_lcp("pap")
+                began = time.monotonic()
+                waiting.send_pap("user2")
+                waiting.answer_disconnect()
+                assert 3 < time.monotonic() - began < 10
+            assert old.ping()
+            shutil.rmtree(files)
+            aside.rename(files)
+            farm.wait_event("auth.ready", mark, patience=20)
+            with tls_peer(wire.client, wire.SERVER4) as new:
+                new.open_session("user3")
+                assert new.address != old.address
+                new.disconnect()
+            assert old.ping()
+            old.disconnect()
+        farm.idle()
+
+
+def test_worker_hangs() -> None:
+    """The watchdog ends a worker that does not answer for 10 s: its sessions are gone, its successor serves."""
+    with wired() as wire, running(wire.server, server={"authentication": ["pap"], "workers": 1}) as farm:
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            peer.open_session("user1")
+            (session,) = farm.sessions()
+            mark, pid = farm.log.mark(), farm.worker_pids()[0]
+            os.kill(pid, signal.SIGSTOP)
+            assert farm.wait_event("worker.unresponsive", mark, patience=20)["pid"] == pid
+            assert farm.wait_event("worker.lost", mark)["sessions"] == 1
+            assert farm.wait_event("session.closed", mark)["reason"] == "worker-lost"
+            assert peer.rest()[1] in {"eof", "reset"}
+        until(lambda: session["interface"] not in farm.place.links(), "the interface is gone")
+        farm.wait_event("worker.ready", mark)
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            peer.open_session("user1")
+            assert peer.ping()
+            peer.disconnect()
+        farm.idle()
+
+
 def test_master_killed() -> None:
     """Workers and auth end with their master; the next farm removes what it left before it serves."""
     server = {"authentication": ["pap"]}
     with wired() as wire, running(wire.server, server=server, orderly=False) as farm:
-        with tls_peer(wire.client, wire.SERVER4) as peer:
+        with tls_peer(wire.client, wire.SERVER4) as peer, tls_peer(wire.client, wire.SERVER4) as before:
+            before.open_session("user1")
             peer.open_session()
+            before.disconnect()  # its interface waits for another session
+            until(lambda: len(farm.sessions()) == 1, "one session is left")
             (session,) = farm.sessions()
+            left = farm.place.links() - farm.links_before
+            assert len(left) == 2
             pids = [farm.auth_pid(), *farm.worker_pids().values()]
             farm.process.kill()
             farm.process.wait(10)
@@ -50,7 +112,8 @@ def test_master_killed() -> None:
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "auth and the workers are gone", 3)
         with running(wire.server, server=server, state=farm.state) as again:
             again.links_before, again.routes_before = farm.links_before, farm.routes_before
-            assert session["interface"] not in wire.server.links()
+            assert session["interface"] in left
+            assert not left & wire.server.links()
             again.idle()
             with tls_peer(wire.client, wire.SERVER4) as peer:
                 peer.open_session()

@@ -226,6 +226,26 @@ def test_after_a_restart_the_masters_list_frees_the_rest(tmp_path: Path) -> None
     run(tmp_path, after)
 
 
+def test_the_masters_list_may_come_in_parts(tmp_path: Path) -> None:
+    async def before(made: Bench) -> None:
+        worker = made.worker(0)
+        for session in (1, 2):
+            worker.channel.send(request(b"alice", "wonderland", session=session))
+            assert isinstance(await worker.next(), AccessAccept)
+
+    async def after(made: Bench) -> None:
+        made.master.channel.send(LiveSessions(sessions=(f"{1:016x}",), more=True))
+        made.master.channel.send(LiveSessions(sessions=("f" * 16,), more=True))
+        await made.settled()
+        assert len(made.leases) == 2  # nothing is freed before the last part
+        made.master.channel.send(LiveSessions(sessions=(f"{2:016x}",)))
+        await made.settled()
+        assert len(made.leases) == 2
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
 def test_a_new_worker_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     async def story(made: Bench) -> None:
         old = made.worker(0)

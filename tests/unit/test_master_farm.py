@@ -14,7 +14,7 @@ from sstpfarm.errors import SystemRefusal
 from sstpfarm.master.child import SETTLED, Backoff
 from sstpfarm.master.farm import choose_cpus, hold_lock, prepare_directories
 from sstpfarm.master.identities import AUTH_ID, LAST_ID, worker_id
-from sstpfarm.master.listeners import close_listeners, open_listeners
+from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.master.notify import Notifier
 
 
@@ -40,6 +40,25 @@ def test_listeners() -> None:
     (again,) = open_listeners(endpoints[:1], 1, 1.0)
     assert again.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
     again.sock.close()
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    any4, any6, named = Endpoint("0.0.0.0", 443), Endpoint("::", 443), Endpoint("2001:db8::1", 443)
+    assert usable_endpoints([any4, any6, named]) == ([any4, any6, named], [])
+
+    class Socket(socket.socket):
+        def __init__(self, family: int, kind: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, kind)
+
+    monkeypatch.setattr("sstpfarm.master.listeners.socket.socket", Socket)
+    assert usable_endpoints([any4, any6]) == ([any4], [any6])
+    assert usable_endpoints([any4, named]) == ([any4, named], [])  # an address that was named must work
+    assert usable_endpoints([any6]) == ([any6], [])
+    with pytest.raises(SystemRefusal, match=r"listen \[::\]:443"):
+        open_listeners([any6], 1, 10.0)
 
 
 def test_foreign_address() -> None:

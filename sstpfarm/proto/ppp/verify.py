@@ -76,10 +76,10 @@ def _verify_v1(proof: ChapProof, password: str) -> AuthAccept | None:
 def _verify_v2(user: bytes, proof: ChapProof, password: str) -> AuthAccept | None:
     password_hash = mschap.nt_hash(password)
     presented = proof.value[mschap.NT_RESPONSE]
-    # both forms are tried always; of a name without a domain they are the same one
+    # of a name without a domain both forms are the same one
     matched = False
     matched_hash = b""
-    for name in (user, mschap.name_without_domain(user)):
+    for name in dict.fromkeys((user, mschap.name_without_domain(user))):
         hashed = mschap.challenge_hash(proof.value[mschap.PEER_CHALLENGE], proof.challenge, name)
         if compare_digest(mschap.challenge_response(hashed, password_hash), presented):
             matched = True
