@@ -262,7 +262,9 @@ class Supervisor:
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def _start_worker(self, place: Place) -> None:
-        stats = Stats.create(self._config.server.max_sessions)
+        server = self._config.server
+        # for sessions, for connections that have not logged in, and for slots that rest behind a churn of logins
+        stats = Stats.create(server.max_sessions + 2 * server.max_starting)
         ours, theirs = channel_pair()
         worker_end, auth_end = channel_pair()
         user = worker_id(place.number)

@@ -65,7 +65,8 @@ class WorkerServer:
         self._around = Surroundings(self._loop, Poller(self._loop), SharedBuffers(), Deadlines(self._loop))
         self._sessions: dict[str, Session] = {}
         self._starting = self._opened = 0
-        self._free_slots: deque[tuple[float, int]] = deque((0.0, slot) for slot in range(stats.slots))
+        self._free_slots = list(range(stats.slots))
+        self._resting_slots: deque[tuple[float, int]] = deque()
         self._listeners: dict[int, socket.socket] = {}
         self._own = 0
         self._done = asyncio.Event()
@@ -177,10 +178,16 @@ class WorkerServer:
     # -- what sessions use -------------------------------------------------------------------------------------------
 
     def take_slot(self) -> int:
-        """Return a statistics slot that nobody reads any more, or -1."""
-        if not self._free_slots or self._free_slots[0][0] > monotonic():
+        """Return a statistics slot that nobody reads any more, or -1 when no session more is taken.
+
+        There are slots for all sessions and for all connections that have not logged in: these cannot keep out others.
+        """
+        now = monotonic()
+        while self._resting_slots and self._resting_slots[0][0] <= now:
+            self._free_slots.append(self._resting_slots.popleft()[1])
+        if self._opened >= self._config.max_sessions or not self._free_slots:
             return -1
-        _, slot = self._free_slots.popleft()
+        slot = self._free_slots.pop()
         self.stats.clear_slot(slot)
         return slot
 
@@ -207,12 +214,14 @@ class WorkerServer:
         )
         self._count_sessions(+1)
 
-    def session_gone(self, session: str, slot: int, *, opened: bool, handed: bool, reason: Reason) -> None:
-        """Forget the session; its descriptor is closed."""
+    def session_gone(self, session: str, slot: int, *, named: bool, opened: bool, handed: bool, reason: Reason) -> None:
+        """Forget the session; its descriptor is closed. `named`: its slot was named to auth, and so to the master."""
         if self._sessions.pop(session, None) is None:
             return
-        if slot >= 0:
-            self._free_slots.append((monotonic() + SLOT_QUARANTINE, slot))
+        if slot >= 0 and named:
+            self._resting_slots.append((monotonic() + SLOT_QUARANTINE, slot))
+        elif slot >= 0:
+            self._free_slots.append(slot)
         if opened:
             self._count_sessions(-1)
         else:

@@ -177,7 +177,12 @@ class Session:
         if reason is Reason.INTERNAL_ERROR:
             worker.log.emit("internal.error", session=self.id, detail=detail)
         worker.session_gone(
-            self.id, self._slot, opened=self._opened_at is not None, handed=bool(self._interface), reason=reason
+            self.id,
+            self._slot,
+            named=self._login is not Login.NONE,
+            opened=self._opened_at is not None,
+            handed=bool(self._interface),
+            reason=reason,
         )
 
     # -- from auth and the master ------------------------------------------------------------------------------------

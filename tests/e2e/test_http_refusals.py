@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from .farm import Farm, running
@@ -132,3 +134,17 @@ def test_sessions_above_the_limit_are_refused_with_503() -> None:
             first.disconnect()
             second.disconnect()
         farm.idle()
+
+
+def test_connections_without_a_login_take_no_place_of_a_session() -> None:
+    """Neither while they stay idle nor after they are gone."""
+    settings = {"max-sessions": 2, "max-starting": 20, "workers": 1, "authentication": ["pap"]}
+    with wired() as wire, running(wire.server, server=settings), ExitStack() as idle:
+        for _ in range(10):
+            idle.enter_context(tls_peer(wire.client, wire.SERVER4))
+            with tls_peer(wire.client, wire.SERVER4):
+                pass
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            peer.open_session("user1")
+            assert peer.ping()
+            peer.disconnect()
