@@ -4,13 +4,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup lint test demo interop bench clean
+.PHONY: help setup lint test demo interop bench asan fuzz clean
 
 help:
 	@echo "make demo     one server, one client, real traffic through the tunnel (root)"
 	@echo "make test     unit, property, simulation and end-to-end tests (the last as root)"
 	@echo "make interop  Debian's sstpc and pppd, in a virtual machine, against our server (root)"
 	@echo "make bench    what it costs on this machine, into docs/performance.md (root; QUICK=1 is short)"
+	@echo "make asan     the native packet path under AddressSanitizer and UndefinedBehaviorSanitizer: its tests"
+	@echo "make fuzz     the same build, fuzzed for FUZZ_SECONDS=60"
 	@echo "make lint     ruff, mypy --strict, the layers"
 	@echo "make setup    only the set-up: Debian packages, .venv"
 	@echo "make clean    remove what these targets made"
@@ -67,6 +69,26 @@ $(BENCH)/flows: bench/native/flows.c | .venv/bench-installed
 
 bench: setup $(BENCH)/tunnel $(BENCH)/flows
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH_OPTIONS)
+
+# A copy of the tree, so that nothing else imports the sanitized module.
+SANITIZED := build/asan
+SANITIZED_PYTHON = cd $(SANITIZED) && PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(CURDIR)/$(BIN)/python
+FUZZ_SECONDS ?= 60
+
+.PHONY: sanitized
+sanitized: setup
+	@rm -rf $(SANITIZED)
+	@mkdir -p $(SANITIZED)
+	@cp -r sstpfarm tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	@find $(SANITIZED) -name '*.so' -delete
+	cd $(SANITIZED) && SSTPFARM_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+
+asan: sanitized
+	$(SANITIZED_PYTHON) -m pytest -p no:cacheprovider tests/twin
+
+fuzz: sanitized
+	$(SANITIZED_PYTHON) -m tests.fuzz.fuzz_dataplane --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -170,7 +170,7 @@ cdef int finish_checksum(uint8_t *at, size_t size, const VirtioHeader *virtio) e
     cdef size_t start = virtio.csum_start
     cdef size_t place = start + virtio.csum_offset
     cdef uint16_t checksum
-    if place + 2 > size:
+    if start < IPV4_HEADER or place + 2 > size:
         return 0
     checksum = ~sstpfarm_fold(sstpfarm_sum(at + start, size - start))
     if virtio.csum_offset == 6 and not checksum:  # UDP's place

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sstpfarm.dataplane._fast import FastPath
-from sstpfarm.dataplane.interface import CELLS, Cell, FramingError, Gate, Offload, PacketPath
+from sstpfarm.dataplane.interface import CELLS, Cell, Gate, Offload, PacketPath
 from sstpfarm.dataplane.pure import PurePath
 from tests.twin.packets import CLIENT4, CLIENT6
 from tests.twin.supers import expand
@@ -88,6 +88,3 @@ def packets_of(messages: list[bytes], offload: Offload) -> list[bytes]:
     if offload is Offload.NONE:
         return messages
     return [packet for message in messages for packet in expand(message)]
-
-
-__all__ = ["Bench", "FramingError", "native", "packets_of"]

@@ -172,6 +172,7 @@ def test_segments_that_are_too_large(bench: Bench, version: int) -> None:
         Virtio(NEEDS_CSUM, 1, 40, 100, 24, 16),
         Virtio(NEEDS_CSUM, 1, 40, 100, 5000, 16),
         Virtio(NEEDS_CSUM, 0, 0, 0, 500, 16),  # outside of the packet
+        Virtio(NEEDS_CSUM, 0, 0, 0, 0, 6),  # in its IP header
         Virtio(NEEDS_CSUM, 0, 0, 0, 65535, 65535),
     ],
 )

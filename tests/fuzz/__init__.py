@@ -1,0 +1,1 @@
+"""Fuzz targets, with a corpus; `make fuzz` runs them under the sanitizers."""
