@@ -150,6 +150,7 @@ class Tunnel:
             return Reason.NETWORK_UNREACHABLE, f"{self._settings.host}: {error.strerror or error}"
         if self._ended.done():
             return self._ended.result()
+        await self._remove_leftovers(addresses)
         child = await self._spawn()
         try:
             assert self._channel is not None
@@ -340,6 +341,15 @@ class Tunnel:
             present = await self._links.route_to(server)
             await self._add_route(Route(present.destination, present.index, present.gateway))
         await self._add_route(Route(DEFAULT, self._index, metric=self._wishes.default_route_distance), first=True)
+
+    async def _remove_leftovers(self, addresses: Sequence[str]) -> None:
+        """A client that was killed leaves its route to the server, which may lead nowhere by now."""
+        assert self._links is not None
+        for text in addresses:
+            address = ipaddress.ip_address(text)
+            if address.version == 4 and self._wishes.default_route:
+                with suppress(OSError):
+                    await self._links.delete_leftover(address)
 
     async def _add_route(self, route: Route, *, first: bool = False) -> None:
         assert self._links is not None

@@ -39,9 +39,11 @@ MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: 
 IFF_LOWER_UP: Final = 0x10000  # linux/if.h
 # linux/rtnetlink.h
 RT_TABLE_MAIN: Final = 254
-RTPROT_STATIC: Final = 4
+RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of it
+HOST_ROUTES: Final = 8  # routes to one address that a clean-up deletes; one is what there can be
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
+RT_SCOPE_NOWHERE: Final = 255  # in a deletion: whatever the scope is
 RTN_UNICAST: Final = 1
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -193,6 +195,17 @@ class Links:
         """Delete a route that `add_route` made; one that is gone already (with its link, say) is no error."""
         await self._request(_route(RTM_DELROUTE, 0, route), ignore=errno.ESRCH)
 
+    async def delete_leftover(self, destination: IpAddress) -> None:
+        """Delete the host routes to that address which a client of ours left behind when it was killed."""
+        fields = {"family": _family(destination), "dst_len": destination.max_prefixlen, "table": RT_TABLE_MAIN}
+        fields |= {"proto": RTPROT_SSTPFARM, "scope": RT_SCOPE_NOWHERE}
+        for _ in range(HOST_ROUTES):
+            message = _message(rtmsg, RTM_DELROUTE, 0, fields, [("RTA_DST", str(destination))])
+            try:
+                await self._request(message)
+            except ProcessLookupError:  # ESRCH: there is none
+                return
+
     async def route_to(self, destination: IpAddress) -> Route:
         """Return how the kernel would reach that address now, as a host route; ENETUNREACH when it could not."""
         width = destination.max_prefixlen
@@ -286,7 +299,7 @@ def _route(action: int, flags: int, route: Route) -> Any:
         "family": _family(route.destination),
         "dst_len": route.destination.prefixlen,
         "table": RT_TABLE_MAIN,
-        "proto": RTPROT_STATIC,
+        "proto": RTPROT_SSTPFARM,
         "scope": RT_SCOPE_UNIVERSE if route.gateway is not None else RT_SCOPE_LINK,
         "type": RTN_UNICAST,
     }

@@ -56,6 +56,21 @@ def test_client_killed(wire: Wire, farm: Farm, half: str) -> None:
     farm.idle()
 
 
+def test_next_client_removes_the_route_that_a_killed_one_left(wire: Wire, farm: Farm) -> None:
+    """The privileged half alone can remove the route to the server, and it was killed."""
+    routes = wire.client.routes()
+    with connecting(wire.client, wire.SERVER4, *TRUST_ANY) as client:
+        client.up()
+        pids = family(client.process.pid)
+        os.kill(pids[0], signal.SIGKILL)
+        until(lambda: reaped(pids, client), "both halves are gone")
+    with connecting(wire.client, wire.SERVER4, *TRUST_ANY) as client:
+        client.up()
+        client.stop()
+    until(lambda: wire.client.routes() == routes, "all routes of ours are gone")
+    farm.idle()
+
+
 def test_raw_peer_vanishes(wire: Wire, farm: Farm) -> None:
     mark = farm.log.mark()
     with (

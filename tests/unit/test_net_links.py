@@ -199,6 +199,14 @@ def test_routes() -> None:
         assert found.gateway is None
         assert (await links.route_to(IPv4Address("192.0.2.7"))).gateway == ipaddress.ip_address("10.99.0.1")
 
+        await links.delete_leftover(IPv4Address("192.0.2.7"))
+        assert "192.0.2.7" not in " ".join(place.routes())
+        place.run("ip", "route", "add", "192.0.2.7", "via", "10.99.0.1")  # somebody else's
+        await links.delete_leftover(IPv4Address("192.0.2.7"))
+        assert "192.0.2.7" in " ".join(place.routes())
+        place.run("ip", "route", "del", "192.0.2.7")
+
+        await links.add_route(server)
         await links.delete_route(server)
         await links.delete_route(server)  # gone already: no error
         await links.delete_route(server6)
