@@ -1,8 +1,9 @@
 """The TUN devices of sessions: made once, addressed for one session after another, deleted when too many are free.
 
-Making a device costs little, deleting one 20 ms of the kernel (in batches 0.4 ms), and both wake up whoever watches
-devices; addressing an existing one costs 0.1 ms. A free device is down, has no address, no route and no queued packet,
-and is in the pool's group; it keeps its name. Its kernel counters go on: those of a session are in its worker's page.
+Deleting a device costs the kernel several times what addressing it anew costs, and both making and deleting wake up
+whoever watches devices. A free device is down, has no address, no route and no queued packet, and is in the pool's
+group; it keeps its name. Its kernel counters go on: those of a session are in its worker's page. Surplus ones are
+deleted slowly: when many sessions end at once, they are likely to come back at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import heapq
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +24,9 @@ from sstpfarm.net.links import IPV6_MIN_MTU, LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, attach_tun, make_tun
 
 INTERFACE_PREFIX: Final = "sstp"
-MAX_FREE: Final = 256  # devices that wait for a session: 66 KiB of kernel memory each
+MAX_FREE: Final = 256  # devices that stay when nobody needs them: 66 KiB of kernel memory each
+TRIM_INTERVAL: Final = 1.0  # seconds between deletions of surplus ones
+TRIM_BATCH: Final = 64
 FOREIGN_NAMES: Final = 64  # interfaces named like ours that somebody else made, which one session may step over
 DELETE_RETRY: Final = (0.1, 1.0, 10.0)  # seconds; the last one for ever: a name must not be used twice
 
@@ -67,17 +71,27 @@ class Devices:
         links: the netlink socket.
         offload: of the devices; the workers' packet paths are made for it.
         on_failure: told what could not be deleted and why; it is tried again.
+        max_free: devices that stay in the pool.
+        trim_interval: seconds between deletions of surplus ones.
     """
 
     def __init__(
-        self, links: Links, offload: Offload, on_failure: Callable[[str], None], *, max_free: int = MAX_FREE
+        self,
+        links: Links,
+        offload: Offload,
+        on_failure: Callable[[str], None],
+        *,
+        max_free: int = MAX_FREE,
+        trim_interval: float = TRIM_INTERVAL,
     ) -> None:
         self._links = links
         self._offload = offload
         self._on_failure = on_failure
         self._max_free = max_free
+        self._trim_interval = trim_interval
         self._numbers = Numbers()
-        self._free: list[Device] = []
+        self._free: deque[Device] = deque()
+        self._trimmer: asyncio.Task[None] | None = None
         self._deletions: set[asyncio.Task[None]] = set()
 
     @property
@@ -114,13 +128,15 @@ class Devices:
 
         When it returns True the session's addresses and routes are gone.
         """
-        if len(self._free) >= self._max_free or device.mtu < IPV6_MIN_MTU:  # below it the kernel takes IPv6 off
-            return False
+        if device.mtu < IPV6_MIN_MTU:
+            return False  # the kernel has taken IPv6 off it
         try:
             self._links.park(device.index)
         except OSError:
             return False
         self._free.append(device)
+        if len(self._free) > self._max_free and (self._trimmer is None or self._trimmer.done()):
+            self._trimmer = asyncio.get_running_loop().create_task(self._trim())
         return True
 
     def discard(self, device: Device) -> asyncio.Task[None]:
@@ -132,6 +148,8 @@ class Devices:
 
     async def close(self) -> None:
         """Delete what is free, and wait until nothing is being deleted."""
+        if self._trimmer is not None:
+            self._trimmer.cancel()
         while self._free:
             self.discard(self._free.pop())
         while self._deletions:
@@ -171,6 +189,12 @@ class Devices:
                 self._numbers.give(number)
                 raise
         raise SystemRefusal(f"{FOREIGN_NAMES} interfaces with names of ours belong to somebody else")
+
+    async def _trim(self) -> None:
+        while len(self._free) > self._max_free:
+            await asyncio.sleep(self._trim_interval)
+            surplus = min(TRIM_BATCH, len(self._free) - self._max_free)  # none by now, perhaps
+            await asyncio.gather(*[self.discard(self._free.popleft()) for _ in range(surplus)])
 
     async def _delete(self, device: Device) -> None:
         for attempt in range(1_000_000):

@@ -33,7 +33,7 @@ from sstpfarm.telemetry.stats import Stats
 
 START_DEADLINE: Final = 30.0  # seconds from exec to ready; it takes half a second
 STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
-RELEASE_DEADLINE: Final = 3.0  # for the last interfaces to be gone; the next start removes what is left
+RELEASE_DEADLINE: Final = 15.0  # for the interfaces to be gone (5,000 take that long); the next start removes the rest
 AUTH_STOP_DEADLINE: Final = 3.0
 RESTART_RETRY: Final = 5.0
 LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
