@@ -114,12 +114,12 @@ class Devices:
                 self.discard(device)
                 continue
             except SystemRefusal:
-                self.discard(device)  # somebody deleted it
-                continue
+                self.discard(device)  # somebody deleted it; if it is anything else, making one shows it
+                break
             try:
                 self._configure(device, plan, tun)
             except OSError:
-                continue  # whatever was done to it: a new one shows whether the plan is at fault
+                break  # whatever was done to it: a new one shows whether the plan is at fault
             return Device(device.number, device.index, plan.mtu), tun
         return self._make(plan)
 
@@ -193,8 +193,9 @@ class Devices:
     async def _trim(self) -> None:
         while len(self._free) > self._max_free:
             await asyncio.sleep(self._trim_interval)
-            surplus = min(TRIM_BATCH, len(self._free) - self._max_free)  # none by now, perhaps
-            await asyncio.gather(*[self.discard(self._free.popleft()) for _ in range(surplus)])
+            surplus = min(TRIM_BATCH, len(self._free) - self._max_free)
+            if surplus > 0:  # else they were needed meanwhile
+                await asyncio.wait([self.discard(self._free.popleft()) for _ in range(surplus)])
 
     async def _delete(self, device: Device) -> None:
         for attempt in range(1_000_000):
