@@ -38,7 +38,7 @@ from sstpfarm.errors import LocalError
 # interface.py's numbers, for C; compared below.
 cdef enum:
     BYTES_IN, PACKETS_IN, BYTES_OUT, PACKETS_OUT, DROP_GATE_IN, DROP_GATE_OUT
-    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN
+    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE
     CELLS
 cdef enum:
     TSO = 2
@@ -51,7 +51,7 @@ cdef enum:
 
 if [*Cell] != [*range(CELLS)] or (_CELLS, _HEADROOM, _MAX_FRAME) != (CELLS, HEADROOM, MAX_FRAME):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
-if (Offload.TSO, Offload.USO) != (TSO, USO) or Cell.CONTROL_IN != CONTROL_IN:
+if (Offload.TSO, Offload.USO) != (TSO, USO) or Cell.DROP_QUEUE != DROP_QUEUE:
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
 
 cdef enum:
@@ -345,7 +345,7 @@ cdef class FastPath:
 
     # -- towards the peer --------------------------------------------------------------------------------------------
 
-    def drain(self, out):
+    def drain(self, out, bint shed=False):
         """Turn the TUN's packets into SSTP data packets in `out` (see `interface.PacketPath.drain`)."""
         cdef Py_buffer view
         cdef size_t filled = 0
@@ -357,6 +357,8 @@ cdef class FastPath:
             if self._tun < 0:
                 return 0, False
             more = self.read_all(<uint8_t *>view.buf, view.len, &filled)
+            if shed and filled:
+                filled = shed_last(<uint8_t *>view.buf, filled)
             return filled, more
         finally:
             self.publish()
@@ -521,6 +523,21 @@ cdef size_t frame_length(const Span *stream, size_t position) except 0:
     if length < (CONTROL_HEADER if byte_at(stream, position + 1) & CONTROL_BIT else SSTP_HEADER):
         raise FramingError(f"SSTP packet length {length} (MS-SSTP 2.2.1)")
     return length
+
+
+cdef size_t shed_last(const uint8_t *out, size_t filled) except? 0:
+    """Take the last packet out again; returns where it began."""
+    cdef Span stream
+    cdef size_t last = 0
+    cdef size_t position = 0
+    stream.at, stream.size = out, filled
+    while position < filled:
+        last = position
+        position += frame_length(&stream, position)
+    _counts[PACKETS_OUT] -= 1
+    _counts[BYTES_OUT] -= filled - last - HEADROOM
+    _counts[DROP_QUEUE] += 1
+    return last
 
 
 cdef int take_cells(Py_buffer *cells, source) except -1:

@@ -31,6 +31,7 @@ class Cell(IntEnum):
     DROP_PROTOCOL = 9  # PPP network protocol that nothing here serves
     DROP_TUN = 10  # the kernel refused the write (device down, no memory)
     CONTROL_IN = 11  # control frames handed to Python
+    DROP_QUEUE = 12  # shed because the way to the peer is too slow
 
 
 CELLS: Final = len(Cell)
@@ -42,6 +43,7 @@ DROP_CELLS: Final = {
     "too-large": Cell.DROP_TOO_LARGE,
     "protocol": Cell.DROP_PROTOCOL,
     "tun": Cell.DROP_TUN,
+    "queue": Cell.DROP_QUEUE,
 }
 
 
@@ -108,8 +110,10 @@ class PacketPath(Protocol):
             FramingError: drop the connection; the object must not be fed again.
         """
 
-    def drain(self, out: memoryview) -> tuple[int, bool]:
+    def drain(self, out: memoryview, shed: bool = False) -> tuple[int, bool]:
         """Read packets from the TUN and put SSTP data packets into `out` (at least MAX_FRAME bytes).
+
+        With `shed`, the last of them is dropped and counted so: the queue is to become shorter.
 
         Returns:
             (filled, more): bytes written; more is True when the work bound was reached before the TUN was empty.

@@ -229,14 +229,15 @@ class PurePath:
 
     # -- towards the peer --------------------------------------------------------------------------------------------
 
-    def drain(self, out: memoryview) -> tuple[int, bool]:
+    def drain(self, out: memoryview, shed: bool = False) -> tuple[int, bool]:
         """Turn the TUN's packets into SSTP data packets in `out` (see `interface.PacketPath.drain`)."""
         if len(out) < MAX_FRAME:
             raise LocalError(f"drain() needs a buffer of at least {MAX_FRAME} bytes")
         if self._tun is None:
             return 0, False
         try:
-            return self._read(self._tun, out)
+            filled, more = self._read(self._tun, out)
+            return (self._shed(out, filled) if shed and filled else filled), more
         finally:
             self._publish()
 
@@ -274,6 +275,17 @@ class PurePath:
                 counts[Cell.BYTES_OUT] += size
                 filled = start + size
         return filled, True
+
+    def _shed(self, out: memoryview, filled: int) -> int:
+        """Take the last packet out again; returns where it began."""
+        last = position = 0
+        while position < filled:
+            last, position = position, position + _frame_length(out, position)
+        counts = self._counts
+        counts[Cell.PACKETS_OUT] -= 1
+        counts[Cell.BYTES_OUT] -= filled - last - HEADROOM
+        counts[Cell.DROP_QUEUE] += 1
+        return last
 
     def _publish(self) -> None:
         """Add what this call counted to the slot and to the totals."""

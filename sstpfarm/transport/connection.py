@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -26,6 +27,7 @@ from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.delegate import Delegate
 from sstpfarm.transport.outlet import Outlet, Overflow
 from sstpfarm.transport.poller import Poller
+from sstpfarm.transport.standing import StandingQueue
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
@@ -68,7 +70,7 @@ class Connection:
 
     __slots__ = (
         "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_fd", "_login_deadline", "_outlet",
-        "_path", "_peer_finished", "_pump", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
+        "_path", "_peer_finished", "_pump", "_queue", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
         "peer", "scheduled",
     )  # fmt: skip
 
@@ -96,6 +98,7 @@ class Connection:
         self._path: PacketPath | None = None
         self._tun = -1
         self._dispatching = self._broken = self._peer_finished = False
+        self._queue = StandingQueue()
         self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
         self.mtu = 0
@@ -378,13 +381,17 @@ class Connection:
         if path is None or self._tun < 0:
             self._outlet.drive_by_socket(False)
             return
+        queue = self._queue
         for _ in range(DRAINS):
+            now = monotonic()
             try:
-                filled, more = path.drain(out)
+                filled, more = path.drain(out, queue.due <= now)
             except OSError as error:  # the device is gone
                 self._close_tun()
                 self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
                 return
+            if more or queue.due < inf:
+                queue.seen(now, empty=not more)
             if filled:
                 self._encrypt(out[:filled])
                 self._flush()

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from sstpfarm.dataplane._fast import FastPath
-from sstpfarm.dataplane.interface import Cell, Gate, Offload
+from sstpfarm.dataplane.interface import CELLS, Cell, Gate, Offload
 from tests.twin.bench import Bench, native
 from tests.twin.packets import (
     ACK,
@@ -364,7 +364,7 @@ def test_memory_of_a_session(bench: Bench) -> None:
 
 
 def test_it_says_what_it_is_not() -> None:
-    cells = memoryview(bytearray(96)).cast("Q")
+    cells = memoryview(bytearray(8 * CELLS)).cast("Q")
     with pytest.raises(ValueError, match="9"):
         FastPath(cells, cells, 9)  # type: ignore[arg-type]  # what a caller that is wrong would do
     path = FastPath(cells, cells)

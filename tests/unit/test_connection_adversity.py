@@ -260,7 +260,7 @@ class EndlessPath:
         self.left = 10
         self.drains = 0
 
-    def drain(self, out: memoryview) -> tuple[int, bool]:
+    def drain(self, out: memoryview, shed: bool = False) -> tuple[int, bool]:
         self.drains += 1
         if not self.left:
             return 0, False

@@ -167,3 +167,16 @@ def test_a_tun_that_no_longer_reads_is_told(bench: Bench) -> None:
 def test_a_buffer_that_is_too_small_is_a_bug(bench: Bench) -> None:
     with pytest.raises(LocalError):
         drain(bench, MAX_FRAME - 1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_shedding_takes_the_last_packet_out(bench: Bench, count: int) -> None:
+    packets = [ipv4(60 + number) for number in range(count)]
+    for packet in packets:
+        bench.kernel.send(packet)
+    buffer = bytearray(b"\xaa" * 65536)
+    filled, more = bench.path.drain(memoryview(buffer), True)
+    assert buffer[:filled] == b"".join(data_packet(b"\xff\x03\x00\x21" + packet) for packet in packets[:-1])
+    assert not more
+    passed = {Cell.PACKETS_OUT: count - 1, Cell.BYTES_OUT: sum(map(len, packets[:-1])), Cell.DROP_QUEUE: 1}
+    assert bench.counted() == ({cell: number for cell, number in passed.items() if number} if count else {})
