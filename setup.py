@@ -8,6 +8,15 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+PARTS = (
+    "_fast.pyx",  # the generated C file takes its place among the sources; this keeps it in a source distribution
+    "_bytes.pxd",
+    "_coalesce.pxi",
+    "_numbers.pxi",
+    "_segment.pxi",
+    "_sources.pxi",
+    "checksum.h",
+)
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 sanitize = SANITIZE if os.environ.get("SSTPFARM_SANITIZE") else []
 folder = "sstpfarm/dataplane"
@@ -15,7 +24,7 @@ folder = "sstpfarm/dataplane"
 fast = Extension(
     "sstpfarm.dataplane._fast",
     [f"{folder}/_fast.pyx"],
-    depends=[f"{folder}/{name}" for name in ("_bytes.pxd", "_coalesce.pxi", "_segment.pxi", "checksum.h")],
+    depends=[f"{folder}/{name}" for name in PARTS],
     include_dirs=[folder],
     extra_compile_args=["-O2", *sanitize],
     extra_link_args=sanitize,

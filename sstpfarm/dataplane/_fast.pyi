@@ -1,10 +1,8 @@
 """The native packet path; `_fast.pyx` says what it does, `interface.PacketPath` what each call promises."""
 
-from typing import Final, final
+from typing import final
 
 from sstpfarm.dataplane.interface import Gate, Offload
-
-SCRATCH: Final[int]  # bytes of a super-packet that one read can take
 
 @final
 class FastPath:

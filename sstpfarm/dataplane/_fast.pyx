@@ -35,51 +35,14 @@ from sstpfarm.dataplane.interface import MAX_FRAME as _MAX_FRAME
 from sstpfarm.dataplane.interface import Cell, FramingError, Offload
 from sstpfarm.errors import LocalError
 
-# interface.py's numbers, for C; compared below.
-cdef enum:
-    BYTES_IN, PACKETS_IN, BYTES_OUT, PACKETS_OUT, DROP_GATE_IN, DROP_GATE_OUT
-    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE
-    CELLS
-cdef enum:
-    TSO = 2
-    USO = 3
-    IPV4_GATE = 1
-    IPV6_GATE = 2
-    SSTP_HEADER = 4
-    HEADROOM = 8
-    MAX_FRAME = 4095
-
-if [*Cell] != [*range(CELLS)] or (_CELLS, _HEADROOM, _MAX_FRAME) != (CELLS, HEADROOM, MAX_FRAME):
-    raise ImportError("_fast was built for another interface.py: install sstpfarm again")
-if (Offload.TSO, Offload.USO) != (TSO, USO) or Cell.DROP_QUEUE != DROP_QUEUE:
-    raise ImportError("_fast was built for another interface.py: install sstpfarm again")
-
-cdef enum:
-    VERSION = 0x10  # MS-SSTP 2.2.1
-    CONTROL_BIT = 0x01
-    LENGTH_MASK = 0x0FFF  # the 4 bits above are reserved: ignored
-    CONTROL_HEADER = 8  # MS-SSTP 2.2.2
-    ADDRESS_CONTROL = 0xFF03  # RFC 1662 3.1
-    PPP_IPV4 = 0x21  # RFC 1332 2
-    PPP_IPV6 = 0x57  # RFC 5072 3
-    DEFAULT_LIMIT = 1500  # RFC 1661 6.1
-    MAX_INFORMATION = MAX_FRAME - HEADROOM
-    DRAIN_READS = 64  # pure.DRAIN_PACKETS
+include "_numbers.pxi"
 
 cdef uint64_t _counts[CELLS]  # of the call that is running
 memset(_counts, 0, sizeof(_counts))
 
+include "_sources.pxi"
 include "_coalesce.pxi"
 include "_segment.pxi"
-
-
-cdef struct Network4:
-    uint32_t network
-    uint32_t mask
-
-cdef struct Network6:
-    uint32_t network[4]
-    uint32_t mask[4]
 
 
 @cython.final
@@ -99,10 +62,7 @@ cdef class FastPath:
     cdef int _gates
     cdef size_t _receive_limit
     cdef size_t _send_limit
-    cdef size_t _networks4
-    cdef size_t _networks6
-    cdef Network4 *_sources4
-    cdef Network6 *_sources6
+    cdef Sources _sources
     # An incomplete frame: its header, then a block of the frame's own size.
     cdef uint8_t _head[SSTP_HEADER]
     cdef size_t _have
@@ -120,8 +80,8 @@ cdef class FastPath:
     def __dealloc__(self):
         PyBuffer_Release(&self._totals)  # nothing happens when it was never taken
         PyBuffer_Release(&self._slot)
-        free(self._sources4)
-        free(self._sources6)
+        free(self._sources.networks4)
+        free(self._sources.networks6)
         free(self._partial)
         free(self._remainder)
 
@@ -150,31 +110,7 @@ cdef class FastPath:
 
     def set_sources(self, ipv4, ipv6):
         """Accept packets from the peer only from these (network, mask) pairs."""
-        cdef Network4 *sources4
-        cdef Network6 *sources6
-        cdef size_t number
-        cdef int word
-        for networks, bits in ((ipv4, 32), (ipv6, 128)):
-            for network, mask in networks:
-                if network & ~mask or not 0 <= mask < 1 << bits or network < 0:
-                    raise LocalError(f"not a network of {bits}-bit addresses: {network:#x} with mask {mask:#x}")
-        sources4 = <Network4 *>malloc((len(ipv4) or 1) * sizeof(Network4))
-        sources6 = <Network6 *>malloc((len(ipv6) or 1) * sizeof(Network6))
-        if sources4 is NULL or sources6 is NULL:
-            free(sources4)
-            free(sources6)
-            raise MemoryError
-        for number, (network, mask) in enumerate(ipv4):
-            sources4[number].network = network
-            sources4[number].mask = mask
-        for number, (network, mask) in enumerate(ipv6):
-            for word in range(4):
-                sources6[number].network[word] = (network >> (96 - 32 * word)) & 0xFFFFFFFF
-                sources6[number].mask[word] = (mask >> (96 - 32 * word)) & 0xFFFFFFFF
-        free(self._sources4)
-        free(self._sources6)
-        self._sources4, self._networks4 = sources4, len(ipv4)
-        self._sources6, self._networks6 = sources6, len(ipv6)
+        set_networks(&self._sources, ipv4, ipv6)
 
     # -- from the peer -----------------------------------------------------------------------------------------------
 
@@ -298,8 +234,7 @@ cdef class FastPath:
 
     cdef int ipv4(self, Span *packet) except -1:
         """Pass an IPv4 packet on, or count why not (RFC 791 3.1)."""
-        cdef size_t header, total, number
-        cdef uint32_t source
+        cdef size_t header, total
         if packet.size > self._receive_limit:
             return tally(DROP_TOO_LARGE)
         if packet.size < IPV4_HEADER or byte_at(packet, 0) >> 4 != 4:
@@ -308,17 +243,13 @@ cdef class FastPath:
         total = u16_at(packet, 2)
         if not IPV4_HEADER <= header <= total <= packet.size:
             return tally(DROP_MALFORMED)
-        source = <uint32_t>u32_at(packet, 12)
-        for number in range(self._networks4):
-            if source & self._sources4[number].mask == self._sources4[number].network:
-                return self.write(packet, total)
-        return tally(DROP_SOURCE)
+        if not belongs4(&self._sources, packet):
+            return tally(DROP_SOURCE)
+        return self.write(packet, total)
 
     cdef int ipv6(self, Span *packet) except -1:
         """Pass an IPv6 packet on, or count why not (RFC 8200 3)."""
-        cdef size_t total, number
-        cdef int word
-        cdef uint32_t source[4]
+        cdef size_t total
         if packet.size > self._receive_limit:
             return tally(DROP_TOO_LARGE)
         if packet.size < IPV6_HEADER or byte_at(packet, 0) >> 4 != 6:
@@ -326,15 +257,9 @@ cdef class FastPath:
         total = IPV6_HEADER + u16_at(packet, 4)
         if total > packet.size:
             return tally(DROP_MALFORMED)
-        for word in range(4):
-            source[word] = <uint32_t>u32_at(packet, 8 + 4 * word)
-        for number in range(self._networks6):
-            for word in range(4):
-                if source[word] & self._sources6[number].mask[word] != self._sources6[number].network[word]:
-                    break
-            else:
-                return self.write(packet, total)
-        return tally(DROP_SOURCE)
+        if not belongs6(&self._sources, packet):
+            return tally(DROP_SOURCE)
+        return self.write(packet, total)
 
     cdef int write(self, Span *packet, size_t total) except -1:
         """Hand a packet to the TUN, without the padding that PPP allows."""

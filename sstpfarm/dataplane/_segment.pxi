@@ -10,7 +10,6 @@ cdef enum:
     LONG_HEADERS = 256  # IP and TCP headers, some extension headers between them
     SUPER_ROOM = 72 * 1024  # such a packet in segments of 1,280 bytes and more, with their headers
 
-SCRATCH = SUPER
 cdef uint8_t _scratch[GAP + SUPER]
 
 cdef struct Bulk:

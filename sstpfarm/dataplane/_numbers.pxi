@@ -1,0 +1,31 @@
+# The numbers of interface.py, for C (compared when the module is imported), and those of the wire.
+
+cdef enum:
+    BYTES_IN, PACKETS_IN, BYTES_OUT, PACKETS_OUT, DROP_GATE_IN, DROP_GATE_OUT
+    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE
+    CELLS
+cdef enum:
+    TSO = 2
+    USO = 3
+    IPV4_GATE = 1
+    IPV6_GATE = 2
+    SSTP_HEADER = 4
+    HEADROOM = 8
+    MAX_FRAME = 4095
+
+if [*Cell] != [*range(CELLS)] or (_CELLS, _HEADROOM, _MAX_FRAME) != (CELLS, HEADROOM, MAX_FRAME):
+    raise ImportError("_fast was built for another interface.py: install sstpfarm again")
+if (Offload.TSO, Offload.USO) != (TSO, USO) or Cell.DROP_QUEUE != DROP_QUEUE:
+    raise ImportError("_fast was built for another interface.py: install sstpfarm again")
+
+cdef enum:
+    VERSION = 0x10  # MS-SSTP 2.2.1
+    CONTROL_BIT = 0x01
+    LENGTH_MASK = 0x0FFF  # the 4 bits above are reserved: ignored
+    CONTROL_HEADER = 8  # MS-SSTP 2.2.2
+    ADDRESS_CONTROL = 0xFF03  # RFC 1662 3.1
+    PPP_IPV4 = 0x21  # RFC 1332 2
+    PPP_IPV6 = 0x57  # RFC 5072 3
+    DEFAULT_LIMIT = 1500  # RFC 1661 6.1
+    MAX_INFORMATION = MAX_FRAME - HEADROOM
+    DRAIN_READS = 64  # pure.DRAIN_PACKETS
