@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from rich.console import Console
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataplane=options.dataplane,
         say=lambda line: console.print(f"  {escape(line)}", soft_wrap=True),
     )
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         failed = [name for name in options.only or GROUPS if not _run(name, setup, folder, console)]
     finally:
@@ -88,6 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"[red]Failed:[/] {', '.join(failed)}")
         return 1
     return MISSED if options.strict and lines else 0
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # everything is taken down now
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _run(name: str, setup: Setup, folder: Path, console: Console) -> bool:
@@ -129,4 +137,7 @@ def _obstacle() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

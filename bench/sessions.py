@@ -141,12 +141,12 @@ def hold(setup: Setup) -> list[Figure]:
         with served(setup, workers=2) as (places, farm):
             words = ("--sessions", str(sessions))
             result = harness(places, farm, "hold", *words, seconds=seconds, processes=2)
-        if not result["failed"]:
+        counts = result["counts"]
+        lost = sum(number for name, number in counts.items() if name.startswith(("lost: ", "failed: ")))
+        if not lost and "ramp" not in result["overdue"]:
             break
         setup.say(f"{sessions} sessions: {result['failed']}")
     measured = stage(result, 1)
-    counts = result["counts"]
-    lost = sum(number for name, number in counts.items() if name.startswith(("lost: ", "failed: ")))
     share = 100 * sum(each["cpu_seconds"] for each in measured["server"]) / measured["seconds"]
     note = f"{seconds / 60:.1f} minutes, {lost} lost or refused"
     by_role = {each["role"]: round(each["cpu_percent"], 2) for each in measured["server"]}
