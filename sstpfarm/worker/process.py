@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drop_privileges(options.uid, options.gid)
         await server.run(listeners)
 
+    gc.collect()
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
     uvloop.run(serve())
     return 0
 
