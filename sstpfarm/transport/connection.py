@@ -32,7 +32,7 @@ from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
-DRAINS: Final = 4  # batches read from the TUN for one event, so that no session waits long for another's transfer
+DRAINS: Final = 2  # batches read from the TUN for one event, so that no session waits long for another's transfer
 LINGER: Final = 1.0  # seconds to wait for the peer's close, so that our last bytes are not lost to a reset
 FLUSH: Final = 3.0  # seconds that the last bytes may take to leave
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
