@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -276,6 +277,8 @@ def run(
     scenario: Storm | Hold | Churn | Traffic | Bulk | Hostile, users: int, options: Options, *, source: bool = False
 ) -> None:
     """Run a scenario and end with its exit status: 0 when every login worked and no session was lost."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as SIGINT: what was made is taken down
+        signal.signal(number, signal.default_int_handler)
     console = Console(stderr=True, quiet=options["quiet"])
     settings = dict(item.partition("=")[::2] for item in options["farm_set"])
     roots: tuple[int, ...]

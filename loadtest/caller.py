@@ -83,7 +83,7 @@ class Caller:
         address, gateway: IPv4 addresses of the two ends of the tunnel, as numbers; 0 until IPCP is open.
         mtu: bytes of the largest packet to send.
         flow: the scenario's account of the packets, if it keeps one.
-        wanted_end: `hang_up` was called.
+        wanted_end: it ends because of `hang_up`, and for no other reason.
     """
 
     __slots__ = (
@@ -154,12 +154,13 @@ class Caller:
         return True
 
     def hang_up(self) -> None:
-        """End the session in order."""
-        self.wanted_end = True
+        """End the session in order; one that is ending already ends for its own reason."""
         if self._stage is Stage.OPEN and self._tunnel is not None:
+            self.wanted_end = self._tunnel.reason is None
             self._tunnel.close(Reason.USER_REQUEST, monotonic())
             self._settle()
         elif self._stage in (Stage.CONNECTING, Stage.HANDSHAKE):
+            self.wanted_end = True
             self._end(Reason.USER_REQUEST, "")
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -205,7 +206,8 @@ class Caller:
         self._settle()
 
     def _readable(self) -> None:
-        if self._sock is None or self._pump is None:
+        pump = self._pump
+        if self._sock is None or pump is None:
             return
         received = self._around.buffers.received
         try:
@@ -221,15 +223,15 @@ class Caller:
         if self._stage is Stage.LINGERING:
             return
         try:
-            plain = self._pump.receive(received[:count])
-            if self._stage is Stage.HANDSHAKE and self._pump.handshaken:
-                self._open(self._pump.peer_certificate)
+            plain = pump.receive(received[:count])
+            if self._stage is Stage.HANDSHAKE and pump.handshaken:
+                self._open(pump.peer_certificate)
         except PeerError as error:
             self._end(error.reason, str(error))
             return
         if self._stage is Stage.OPEN:
             self._feed(plain)
-            if self._pump.peer_closed and self._tunnel is not None:
+            if pump.peer_closed and self._tunnel is not None:
                 self._tunnel.broken(Reason.TRANSPORT_LOST, "TLS closed by the server")
         self._settle()
 

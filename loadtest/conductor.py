@@ -19,8 +19,9 @@ from loadtest.observe import Observer, Usage
 from loadtest.orders import Order, Report, Step, Storm
 
 READY_PATIENCE: Final = 60.0  # seconds until all generators have imported what they need
-FINISH_PATIENCE: Final = 90.0  # seconds for the ends in order of all sessions
+FINISH_PATIENCE: Final = 300.0  # seconds for the ends in order of all sessions
 KILL_PATIENCE: Final = 5.0
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_REPORT: Final = 8 << 20  # bytes of one report
 MAX_ROWS: Final = 3600  # of the series; a longer run has a longer interval
 MIN_ROW: Final = 0.2  # seconds: what is left of a stage behind its last row makes one of its own
@@ -112,7 +113,8 @@ class Conductor:
             GeneratorFailed: and then there are no figures.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._interrupt)
         readers: list[asyncio.Task[None]] = []
         try:
@@ -127,8 +129,9 @@ class Conductor:
             for reader in readers:
                 reader.cancel()
             await self._end_processes()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)
         return self.books
 
     # -- stages ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loadtest.conductor import SIGNALS
 from loadtest.packets import SINK_PORT
 from loadtest.target import Target
 from sstpfarm.cli.stage import Namespace, StageError, follow, make_namespaces, start
@@ -71,11 +73,13 @@ def farm(users: int, *, workers: int, settings: Mapping[str, str], source: bool)
         StageError: it does not start; the text has the end of its log.
     """
     users = max(1, min(users, MAX_USERS))
-    # Not $TMPDIR: root's may be a private one, and auth and the workers reach their files as users of their own.
-    directory = Path(tempfile.mkdtemp(prefix=f"{LABEL}-{os.getpid()}-", dir="/run"))
+    stack = ExitStack()
     try:
-        directory.chmod(0o711)
-        with ExitStack() as stack:
+        with signals_wait():  # between the making of a thing and the note to take it down nothing may come
+            # Not $TMPDIR: root's may be private, and auth and the workers reach their files as users of their own.
+            directory = Path(tempfile.mkdtemp(prefix=f"{LABEL}-{os.getpid()}-", dir="/run"))
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            directory.chmod(0o711)
             server, client = make_namespaces(stack, LABEL, (f"{SERVER_ADDRESS}/15", f"{CLIENT_ADDRESS}/15"))
             for name, value in CLIENT_SETTINGS:
                 client.run("sh", "-c", f"echo {value} > /proc/sys/{name}")
@@ -86,13 +90,28 @@ def farm(users: int, *, workers: int, settings: Mapping[str, str], source: bool)
             command = server.argv(sys.executable, "-m", "sstpfarm", "serve", "--config", str(path))
             log = directory / "server.log"
             process = start(stack, command, directory / "server.out", log)
-            pin = _wait_ready(process, log)
-            if source:
-                _start_reflector(stack, server, directory)
-            target = Target(SERVER_ADDRESS, 443, SERVER_ADDRESS, "load{n}", Password(password), pin=pin)
-            yield Ground(target, client, process.pid, users, log)
+        pin = _wait_ready(process, log)
+        if source:
+            _start_reflector(stack, server, directory)
+        target = Target(SERVER_ADDRESS, 443, SERVER_ADDRESS, "load{n}", Password(password), pin=pin)
+        yield Ground(target, client, process.pid, users, log)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with signals_wait():
+            stack.close()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP take effect at the end of the block; children are not touched by it."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _config(directory: Path, password: str, users: int, workers: int, settings: Mapping[str, str]) -> str:
@@ -133,7 +152,8 @@ def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> str:
 def _start_reflector(stack: ExitStack, server: Namespace, directory: Path) -> None:
     command = (sys.executable, "-m", "loadtest", "reflector", "--listen", f"0.0.0.0:{SINK_PORT}", "--source")
     output = directory / "reflector.out"
-    process = start(stack, server.argv(*command), output, directory / "reflector.log")
+    with signals_wait():
+        process = start(stack, server.argv(*command), output, directory / "reflector.log")
     for line in follow(output, process, START_PATIENCE):
         if line.startswith("reflector on"):
             return

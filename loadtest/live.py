@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from loadtest.conductor import Row
@@ -53,7 +54,7 @@ def _table(row: Row) -> Table:
         if name not in ("cpu", "rss"):
             table.add_row(name, f"{value}")
     for name, rate in sorted(row.rates.items()):
-        table.add_row(name, f"{8 * rate / 1e6:.1f} Mbit/s" if name.startswith("bytes") else f"{rate:.1f} /s")
+        table.add_row(escape(name), f"{8 * rate / 1e6:.1f} Mbit/s" if name.startswith("bytes") else f"{rate:.1f} /s")
     for name, (median, high, highest) in sorted(row.quantiles.items()):
         table.add_row(f"{name}, p50 p95 p99", f"{median:.1f} {high:.1f} {highest:.1f} ms")
     for role, (percent, rss) in row.server.items():
@@ -71,7 +72,7 @@ def show_result(console: Console, result: dict[str, Any]) -> None:
         for column in ("count", "a second"):
             table.add_column(column, justify="right")
         for name, count in stage["counts"].items():
-            table.add_row(name, f"{count}", f"{stage['rates'].get(name, 0):.1f}")
+            table.add_row(escape(name), f"{count}", f"{stage['rates'].get(name, 0):.1f}")
         for name, value in stage.get("mbit_per_second", {}).items():
             table.add_row(f"Mbit/s {name}", f"{value:.1f}", "")
         for kind, value in stage.get("server_cpu_ms_per_login", {}).items():
@@ -83,7 +84,7 @@ def show_result(console: Console, result: dict[str, Any]) -> None:
         if stage["durations"]:
             console.print(_durations(stage["durations"]))
     for failure in failures(result):
-        console.print(f"[red]{failure}[/]")
+        console.print(failure, style="red", markup=False)
 
 
 def _durations(durations: dict[str, Any]) -> Table:

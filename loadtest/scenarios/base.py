@@ -113,7 +113,7 @@ class SessionStages(Stages):
         self._woken = False
         while self._ending and len(self._hanging_up) < self.window:
             caller = self._ending.popleft()
-            if caller in self.crowd.callers and not caller.wanted_end:
+            if caller in self.crowd.callers and caller not in self._hanging_up:
                 self._hanging_up.add(caller)
                 caller.hang_up()
         while self._waiting and self.crowd.starting < self.window:

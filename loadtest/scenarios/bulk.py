@@ -30,7 +30,7 @@ GRACE: Final = 1.0  # seconds for the last answers
 class Mover:
     """What one session has on its way."""
 
-    __slots__ = ("expected", "heard", "last", "on_way", "reported", "sequence")
+    __slots__ = ("heard", "last", "on_way", "reported", "sequence")
 
     def __init__(self) -> None:
         self.on_way = 0  # packets, or packets of bursts
@@ -38,7 +38,6 @@ class Mover:
         self.last = 0.0  # when the last query was sent
         self.reported = (0, 0)  # packets and bytes that the reflector counted so far
         self.sequence = 0
-        self.expected = 0
 
 
 class BulkStages(SessionStages):

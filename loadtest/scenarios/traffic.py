@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from ipaddress import IPv4Address
 from time import monotonic, monotonic_ns
 from typing import Final
 
@@ -134,7 +135,4 @@ class TrafficStages(SessionStages):
 
 def sink_of(sink: tuple[str, int] | None) -> tuple[int, int] | None:
     """The reflector's address as a number."""
-    if sink is None:
-        return None
-    a, b, c, d = map(int, sink[0].split("."))
-    return a << 24 | b << 16 | c << 8 | d, sink[1]
+    return (int(IPv4Address(sink[0])), sink[1]) if sink is not None else None

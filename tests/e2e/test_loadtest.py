@@ -111,6 +111,13 @@ def test_storm_in_namespaces_of_its_own(tmp_path: Path) -> None:
     assert "<svg" in page.read_text()
 
 
+def test_a_signal_while_the_farm_starts_leaves_nothing() -> None:
+    with own_farm("hold", "--seconds", "60") as process:
+        until(lambda: list(Path("/run/netns").glob(f"sstpfarm-load-{process.pid}-*")), "its namespaces are made")
+        process.terminate()
+        assert process.wait(PATIENCE) == 130
+
+
 def test_hold_tells_what_is_lost(harness: Harness, farm: Farm) -> None:
     mark = farm.log.mark()
     with harness.start("hold", "--sessions", "3", "--seconds", "2") as process:
