@@ -24,7 +24,7 @@ KILL_PATIENCE: Final = 5.0
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_REPORT: Final = 8 << 20  # bytes of one report
 MAX_ROWS: Final = 3600  # of the series; a longer run has a longer interval
-MIN_ROW: Final = 0.2  # seconds: what is left of a stage behind its last row makes one of its own
+MIN_ROW: Final = 0.05  # seconds: what is left of a stage behind its last row makes one of its own
 ROOT: Final = Path(__file__).resolve().parent.parent  # of the checkout: generators import from there
 
 
