@@ -103,22 +103,25 @@ class Machine:
             if self._process.poll() is not None:
                 raise MachineError(f"{self.kind} ended with {self._process.returncode}\n{self.console()}")
             try:
-                if self.run("true", timeout=5).status == 0:
+                if self.run("true", timeout=5, patience=1).status == 0:
                     return
             except (OSError, MachineError):
                 time.sleep(0.1)
         raise MachineError(f"{self.kind} did not boot within {BOOT_PATIENCE[self.kind]} s\n{self.console()}")
 
-    def _request(self, script: str | None, timeout: float) -> bytes:
-        with self.place.dial(GUEST, PORT, timeout=1) as sock:
+    def _request(self, script: str | None, timeout: float, patience: float) -> bytes:
+        with self.place.dial(GUEST, PORT, timeout=patience) as sock:
             sock.settimeout(timeout + 10)
             sock.sendall(json.dumps({"script": script, "timeout": timeout}).encode() + b"\n")
             with sock.makefile("rb") as answer:
                 return answer.readline()
 
-    def run(self, script: str, timeout: float = 30) -> Output:
-        """Run a bash script as root in the guest; what it starts in the background lives on."""
-        answer = self._request(script, timeout)
+    def run(self, script: str, timeout: float = 30, patience: float = 15) -> Output:
+        """Run a bash script as root in the guest; what it starts in the background lives on.
+
+        `patience` is for the agent to take the connection: on a busy host the guest's network loses a SYN at times.
+        """
+        answer = self._request(script, timeout, patience)
         if not answer:
             raise MachineError(f"the agent broke off\n{self.console()}")
         return Output(**json.loads(answer))
@@ -135,7 +138,7 @@ class Machine:
     def stop(self) -> None:
         """Power off; whatever is left after 5 s is killed."""
         with suppress(OSError, subprocess.TimeoutExpired):
-            self._request(None, 0)
+            self._request(None, 0, patience=1)
             self._process.wait(5)
         with suppress(ProcessLookupError):  # it has powered off
             os.killpg(self._process.pid, signal.SIGKILL)
