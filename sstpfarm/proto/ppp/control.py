@@ -6,6 +6,7 @@ bounded, also against a peer that never falls silent and never agrees: `failure`
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -56,7 +57,7 @@ class Verdict(Enum):
     REJECT = "reject"
 
 
-class ControlProtocol:
+class ControlProtocol(ABC):
     """Base of LCP and the NCPs. The owner drains `packets` and `signals` and looks at `failure` after each call.
 
     Attributes:
@@ -142,32 +143,32 @@ class ControlProtocol:
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _request_options(self) -> list[Option]:
         """Return the options of our next Configure-Request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _judge(self, option: Option, repeated: bool) -> Verdict | Option:
         """Judge one option of the peer; `repeated`: of a request that is answered for the second time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _missing(self, present: Collection[int], repeated: bool) -> list[Option]:
         """Return options that the peer must bring and did not, as a Nak asks for them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_request(self, options: Sequence[Option]) -> None:
         """The peer's options were acknowledged: they hold from now on, absent ones have their default."""
-        raise NotImplementedError
 
     def _take_ack(self) -> None:
         """Our options were acknowledged."""
 
+    @abstractmethod
     def _take_nak(self, options: Sequence[Option]) -> None:
         """The peer would rather have these values in our next request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_reject(self, options: Sequence[Option]) -> None:
         """The peer will not have these options of ours."""
-        raise NotImplementedError
 
     def _extended(self, packet: Packet, now: float) -> bool:
         """Take a packet with a code above 7; return False if it is unknown."""
