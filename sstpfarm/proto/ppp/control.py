@@ -159,7 +159,7 @@ class ControlProtocol(ABC):
     def _take_request(self, options: Sequence[Option]) -> None:
         """The peer's options were acknowledged: they hold from now on, absent ones have their default."""
 
-    def _take_ack(self) -> None:  # noqa: B027 - LCP and IPV6CP have nothing to do then
+    def _take_ack(self) -> None:  # noqa: B027 - IPV6CP has nothing to do then
         """Our options were acknowledged."""
 
     @abstractmethod
