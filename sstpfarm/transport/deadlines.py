@@ -10,7 +10,10 @@ import asyncio
 import heapq
 from itertools import count
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
+
+
+DUE_PER_TURN: Final = 32  # when thousands end at once, each close of a TUN device can wait milliseconds for the kernel
 
 
 class Timed(Protocol):
@@ -60,7 +63,7 @@ class Deadlines:
         self._timer, self._armed_for = None, float("inf")
         now = monotonic()
         due = []
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now and len(due) < DUE_PER_TURN:
             due.append(heapq.heappop(self._heap))
         due.reverse()
         try:

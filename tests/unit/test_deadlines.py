@@ -77,6 +77,26 @@ def test_a_thing_that_stays_due_does_not_stop_the_loop() -> None:
     asyncio.run(scenario())
 
 
+def test_thousands_that_are_due_at_once_leave_the_loop_its_turns() -> None:
+    """A worker whose sessions all end at once must still answer the master's watchdog."""
+
+    async def scenario() -> None:
+        deadlines = Deadlines(asyncio.get_running_loop())
+        now = monotonic()
+        things = [Thing(now) for _ in range(1000)]
+        for thing in things:
+            deadlines.watch(thing)
+        most, before = 0, 0
+        while any(not thing.ticks for thing in things):
+            await asyncio.sleep(0)
+            done = sum(len(thing.ticks) for thing in things)
+            most, before = max(most, done - before), done
+        assert 0 < most <= 32
+        assert all(len(thing.ticks) == 1 for thing in things)
+
+    asyncio.run(scenario())
+
+
 def test_a_thing_that_fails_does_not_stop_the_others() -> None:
     async def scenario() -> None:
         errors: list[object] = []
