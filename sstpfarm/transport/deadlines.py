@@ -12,7 +12,6 @@ from itertools import count
 from time import monotonic
 from typing import Final, Protocol
 
-
 DUE_PER_TURN: Final = 32  # when thousands end at once, each close of a TUN device can wait milliseconds for the kernel
 
 
@@ -62,7 +61,7 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer, self._armed_for = None, float("inf")
         now = monotonic()
-        due = []
+        due: list[tuple[float, int, Timed]] = []
         while self._heap and self._heap[0][0] <= now and len(due) < DUE_PER_TURN:
             due.append(heapq.heappop(self._heap))
         due.reverse()
