@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -104,7 +105,7 @@ def _run(name: str, setup: Setup, folder: Path, console: Console) -> bool:
     began, before, clock = report.now(), environment_note(), time.monotonic()
     try:
         figures = GROUPS[name](setup)
-    except (StageError, OSError) as error:
+    except (StageError, OSError, subprocess.SubprocessError) as error:
         console.print(f"  [red]failed:[/] {escape(str(error))}", soft_wrap=True)
         return False
     report.save(

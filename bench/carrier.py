@@ -9,7 +9,6 @@ of JSON is written: {"event": "up", "seconds", "addresses"}. It runs in the name
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import signal
@@ -136,9 +135,8 @@ def set_addresses(sessions: dict[int, Session], device: str, mtu: int) -> dict[s
         opened, name = session.opened, f"{device}{number}"
         if opened is None or opened.peer is None:
             raise CarrierError(f"session {number} has no addresses")
-        local, peer = ipaddress.IPv4Address(opened.local), ipaddress.IPv4Address(opened.peer)
-        lines += [f"address add {local} peer {peer} dev {name}", f"link set {name} mtu {mtu} up"]
-        addresses[name] = str(local)
+        lines += [f"address add {opened.local} peer {opened.peer} dev {name}", f"link set {name} mtu {mtu} up"]
+        addresses[name] = str(opened.local)
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)  # noqa: S607 - ip(8)
     return addresses
 

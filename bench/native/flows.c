@@ -53,6 +53,12 @@ static void fail(const char *what)
     exit(1);
 }
 
+static void refuse(void)
+{
+    fprintf(stderr, "usage: flows serve PORT | tcp ... | udp ... (see flows.c)\n");
+    exit(64);
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec now;
@@ -128,7 +134,7 @@ static int tcp(char **words)
     uint64_t rate = strtoull(words[5], NULL, 10), chunk = strtoull(words[6], NULL, 10);
     double seconds = atof(words[7]);
     if (count < 1 || count > MAX_FLOWS || chunk < 1 || chunk > BLOCK)
-        fail("arguments");
+        refuse();
     struct flow *flows = calloc((size_t)count, sizeof *flows);
     for (int i = 0; i < count; i++) {
         struct flow *flow = &flows[i];
@@ -190,7 +196,7 @@ static int udp(char **words)
     int sock = socket(AF_INET, SOCK_DGRAM, 0);
     if (size < 1 || size > MAX_DATAGRAM || burst < 1 || segments < 1 || segments > BATCH ||
         (segments > 1 && segments * size > 65000))
-        fail("arguments");
+        refuse();
     if (strcmp(words[2], "-") != 0)
         bind_device(sock, words[2]);
     if (connect(sock, (struct sockaddr *)&address, sizeof address))
@@ -367,6 +373,5 @@ int main(int argc, char **argv)
         return tcp(argv + 2);
     if (argc == 10 && strcmp(argv[1], "udp") == 0)
         return udp(argv + 2);
-    fprintf(stderr, "usage: flows serve PORT | tcp ... | udp ... (see flows.c)\n");
-    return 64;
+    refuse();
 }
