@@ -32,8 +32,8 @@ class Costs:
 
     Attributes:
         s_per_gb: worker CPU for a GB of users' data, many sessions at once, the dearer direction.
-        login_s: worker CPU for a login.
-        login_other_s: CPU of master and auth for a login; they are one process each.
+        login_s: worker CPU for a login, on the way to 5,000 sessions.
+        login_other_s: CPU of master or auth for such a login, the dearer of the two; they are one process each.
         idle_s: CPU of the whole server for one idle session and second.
         session_kib: worker memory of a session that carried traffic.
     """
@@ -116,14 +116,15 @@ def worker_cores(cores: int) -> int:
 
 def costs_of(figures: Mapping[str, Figure]) -> Costs | None:
     """The costs that the model needs; None while one of them is not measured."""
-    needed = ("many-up", "many-down", "login-cpu", "idle-5000", "session-kib")
+    needed = ("many-up", "many-down", "login-cpu-5000", "idle-5000", "session-kib")
     if any(key not in figures for key in needed):
         return None
-    login = figures["login-cpu"]
+    login = figures["login-cpu-5000"]
+    spent = login.detail["spent"]
     return Costs(
         s_per_gb=max(figures["many-up"].value, figures["many-down"].value),
         login_s=login.value / 1000,
-        login_other_s=max(login.detail["master_ms"], login.detail["auth_ms"]) / 1000,
+        login_other_s=max(spent["master"], spent["auth"]) / 1000,
         idle_s=figures["idle-5000"].value / 1e6,
         session_kib=figures["session-kib"].value,
     )

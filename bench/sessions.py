@@ -21,7 +21,7 @@ LOGINS: Final = 500  # for the cost of a login, each run
 RATE_LOGINS: Final = 3000  # for the rate
 LADDER: Final = (100, 1000, 5000)
 QUICK_LADDER: Final = (100, 500)
-IDLE_SECONDS: Final = 30.0  # the keepalive's period is 60 s on both sides, and spread over the sessions
+IDLE_SECONDS: Final = 60.0  # one period of the keepalive, which is spread over the sessions
 HOLDS: Final = (10_000, 5_000)  # the second when the first is too much
 HOLD_SECONDS: Final = 300.0
 MEMORY_SESSIONS: Final = 2000
@@ -141,20 +141,25 @@ def hold(setup: Setup) -> list[Figure]:
         with served(setup, workers=2) as (places, farm):
             words = ("--sessions", str(sessions))
             result = harness(places, farm, "hold", *words, seconds=seconds, processes=2)
-        counts = result["counts"]
-        lost = sum(number for name, number in counts.items() if name.startswith(("lost: ", "failed: ")))
+        measured = stage(result, 1)
+        lost, late = _lost(result["stages"][:2]), _lost(result["stages"][2:])
         if not lost and "ramp" not in result["overdue"]:
             break
         setup.say(f"{sessions} sessions: {result['failed']}")
-    measured = stage(result, 1)
     share = 100 * sum(each["cpu_seconds"] for each in measured["server"]) / measured["seconds"]
-    note = f"{seconds / 60:.1f} minutes, {lost} lost or refused"
+    note = f"{seconds / 60:.1f} minutes, {lost} lost or refused; {late} not ended in order behind that"
     by_role = {each["role"]: round(each["cpu_percent"], 2) for each in measured["server"]}
     cost = f"{sessions:,} sessions; " + ", ".join(f"{role} {value:.1f}" for role, value in by_role.items())
     return [
-        setup.single("sessions", sessions - lost, note=note, counts=counts),
+        setup.single("sessions", sessions - lost, note=note, counts=result["counts"], overdue=result["overdue"]),
         setup.single("idle-cpu", share, note=cost, server=measured["server"]),
     ]
+
+
+def _lost(stages: list[Result]) -> int:
+    """How many sessions did not come up, or ended otherwise than we wanted, in these stages."""
+    counts = [pair for each in stages for pair in each["counts"].items()]
+    return sum(number for name, number in counts if name.startswith(("lost: ", "failed: ")))
 
 
 def memory(setup: Setup) -> list[Figure]:
