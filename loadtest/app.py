@@ -30,7 +30,7 @@ from loadtest.result import failures, make_result
 from loadtest.target import ForbiddenTarget, Target, require_permission, resolve
 from sstpfarm.cli.stage import StageError
 from sstpfarm.config.addresses import parse_endpoint
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.master.control import control_request
 from sstpfarm.proto.roles import AuthMethod

@@ -26,7 +26,7 @@ from loadtest.conductor import SIGNALS
 from loadtest.packets import SINK_PORT
 from loadtest.target import Target
 from sstpfarm.cli.stage import Namespace, StageError, follow, make_namespaces, start
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 
 LABEL: Final = "sstpfarm-load"
 SERVER_ADDRESS: Final = "198.18.0.1"  # RFC 2544: benchmarking

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 
 PLACE: Final = "{n}"  # in a user pattern: the session's number
 

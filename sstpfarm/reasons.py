@@ -41,6 +41,12 @@ class Reason(StrEnum):
     USER_REQUEST = "user-request"
     ADMIN_RESET = "admin-reset"
     SHUTDOWN = "shutdown"
+    SESSION_TIMEOUT = "session-timeout"
+    IDLE_TIMEOUT = "idle-timeout"
+    QUOTA = "quota"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+    NETWORK_CHANGED = "network-changed"
     # the connection or a process was lost
     PEER_ABORT = "peer-abort"
     TRANSPORT_LOST = "transport-lost"
@@ -51,6 +57,9 @@ class Reason(StrEnum):
     TLS_NOT_TLS = "tls-not-tls"
     TLS_FAILED = "tls-failed"
     TLS_TIMEOUT = "tls-timeout"
+    CERTIFICATE_MISSING = "certificate-missing"
+    PROXY_REFUSED = "proxy-refused"
+    PROXY_AUTHENTICATION = "proxy-authentication"
     CERTIFICATE_UNTRUSTED = "certificate-untrusted"
     HTTP_BAD_REQUEST = "http-bad-request"
     HTTP_HEAD_TOO_LARGE = "http-head-too-large"
@@ -86,6 +95,7 @@ class Reason(StrEnum):
     # resources
     NO_ADDRESS = "no-address"
     SESSION_LIMIT = "session-limit"
+    ALREADY_CONNECTED = "already-connected"
     INTERFACE_FAILED = "interface-failed"
     INTERNAL_ERROR = "internal-error"
 
@@ -109,6 +119,12 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.USER_REQUEST: Outcome(_D, 0, 1, _C.OK, "disconnected at the user's request"),
     Reason.ADMIN_RESET: Outcome(_D, 0, 6, _C.OK, "disconnected by the administrator"),
     Reason.SHUTDOWN: Outcome(_D, 0, 11, _C.OK, "the server is shutting down"),
+    Reason.SESSION_TIMEOUT: Outcome(_D, 0, 5, _C.OK, "the session's time is over"),
+    Reason.IDLE_TIMEOUT: Outcome(_D, 0, 4, _C.OK, "no traffic for too long"),
+    Reason.QUOTA: Outcome(_D, 0, 10, _C.OK, "the session's volume is used up"),
+    Reason.EXPIRED: Outcome(_D, 0, 10, _C.AUTHENTICATION, "the account has expired"),
+    Reason.REPLACED: Outcome(_D, 0, 13, _C.OK, "the user logged in again elsewhere"),
+    Reason.NETWORK_CHANGED: Outcome(_D, 0, 2, _C.NETWORK, "the way to the server changed"),
     Reason.PEER_ABORT: Outcome(_A, 0, 17, _C.PROTOCOL, "the peer aborted the call"),
     Reason.TRANSPORT_LOST: Outcome(_X, 0, 2, _C.NETWORK, "the connection was lost"),
     Reason.PEER_DEAD: Outcome(_X, 0, 2, _C.NETWORK, "the peer no longer answers"),
@@ -117,6 +133,9 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.TLS_NOT_TLS: Outcome(_X, 0, 17, _C.PROTOCOL, "the peer does not speak TLS"),
     Reason.TLS_FAILED: Outcome(_X, 0, 17, _C.PROTOCOL, "the TLS handshake failed"),
     Reason.TLS_TIMEOUT: Outcome(_X, 0, 17, _C.NETWORK, "the TLS handshake took too long"),
+    Reason.CERTIFICATE_MISSING: Outcome(_X, 0, 17, _C.CERTIFICATE, "the client has no certificate that is trusted"),
+    Reason.PROXY_REFUSED: Outcome(_X, 0, 2, _C.NETWORK, "the proxy refused the connection"),
+    Reason.PROXY_AUTHENTICATION: Outcome(_X, 0, 2, _C.AUTHENTICATION, "the proxy wants another name or password"),
     Reason.CERTIFICATE_UNTRUSTED: Outcome(_X, 0, 17, _C.CERTIFICATE, "the server's certificate is not trusted"),
     Reason.HTTP_BAD_REQUEST: Outcome(_X, 0, 17, _C.PROTOCOL, "the HTTP head could not be understood"),
     Reason.HTTP_HEAD_TOO_LARGE: Outcome(_X, 0, 17, _C.PROTOCOL, "the HTTP head is too large"),
@@ -149,6 +168,7 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.SERVER_NOT_AUTHENTIC: Outcome(_A, 7, 17, _C.AUTHENTICATION, "the server does not know the password"),
     Reason.NO_ADDRESS: Outcome(_D, 0, 15, _C.NETWORK, "no address is free"),
     Reason.SESSION_LIMIT: Outcome(_D, 0, 15, _C.NETWORK, "the session limit is reached"),
+    Reason.ALREADY_CONNECTED: Outcome(_D, 0, 15, _C.AUTHENTICATION, "the user has as many sessions as allowed"),
     Reason.INTERFACE_FAILED: Outcome(_D, 0, 8, _C.SYSTEM, "the tunnel interface could not be made"),
     Reason.INTERNAL_ERROR: Outcome(_X, 0, 9, _C.INTERNAL, "an internal error"),
 }

@@ -19,7 +19,9 @@ from sstpfarm.ipc.messages import (
     LiveSessions,
     Ping,
     Pong,
+    SessionCounters,
     SessionReleased,
+    SessionStarted,
     Shutdown,
     WorkerAttached,
     WorkerViolated,
@@ -120,6 +122,8 @@ class AuthService:
                 if not more:
                     live, self._live = frozenset(self._live), set()
                     self._with_leases(lambda: self._leases.reconcile(live))
+            case SessionStarted() | SessionCounters():
+                pass
             case Ping(number=number):
                 self._master.send(Pong(number=number))
             case Shutdown():

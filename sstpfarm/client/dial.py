@@ -15,6 +15,7 @@ from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.interface import Gate, PacketPath
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import PeerError
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
@@ -73,7 +74,7 @@ class Dialer:
 
     def _from_parent(self, message: m.Message, fds: list[int]) -> None:
         match message:
-            case m.Dial(addresses=addresses, port=port):
+            case c.Dial(addresses=addresses, port=port):
                 task = asyncio.get_running_loop().create_task(self._dial(addresses, port))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -100,12 +101,12 @@ class Dialer:
 
     def _finished(self, reason: Reason, detail: str) -> None:
         if not self.done.is_set():
-            self._parent.send(m.TunnelClosed(reason=reason.value, detail=detail[:256]))
+            self._parent.send(c.TunnelClosed(reason=reason.value, detail=detail[:256]))
             self.done.set()
 
     def _phase(self, phase: Phase, detail: str) -> None:
         seconds = monotonic() - self._began
-        self._parent.send(m.PhaseReached(phase=phase.value, seconds=seconds, detail=detail[:256]))
+        self._parent.send(c.PhaseReached(phase=phase.value, seconds=seconds, detail=detail[:256]))
 
     # -- TCP ---------------------------------------------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Dialer:
         """Begin the network protocols."""
         self._method = event.method.value if event.method is not None else None
         self._parent.send(
-            m.TunnelFacts(
+            c.TunnelFacts(
                 method=self._method or "none",
                 cipher=connection.cipher,
                 tls_version=connection.tls_version,
@@ -242,7 +243,7 @@ class Dialer:
         self._wanted = True
         ipv4, ipv6 = self._ipv4, self._ipv6
         self._parent.send(
-            m.InterfaceWanted(
+            c.InterfaceWanted(
                 mtu=connection.mtu,
                 local_address=str(ipv4.local) if ipv4 else None,
                 remote_address=str(ipv4.peer) if ipv4 and ipv4.peer and not ipv4.peer.is_unspecified else None,

@@ -24,6 +24,7 @@ from sstpfarm.client.settings import CLIENT_UID, ClientSettings
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
@@ -34,7 +35,7 @@ from sstpfarm.proto.events import Phase
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
 from sstpfarm.telemetry.stats import Stats
 
-MAX_ADDRESSES: Final = 16  # of one name, what m.Dial takes
+MAX_ADDRESSES: Final = 16  # of one name, what c.Dial takes
 COUNTER_INTERVAL: Final = 1.0
 CHILD_PATIENCE: Final = 12.0  # seconds for an orderly end: terminate 2 s, Call Disconnect 5 s, flush and linger
 DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
@@ -112,8 +113,8 @@ class Tunnel:
         self._dataplane = choose()
         self._stats = Stats.create(1)
         self._channel: Channel | None = None
-        self._facts: m.TunnelFacts | None = None
-        self._wanted: asyncio.Queue[m.InterfaceWanted] = asyncio.Queue(maxsize=8)
+        self._facts: c.TunnelFacts | None = None
+        self._wanted: asyncio.Queue[c.InterfaceWanted] = asyncio.Queue(maxsize=8)
         self._attached = asyncio.Event()
         self._interface = ""
         self._index = 0
@@ -155,7 +156,7 @@ class Tunnel:
         try:
             assert self._channel is not None
             if not self._ended.done():
-                self._channel.send(m.Dial(addresses=tuple(addresses[:MAX_ADDRESSES]), port=self._settings.port))
+                self._channel.send(c.Dial(addresses=tuple(addresses[:MAX_ADDRESSES]), port=self._settings.port))
             worker = asyncio.create_task(self._serve_interface())
             worker.add_done_callback(self._interface_done)
             try:
@@ -226,16 +227,16 @@ class Tunnel:
 
     def _from_child(self, message: m.Message, fds: list[int]) -> None:
         match message:
-            case m.PhaseReached(phase=phase, seconds=seconds, detail=detail):
+            case c.PhaseReached(phase=phase, seconds=seconds, detail=detail):
                 self._observer.phase(phase, seconds, detail)
                 if phase == Phase.INTERFACE:
                     self._attached.set()
-            case m.TunnelFacts():
+            case c.TunnelFacts():
                 self._facts = message
-            case m.InterfaceWanted():
+            case c.InterfaceWanted():
                 with suppress(asyncio.QueueFull):
                     self._wanted.put_nowait(message)
-            case m.TunnelClosed(reason=reason, detail=detail):
+            case c.TunnelClosed(reason=reason, detail=detail):
                 self._end(Reason(reason), detail)
 
     def _child_lost(self, why: str) -> None:
@@ -290,7 +291,7 @@ class Tunnel:
         if self._channel is not None:
             self._channel.send(m.InterfaceRefused(session="0" * 16, detail=detail[:256]))
 
-    async def _make_interface(self, wanted: m.InterfaceWanted) -> None:
+    async def _make_interface(self, wanted: c.InterfaceWanted) -> None:
         assert self._channel is not None
         tun = self._make_tun()
         try:
@@ -313,7 +314,7 @@ class Tunnel:
             return tun
         raise SystemRefusal(f"interface {names[0]} exists already; choose another --interface")
 
-    async def _apply(self, wanted: m.InterfaceWanted) -> bool:
+    async def _apply(self, wanted: c.InterfaceWanted) -> bool:
         """Configure the interface; return whether this gave it its IPv4 address, with which the default route comes."""
         before = self._addressed
         self._configure(wanted)
@@ -322,7 +323,7 @@ class Tunnel:
             await self._route_everything()
         return newly
 
-    def _configure(self, wanted: m.InterfaceWanted) -> None:
+    def _configure(self, wanted: c.InterfaceWanted) -> None:
         assert self._links is not None
         local = remote = None
         if wanted.local_address is not None and not self._addressed:  # a later message adds the other family
@@ -370,7 +371,7 @@ class Tunnel:
 
     # -- what the user sees ------------------------------------------------------------------------------------------
 
-    def _describe(self, wanted: m.InterfaceWanted, facts: m.TunnelFacts) -> Up:
+    def _describe(self, wanted: c.InterfaceWanted, facts: c.TunnelFacts) -> Up:
         ipv6 = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + wanted.ipv6_local) if wanted.ipv6_local else None
         return Up(
             interface=self._interface,

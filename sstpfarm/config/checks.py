@@ -15,9 +15,11 @@ from sstpfarm.config.addresses import (
     parse_range,
     pool_name,
 )
+from sstpfarm.config.fields import IPV6_MTU_MIN
 from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.report import Report, dotted, show, suggest
-from sstpfarm.config.schema import IPV6_MTU_MIN, Config, Profile, Secret
+from sstpfarm.config.schema import Config
 
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE_FORMS: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'

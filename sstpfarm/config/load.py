@@ -15,19 +15,10 @@ from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origi
 import msgspec
 
 from sstpfarm.config.checks import check_references, warnings
+from sstpfarm.config.fields import MAX_NAME, MAX_PASSWORD, MAX_USER, Password, Table
+from sstpfarm.config.ppp import Pool, Profile, Secret
 from sstpfarm.config.report import Report
-from sstpfarm.config.schema import (
-    MAX_NAME,
-    MAX_PASSWORD,
-    MAX_USER,
-    CertificateFiles,
-    Config,
-    Password,
-    Pool,
-    Profile,
-    Secret,
-    Table,
-)
+from sstpfarm.config.schema import CertificateFiles, Config
 from sstpfarm.errors import ConfigError
 
 MAX_FILE: Final = 16 << 20  # bytes; 100,000 secrets take about 10 MiB

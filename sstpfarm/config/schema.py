@@ -1,60 +1,28 @@
-"""The schema of the configuration file: one struct for each kind of table, one field for each key.
+"""The schema of the server's configuration file: one struct for each kind of table, one field for each key.
 
-The keys in the file are the field names in kebab-case. The description of a field says what is allowed; it is what an
-error message tells the operator. Conditions that join several keys are in `checks`.
+What users get is in `ppp`, the kinds of value in `fields`. Conditions that join several keys are in `checks`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from sstpfarm.config.addresses import Endpoint, parse_endpoint
-
-Method = Literal["mschap2", "mschap1", "chap", "pap"]
-LogFormat = Literal["auto", "json", "console"]
-STRENGTH: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
-"""The methods, strongest first: the order in which they are offered, whatever the order in the file."""
-
-AUTO: Final = "auto"
-DISABLED: Final = "disabled"
-
-# RFC 791 3.1: every host takes datagrams of 576 bytes. MS-SSTP 2.2.1: a packet's length has 12 bits, so it is at most
-# 4095 bytes, less 4 of SSTP header and 4 of PPP header (FF 03 and the protocol).
-MTU_MIN: Final = 576
-MTU_MAX: Final = 4087
-IPV6_MTU_MIN: Final = 1280  # RFC 8200 5
-MAX_PASSWORD: Final = 256  # UTF-16 code units, RFC 2759 8.3
-MAX_USER: Final = 253  # bytes of a name; a PAP Peer-ID holds 255 (RFC 1334 2.2.1), messages between processes 256
-MAX_NAME: Final = 64  # characters of a profile's or pool's name
-
-Mtu = Annotated[int, Meta(ge=MTU_MIN, le=MTU_MAX, description="a whole number of bytes, 576 to 4087")]
-Deadline = Annotated[float, Meta(gt=0, le=3600, description="seconds, more than 0, at most 3600")]
-Path = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]+$")]
-FilePath = Annotated[Path, Meta(description="the path of a file")]
-Directory = Annotated[Path, Meta(description="the path of a directory")]
-Address = Annotated[str, Meta(max_length=64, description='an IPv4 address such as "10.20.0.1"')]
-Addresses = Annotated[
-    tuple[Annotated[str, Meta(max_length=64)], ...],
-    Meta(max_length=2, description="a list of at most two IPv4 addresses"),
-]
-Remote = Annotated[str, Meta(max_length=80, description='an IPv4 address or "pool:NAME"')]
-Switch = Annotated[bool, Meta(description="true or false")]
-
-
-class Password(msgspec.Struct, frozen=True):
-    """A password that no repr, log or traceback shows; `text` is the secret itself."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return "Password(hidden)"
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Base of every table of the file."""
+from sstpfarm.config.fields import (
+    AUTO,
+    STRENGTH,
+    Deadline,
+    Directory,
+    FilePath,
+    LogFormat,
+    Method,
+    Mtu,
+    Switch,
+    Table,
+)
+from sstpfarm.config.ppp import Pool, Profile, Secret
 
 
 class Farm(Table, frozen=True):
@@ -132,49 +100,11 @@ class Server(Table, frozen=True):
         return parse_endpoint(self.metrics) if self.metrics else None
 
 
-class Profile(Table, frozen=True):
-    """[profile.NAME]: what the sessions of the secrets that name it get."""
-
-    local_address: Address | None = None
-    remote_address: Remote | None = None
-    dns_server: Addresses = ()
-    wins_server: Addresses = ()
-
-
-class Pool(Table, frozen=True):
-    """[pool.NAME]: addresses to hand out."""
-
-    ranges: Annotated[
-        tuple[Annotated[str, Meta(max_length=64)], ...],
-        Meta(
-            min_length=1,
-            max_length=1024,
-            description='a list of IPv4 ranges: "FIRST-LAST", "NETWORK/LENGTH" or one address',
-        ),
-    ]
-
-
-class Secret(Table, frozen=True):
-    """[secret.NAME]: a user; what it leaves out comes from its profile."""
-
-    password: Annotated[Password, Meta(description="text of 1 to 256 characters")] | None = None
-    password_file: FilePath | None = None
-    profile: Annotated[str, Meta(description="the name of a profile")] | None = None
-    local_address: Address | None = None
-    remote_address: Remote | None = None
-    dns_server: Addresses | None = None
-    wins_server: Addresses | None = None
-    disabled: Switch = False
-    caller_id: Annotated[str, Meta(max_length=64, description='an address, a network, or "" for any')] = ""
-    service: Annotated[Literal["any", "sstp"], Meta(description='"any" or "sstp"')] = "any"
-    comment: Annotated[str, Meta(max_length=1024, description="text, at most 1024 characters")] = ""
-
-
 class Config(Table, frozen=True):
     """The whole file."""
 
     farm: Farm = Farm()
     server: Server = Server()
-    profile: dict[str, Profile] = {}
-    pool: dict[str, Pool] = {}
-    secret: dict[str, Secret] = {}
+    profile: dict[str, Profile] = field(default_factory=dict)
+    pool: dict[str, Pool] = field(default_factory=dict)
+    secret: dict[str, Secret] = field(default_factory=dict)

@@ -7,7 +7,9 @@ from ipaddress import IPv4Address
 import msgspec
 
 from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
-from sstpfarm.config.schema import Config, LogFormat, Method, Password, Profile, Secret, Server
+from sstpfarm.config.fields import LogFormat, Method, Password
+from sstpfarm.config.ppp import Secret, Terms, merged
+from sstpfarm.config.schema import Config, Server
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ class WorkerView(msgspec.Struct, frozen=True):
 
 def for_auth(config: Config) -> AuthView:
     """Return auth's view of a configuration that `load` returned."""
-    terms: tuple[Profile | Secret, ...] = (*config.profile.values(), *config.secret.values())
+    terms: tuple[Terms, ...] = (*config.profile.values(), *config.secret.values())
     fixed = (item.remote_address for item in terms if item.remote_address and pool_name(item.remote_address) is None)
     own = (item.local_address for item in terms if item.local_address)
     return AuthView(
@@ -80,19 +82,19 @@ def for_worker(config: Config) -> WorkerView:
 
 def _account(config: Config, secret: Secret) -> Account:
     profile = config.profile[config.server.default_profile if secret.profile is None else secret.profile]
-    local = secret.local_address or profile.local_address
-    remote = secret.remote_address or profile.remote_address
-    assert local is not None, "checks.py requires it"
+    terms = merged(secret, profile)
+    remote = terms.remote_address
+    assert terms.local_address is not None, "checks.py requires it"
     assert remote is not None, "checks.py requires it"
     assert secret.password is not None, "load requires it"
     pool = pool_name(remote)
     return Account(
         password=secret.password,
-        local_address=local,
+        local_address=terms.local_address,
         pool=pool or "",
         remote_address=remote if pool is None else "",
-        dns_servers=profile.dns_server if secret.dns_server is None else secret.dns_server,
-        wins_servers=profile.wins_server if secret.wins_server is None else secret.wins_server,
+        dns_servers=terms.dns_server or (),
+        wins_servers=terms.wins_server or (),
         disabled=secret.disabled,
         caller_id=secret.caller_id,
     )

@@ -1,4 +1,4 @@
-"""The messages between master, auth, workers and the client's two halves: typed, tagged, length-checked by msgspec.
+"""The messages between master, auth and workers: typed, tagged, length-checked by msgspec.
 
 Addresses travel as text, binary values as bytes. A session is named by `session`: 16 hexadecimal digits that the
 worker draws; the receiver pairs it with the process that the message came from, so no worker can name a session
@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sstpfarm.dataplane.rates import RateLimit
+
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
 SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Short = Annotated[str, Meta(max_length=256)]
@@ -19,6 +21,10 @@ Address = Annotated[str, Meta(max_length=45)]
 InterfaceName = Annotated[str, Meta(min_length=1, max_length=15)]
 Mtu = Annotated[int, Meta(ge=68, le=4087)]
 Slot = Annotated[int, Meta(ge=0, le=1_048_575)]
+Network = Annotated[str, Meta(max_length=49)]  # ADDRESS/LENGTH
+Worker = Annotated[int, Meta(ge=0, le=1023)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Strings = Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)]
 Key32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Identifier8 = Annotated[bytes, Meta(min_length=8, max_length=8)]
 
@@ -46,19 +52,68 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     identifier: Annotated[int, Meta(ge=0, le=255)] = 0
     challenge: Annotated[bytes, Meta(max_length=255)] = b""
     value: Annotated[bytes, Meta(max_length=255)] = b""
+    called_id: Short = ""  # "address:port" that the peer connected to
+    connect_info: Short = ""  # TLS version and cipher suite
+    certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate
 
 
 # -- auth > worker ---------------------------------------------------------------------------------------------------
 
 
-class Terms(msgspec.Struct, frozen=True):
-    """What a granted session gets: the part of the grant that the worker needs for the NCPs."""
+class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a granted session gets: the part of the grant that the worker needs too.
+
+    Attributes:
+        ipv6_local: our interface identifier; None switches IPV6CP off.
+        networks: behind the client, IPv4 and IPv6: packets may come from there too (the destinations of its routes).
+        mtu: bytes of an IP packet towards the peer at most (Framed-MTU), 0 for no bound of its own.
+        bridged: Ethernet frames are carried too (BCP); the interface is a TAP device.
+    """
 
     local_address: Address
     remote_address: Address
     dns_servers: tuple[Address, ...] = ()
     wins_servers: tuple[Address, ...] = ()
-    ipv6_local: Identifier8 | None = None  # our interface identifier; None switches IPV6CP off
+    ipv6_local: Identifier8 | None = None
+    networks: Annotated[tuple[Network, ...], Meta(max_length=128)] = ()
+    mtu: Annotated[int, Meta(ge=0, le=4087)] = 0
+    bridged: bool = False
+    rate_limit: RateLimit | None = None
+
+
+class FramedRoute(msgspec.Struct, frozen=True, array_like=True):
+    """A network behind the client; an empty gateway means the client itself."""
+
+    destination: Network
+    gateway: Address = ""
+    metric: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 0
+
+
+class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of a grant that only the master needs: what a session changes in the kernel, and when it must end.
+
+    Attributes:
+        interface: the name of its own that the user's static interface has, "" for any.
+        bridge: the bridge that its TAP device joins.
+        address_lists: nftables sets of the farm's table that its address is in while it lasts.
+        clamp_mss: bound the MSS of TCP through it to its MTU.
+        on_up, on_down: a program and its arguments.
+        session_timeout, idle_timeout: seconds, 0 for none.
+        limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
+    """
+
+    routes: Annotated[tuple[FramedRoute, ...], Meta(max_length=128)] = ()
+    interface: Annotated[str, Meta(max_length=15)] = ""
+    bridge: Annotated[str, Meta(max_length=15)] = ""
+    address_lists: Annotated[tuple[Short, ...], Meta(max_length=32)] = ()
+    clamp_mss: bool = True
+    on_up: Strings = ()
+    on_down: Strings = ()
+    session_timeout: Count = 0
+    idle_timeout: Count = 0
+    limit_bytes_in: Count = 0
+    limit_bytes_out: Count = 0
+    limit_bytes_total: Count = 0
 
 
 class AccessAccept(Message, frozen=True, tag="access-accept"):
@@ -89,7 +144,7 @@ class AuthReady(Message, frozen=True, tag="auth-ready"):
 class Grant(Message, frozen=True, tag="grant"):
     """Auth granted a session of that worker: the master prepares the interface and sends it its descriptor."""
 
-    worker: Annotated[int, Meta(ge=0, le=1023)]
+    worker: Worker
     session: SessionId
     user: Short
     caller_id: Short
@@ -97,33 +152,85 @@ class Grant(Message, frozen=True, tag="grant"):
     mtu: Mtu
     slot: Slot
     terms: Terms
+    effects: Effects = Effects()
+
+
+class Revoke(Message, frozen=True, tag="revoke"):
+    """End that session for that reason; one that is gone already is ignored."""
+
+    worker: Worker
+    session: SessionId
+    reason: Short
+
+
+class ChangeSession(Message, frozen=True, tag="change-session", kw_only=True):
+    """Change a running session (CoA): what is None stays as it is."""
+
+    worker: Worker
+    session: SessionId
+    rate_limit: RateLimit | None = None
+    session_timeout: Count | None = None
+    idle_timeout: Count | None = None
+    limit_bytes_in: Count | None = None
+    limit_bytes_out: Count | None = None
+    limit_bytes_total: Count | None = None
+    address_lists: Annotated[tuple[Short, ...], Meta(max_length=32)] | None = None
+
+
+class ReadCounters(Message, frozen=True, tag="read-counters"):
+    """Answer with one SessionCounters for each of these sessions that is open."""
+
+    sessions: Annotated[tuple[tuple[Worker, SessionId], ...], Meta(max_length=1024)]
 
 
 class WorkerViolated(Message, frozen=True, tag="worker-violated"):
     """That worker broke the rules of its channel to auth: the master kills it."""
 
-    worker: Annotated[int, Meta(ge=0, le=1023)]
+    worker: Worker
     detail: Short
 
 
 # -- master > auth ---------------------------------------------------------------------------------------------------
 
 
+class SessionStarted(Message, frozen=True, tag="session-started"):
+    """The session carries packets: its address is known and Call Connected has passed."""
+
+    worker: Worker
+    session: SessionId
+    interface: Annotated[str, Meta(max_length=15)]
+    ipv6_peer: Identifier8 | None = None
+
+
+class SessionCounters(Message, frozen=True, tag="session-counters"):
+    """What an open session has carried up to now; in is from the client."""
+
+    worker: Worker
+    session: SessionId
+    seconds: Count = 0
+    bytes_in: Count = 0
+    bytes_out: Count = 0
+    packets_in: Count = 0
+    packets_out: Count = 0
+
+
 class SessionReleased(Message, frozen=True, tag="session-released"):
     """Interface, addresses and routes of the session are gone: its lease is free."""
 
-    worker: Annotated[int, Meta(ge=0, le=1023)]
+    worker: Worker
     session: SessionId
     reason: Short
-    seconds: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
+    seconds: Count = 0
+    bytes_in: Count = 0
+    bytes_out: Count = 0
+    packets_in: Count = 0
+    packets_out: Count = 0
 
 
 class WorkerAttached(Message, frozen=True, tag="worker-attached"):
     """One descriptor comes along: auth's end of the channel to that (new) worker."""
 
-    worker: Annotated[int, Meta(ge=0, le=1023)]
+    worker: Worker
 
 
 class LiveSessions(Message, frozen=True, tag="live-sessions"):
@@ -155,6 +262,13 @@ class EndSession(Message, frozen=True, tag="end-session"):
 
     session: SessionId
     reason: Short
+
+
+class ChangeRate(Message, frozen=True, tag="change-rate"):
+    """That session has another rate limit from now on."""
+
+    session: SessionId
+    rate_limit: RateLimit
 
 
 class LendListener(Message, frozen=True, tag="lend-listener"):
@@ -202,6 +316,7 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
     session: SessionId
     cipher: Short
     tls_version: Short
+    ipv6_peer: Identifier8 | None = None
 
 
 class SessionClosed(Message, frozen=True, tag="session-closed"):
@@ -209,51 +324,3 @@ class SessionClosed(Message, frozen=True, tag="session-closed"):
 
     session: SessionId
     reason: Short
-
-
-# -- client: privileged half > unprivileged half -----------------------------------------------------------------------
-
-
-class Dial(Message, frozen=True, tag="dial"):
-    """Dial these addresses, in this order, until one answers."""
-
-    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=16)]
-    port: Annotated[int, Meta(ge=1, le=65535)]
-
-
-# -- client: unprivileged half > privileged half -----------------------------------------------------------------------
-
-
-class PhaseReached(Message, frozen=True, tag="phase-reached"):
-    """A phase of the login is done; seconds since the dial began."""
-
-    phase: Short
-    seconds: float
-    detail: Short = ""
-
-
-class InterfaceWanted(Message, frozen=True, tag="interface-wanted"):
-    """The NCPs that matter are open: make the interface and send its descriptor."""
-
-    mtu: Mtu
-    local_address: Address | None = None
-    remote_address: Address | None = None
-    dns_servers: tuple[Address, ...] = ()
-    ipv6_local: Identifier8 | None = None
-
-
-class TunnelFacts(Message, frozen=True, tag="tunnel-facts"):
-    """What was negotiated, for the display."""
-
-    method: Method | Literal["none"]
-    cipher: Short
-    tls_version: Short
-    server_address: Address
-    certificate_sha256: Short
-
-
-class TunnelClosed(Message, frozen=True, tag="tunnel-closed"):
-    """The tunnel has ended; nothing more follows."""
-
-    reason: Short
-    detail: Short = ""

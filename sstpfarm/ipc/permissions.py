@@ -12,6 +12,7 @@ from functools import reduce
 from operator import or_
 from typing import Any, Final
 
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 
 
@@ -28,12 +29,29 @@ class Party(StrEnum):
 MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
     (Party.WORKER, Party.AUTH): (m.AccessRequest,),
     (Party.AUTH, Party.WORKER): (m.AccessAccept, m.AccessReject),
-    (Party.AUTH, Party.MASTER): (m.AuthReady, m.Grant, m.WorkerViolated, m.Pong),
-    (Party.MASTER, Party.AUTH): (m.SessionReleased, m.WorkerAttached, m.LiveSessions, m.Shutdown, m.Ping),
+    (Party.AUTH, Party.MASTER): (
+        m.AuthReady,
+        m.Grant,
+        m.Revoke,
+        m.ChangeSession,
+        m.ReadCounters,
+        m.WorkerViolated,
+        m.Pong,
+    ),
+    (Party.MASTER, Party.AUTH): (
+        m.SessionStarted,
+        m.SessionCounters,
+        m.SessionReleased,
+        m.WorkerAttached,
+        m.LiveSessions,
+        m.Shutdown,
+        m.Ping,
+    ),
     (Party.MASTER, Party.WORKER): (
         m.InterfaceReady,
         m.InterfaceRefused,
         m.EndSession,
+        m.ChangeRate,
         m.LendListener,
         m.TakeBackListener,
         m.AuthAttached,
@@ -41,8 +59,8 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.Ping,
     ),
     (Party.WORKER, Party.MASTER): (m.WorkerReady, m.SessionOpened, m.SessionClosed, m.Pong),
-    (Party.CLIENT, Party.CLIENT_PEER): (m.Dial, m.InterfaceReady, m.InterfaceRefused, m.Shutdown),
-    (Party.CLIENT_PEER, Party.CLIENT): (m.PhaseReached, m.TunnelFacts, m.InterfaceWanted, m.TunnelClosed),
+    (Party.CLIENT, Party.CLIENT_PEER): (c.Dial, m.InterfaceReady, m.InterfaceRefused, m.Shutdown),
+    (Party.CLIENT_PEER, Party.CLIENT): (c.PhaseReached, c.TunnelFacts, c.InterfaceWanted, c.TunnelClosed),
 }
 
 DESCRIPTORS: Final[Mapping[type[m.Message], int]] = {

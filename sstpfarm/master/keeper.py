@@ -104,6 +104,11 @@ class SessionKeeper:
         session.opened = _now()
         session.cipher = message.cipher
         session.tls_version = message.tls_version
+        self._to_auth(
+            m.SessionStarted(
+                worker=worker, session=message.session, interface=session.name, ipv6_peer=message.ipv6_peer
+            )
+        )
 
     def closed(self, worker: int, message: m.SessionClosed) -> None:
         """Park the interface of a session whose worker has closed the descriptor, or begin to delete it.
@@ -149,6 +154,30 @@ class SessionKeeper:
                 self._log.emit("session.kicked", session=identifier, by=by)
                 kicked.append(identifier)
         return kicked
+
+    def revoke(self, worker: int, identifier: str, reason: Reason) -> None:
+        """Have the worker end that session for auth's reason; one that is ending already is left alone."""
+        session = self.table.get(worker, identifier)
+        if session is not None and session.phase is not SessionPhase.CLOSING:
+            self._to_worker(worker, m.EndSession(session=identifier, reason=reason.value), ())
+
+    def report(self, worker: int, identifier: str) -> None:
+        """Tell auth what an open session has carried."""
+        session = self.table.get(worker, identifier)
+        if session is None or session.phase is not SessionPhase.OPENED:
+            return
+        traffic = self.traffic(session)
+        self._to_auth(
+            m.SessionCounters(
+                worker=worker,
+                session=identifier,
+                seconds=int(session.seconds(_now())),
+                bytes_in=traffic.bytes_in,
+                bytes_out=traffic.bytes_out,
+                packets_in=traffic.packets_in,
+                packets_out=traffic.packets_out,
+            )
+        )
 
     # -- what lists show ---------------------------------------------------------------------------------------------
 
@@ -207,6 +236,8 @@ class SessionKeeper:
                 seconds=seconds,
                 bytes_in=traffic.bytes_in,
                 bytes_out=traffic.bytes_out,
+                packets_in=traffic.packets_in,
+                packets_out=traffic.packets_out,
             )
         )
         if session.lost and session.opened is not None:  # else its worker has said it

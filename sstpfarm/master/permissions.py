@@ -31,7 +31,14 @@ class SessionPhase(StrEnum):
 
 PROCESS_ACCEPTS: Final[Mapping[tuple[Party, ProcessPhase], tuple[type[m.Message], ...]]] = {
     (Party.AUTH, ProcessPhase.STARTING): (m.AuthReady,),
-    (Party.AUTH, ProcessPhase.READY): (m.Grant, m.WorkerViolated, m.Pong),
+    (Party.AUTH, ProcessPhase.READY): (
+        m.Grant,
+        m.Revoke,
+        m.ChangeSession,
+        m.ReadCounters,
+        m.WorkerViolated,
+        m.Pong,
+    ),
     (Party.WORKER, ProcessPhase.STARTING): (m.WorkerReady,),
     (Party.WORKER, ProcessPhase.READY): (m.SessionOpened, m.SessionClosed, m.Pong),
 }

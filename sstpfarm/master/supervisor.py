@@ -229,6 +229,11 @@ class Supervisor:
                     self.keeper.grant(message)
                 except IpcViolation as error:
                     self._accuse(worker, str(error))
+            case m.Revoke(worker=worker, session=session, reason=reason):
+                self.keeper.revoke(worker, session, Reason(reason))
+            case m.ReadCounters(sessions=sessions):
+                for worker, session in sessions:
+                    self.keeper.report(worker, session)
             case m.WorkerViolated(worker=worker, detail=detail):
                 self._accuse(worker, detail)
 

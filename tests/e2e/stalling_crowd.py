@@ -30,7 +30,7 @@ from loadtest.crowd import Crowd
 from loadtest.measures import Tally
 from loadtest.orders import Hold, Order
 from loadtest.target import Target
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 
 WINDOW: Final = 1.2  # seconds in which each session sends
 GRACE: Final = 0.5  # and in which the last answers come

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sstpfarm.config.addresses import parse_range
-from sstpfarm.config.schema import Method, Password
+from sstpfarm.config.fields import Method, Password
 from sstpfarm.config.views import Account, AuthView
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp import mschap
@@ -70,7 +72,7 @@ def request(
             hashed = mschap.challenge_hash(PEER_CHALLENGE, CHALLENGE, mschap.name_without_domain(user))
             answer = mschap.challenge_response(hashed, mschap.nt_hash(password))
             proof = {"challenge": CHALLENGE, "value": PEER_CHALLENGE + bytes(8) + answer + b"\x00"}
-    return AccessRequest(
+    request = AccessRequest(
         session=f"{session:016x}",
         user=user,
         method=method,
@@ -78,5 +80,5 @@ def request(
         mtu=1400,
         slot=3,
         identifier=9,
-        **proof,
     )
+    return msgspec.structs.replace(request, **proof)

@@ -15,7 +15,7 @@ import pytest
 from sstpfarm.auth.decide import Granted, Judge, Refused, session_identifier
 from sstpfarm.auth.leases import Holder, SqliteLeases, open_database
 from sstpfarm.auth.secrets import find_user
-from sstpfarm.config.schema import STRENGTH, Method
+from sstpfarm.config.fields import STRENGTH, Method
 from sstpfarm.errors import LocalError, SystemRefusal
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp.verify import verify

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sstpfarm.auth.leases import FILE_NAME
-from sstpfarm.config.schema import STRENGTH
+from sstpfarm.config.fields import STRENGTH
 from sstpfarm.ipc.channel import channel_pair
 from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, AuthReady, Grant, WorkerAttached
 from sstpfarm.ipc.permissions import Party, may_send

@@ -11,6 +11,7 @@ import uvloop
 from sstpfarm.client.dial import Dialer
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.select import choose
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
@@ -29,18 +30,18 @@ def closed_port(request: pytest.FixtureRequest) -> tuple[str, int]:
 def test_each_address_that_fails_is_named_with_the_reason(closed_port: tuple[str, int]) -> None:
     host, port = closed_port
 
-    async def dial() -> m.TunnelClosed:
+    async def dial() -> c.TunnelClosed:
         ours, theirs = channel_pair()
         told: asyncio.Queue[m.Message] = asyncio.Queue()
         parent = Channel(ours, may_send(Party.CLIENT_PEER, Party.CLIENT), lambda said, _: told.put_nowait(said), print)
         parent.start(asyncio.get_running_loop())
         settings = ClientSettings(host=host, port=port, user="u", password="p", insecure=True)
         Dialer(settings, Stats.create(1), theirs, choose()).start()
-        parent.send(m.Dial(addresses=(host, host), port=port))
+        parent.send(c.Dial(addresses=(host, host), port=port))
         closed = await asyncio.wait_for(told.get(), 5)
         parent.close()
         theirs.close()
-        assert isinstance(closed, m.TunnelClosed)
+        assert isinstance(closed, c.TunnelClosed)
         return closed
 
     closed = uvloop.run(dial())

@@ -14,7 +14,7 @@ import pytest
 
 from sstpfarm.client.run import Counters, Tunnel, Up, Wishes
 from sstpfarm.client.settings import ClientSettings
-from sstpfarm.ipc import messages as m
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.reasons import Reason
 
 
@@ -116,7 +116,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tunnel, Links]]:
     made._links = links  # type: ignore[assignment]  # the part of it that is used
     made._channel = SimpleNamespace(send=lambda *_: None)  # type: ignore[assignment]  # as above
     made._interface = "lo"
-    made._facts = m.TunnelFacts("mschap2", "c", "TLSv1.3", "192.0.2.1", "ab")
+    made._facts = c.TunnelFacts("mschap2", "c", "TLSv1.3", "192.0.2.1", "ab")
     made._attached.set()
     monkeypatch.setattr(made, "_make_tun", lambda: read)
     yield made, links
@@ -129,8 +129,8 @@ def test_ipv4_that_opens_after_ipv6_still_gets_the_default_route(attached: tuple
 
     async def serve() -> None:
         worker = asyncio.create_task(made._serve_interface())
-        made._wanted.put_nowait(m.InterfaceWanted(mtu=1400, ipv6_local=b"\1" * 8))
-        made._wanted.put_nowait(m.InterfaceWanted(mtu=1400, local_address="10.0.0.2", ipv6_local=b"\1" * 8))
+        made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, ipv6_local=b"\1" * 8))
+        made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, local_address="10.0.0.2", ipv6_local=b"\1" * 8))
         await asyncio.sleep(0.05)
         worker.cancel()
 
@@ -147,7 +147,7 @@ def test_a_bug_beside_the_interface_ends_the_tunnel(attached: tuple[Tunnel, Link
         made._ended = asyncio.get_running_loop().create_future()
         worker = asyncio.create_task(made._serve_interface())
         worker.add_done_callback(made._interface_done)
-        made._wanted.put_nowait(m.InterfaceWanted(mtu=1400, local_address="no address"))
+        made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, local_address="no address"))
         return await asyncio.wait_for(made._ended, 5)
 
     reason, detail = asyncio.run(serve())

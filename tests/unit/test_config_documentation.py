@@ -10,8 +10,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from sstpfarm.config.fields import Table
 from sstpfarm.config.load import allowed_values, describe, load
-from sstpfarm.config.schema import Farm, Pool, Profile, Secret, Server, Table
+from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.schema import Farm, Server
 
 DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: Final[dict[str, type[Table]]] = {

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
+from sstpfarm.config.fields import STRENGTH, Password
 from sstpfarm.config.load import describe, load, parse
-from sstpfarm.config.schema import STRENGTH, CertificateFiles, Config, Password
+from sstpfarm.config.schema import CertificateFiles, Config
 from sstpfarm.config.views import AuthView, WorkerView, for_auth, for_worker
 from sstpfarm.errors import ConfigError
 

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from sstpfarm.errors import LocalError
+from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import MAX_MESSAGE, VIOLATION, Channel, channel_pair
 from sstpfarm.ipc.permissions import DESCRIPTORS, MAY_SEND, Party, may_send
@@ -173,7 +174,11 @@ def test_sending_too_much_or_a_wrong_number_of_descriptors_is_our_bug() -> None:
 
 
 def test_every_message_stands_in_the_table_exactly_where_it_is_used() -> None:
-    declared = {kind for kind in vars(m).values() if isinstance(kind, type) and issubclass(kind, m.Message)}
+    declared = {
+        kind
+        for kind in (*vars(m).values(), *vars(c).values())
+        if isinstance(kind, type) and issubclass(kind, m.Message)
+    }
     listed = {kind for kinds in MAY_SEND.values() for kind in kinds}
     assert listed == declared - {m.Message}
     assert set(DESCRIPTORS) <= listed

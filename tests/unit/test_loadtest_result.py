@@ -19,7 +19,7 @@ from loadtest.observe import Observer, Usage, descendants
 from loadtest.orders import Order, Traffic
 from loadtest.result import failures, make_result
 from loadtest.target import Target
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 
 VOID = {"meta", "path", "polyline", "br"}
 

@@ -11,7 +11,7 @@ import pytest
 from loadtest import app
 from loadtest.orders import Churn, Order
 from loadtest.target import ForbiddenTarget, Target, require_permission
-from sstpfarm.config.schema import Password
+from sstpfarm.config.fields import Password
 
 
 @pytest.fixture

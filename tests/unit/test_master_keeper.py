@@ -81,8 +81,10 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 bench.tuns[message.session] = os.dup(fds[0])
 
         def to_auth(message: m.Message) -> None:
-            assert isinstance(message, m.SessionReleased)
-            bench.auth.append(message)
+            if isinstance(message, m.SessionReleased):
+                bench.auth.append(message)
+            else:
+                assert isinstance(message, m.SessionStarted)
 
         async with Links() as links:
             keeper = SessionKeeper(links, get_log(), stats_of=stats.get, to_worker=to_worker, to_auth=to_auth)

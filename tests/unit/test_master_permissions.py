@@ -23,6 +23,9 @@ SESSION = "0" * 16
 MESSAGES: list[m.Message] = [
     m.AuthReady(),
     m.Grant(worker=0, session=SESSION, user="u", caller_id="c", method="pap", mtu=1400, slot=0, terms=TERMS),
+    m.Revoke(worker=0, session=SESSION, reason="replaced"),
+    m.ChangeSession(worker=0, session=SESSION),
+    m.ReadCounters(sessions=((0, SESSION),)),
     m.WorkerViolated(worker=0, detail="d"),
     m.Pong(number=1),
     m.WorkerReady(),
@@ -38,7 +41,14 @@ MESSAGES: list[m.Message] = [
 def test_process_cells(party: Party, phase: ProcessPhase, message: m.Message) -> None:
     expected = {
         (Party.AUTH, ProcessPhase.STARTING): {"AuthReady"},
-        (Party.AUTH, ProcessPhase.READY): {"Grant", "WorkerViolated", "Pong"},
+        (Party.AUTH, ProcessPhase.READY): {
+            "Grant",
+            "Revoke",
+            "ChangeSession",
+            "ReadCounters",
+            "WorkerViolated",
+            "Pong",
+        },
         (Party.WORKER, ProcessPhase.STARTING): {"WorkerReady"},
         (Party.WORKER, ProcessPhase.READY): {"SessionOpened", "SessionClosed", "Pong"},
     }[party, phase]

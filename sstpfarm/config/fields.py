@@ -1,0 +1,72 @@
+"""The kinds of value that keys of a configuration file have, and the base of every table of it.
+
+The keys in the file are the field names in kebab-case. The description of a field says what is allowed; it is what an
+error message tells the operator.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+Method = Literal["mschap2", "mschap1", "chap", "pap"]
+LogFormat = Literal["auto", "json", "console"]
+STRENGTH: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
+"""The methods, strongest first: the order in which they are offered, whatever the order in the file."""
+
+AUTO: Final = "auto"
+DISABLED: Final = "disabled"
+
+# RFC 791 3.1: every host takes datagrams of 576 bytes. MS-SSTP 2.2.1: a packet's length has 12 bits, so it is at most
+# 4095 bytes, less 4 of SSTP header and 4 of PPP header (FF 03 and the protocol).
+MTU_MIN: Final = 576
+MTU_MAX: Final = 4087
+IPV6_MTU_MIN: Final = 1280  # RFC 8200 5
+MAX_PASSWORD: Final = 256  # UTF-16 code units, RFC 2759 8.3
+MAX_USER: Final = 253  # bytes of a name; a PAP Peer-ID holds 255 (RFC 1334 2.2.1), messages between processes 256
+MAX_NAME: Final = 64  # characters of a profile's or pool's name
+
+Mtu = Annotated[int, Meta(ge=MTU_MIN, le=MTU_MAX, description="a whole number of bytes, 576 to 4087")]
+Deadline = Annotated[float, Meta(gt=0, le=3600, description="seconds, more than 0, at most 3600")]
+Path = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]+$")]
+FilePath = Annotated[Path, Meta(description="the path of a file")]
+Directory = Annotated[Path, Meta(description="the path of a directory")]
+Address = Annotated[str, Meta(max_length=64, description='an IPv4 address such as "10.20.0.1"')]
+Addresses = Annotated[
+    tuple[Annotated[str, Meta(max_length=64)], ...],
+    Meta(max_length=2, description="a list of at most two IPv4 addresses"),
+]
+Seconds = Annotated[int, Meta(ge=0, le=31_536_000, description="a whole number of seconds, 0 (none) to 31536000")]
+ByteLimit = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number of bytes, 0 for no limit")]
+Command = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")], ...],
+    Meta(max_length=64, description="a list: the absolute path of a program, then its arguments; [] for none"),
+]
+DeviceName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._@+-]{0,15}\Z", description='an interface\'s name, at most 15 characters, or "" for none'
+    ),
+]
+SetName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z"),
+]
+Text = Annotated[str, Meta(max_length=1024, description="text, at most 1024 characters")]
+Remote = Annotated[str, Meta(max_length=80, description='an IPv4 address or "pool:NAME"')]
+Switch = Annotated[bool, Meta(description="true or false")]
+
+
+class Password(msgspec.Struct, frozen=True):
+    """A password that no repr, log or traceback shows; `text` is the secret itself."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return "Password(hidden)"
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Base of every table of the file."""

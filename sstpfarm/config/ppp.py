@@ -1,0 +1,103 @@
+"""The tables of who may come in and with what: profiles, pools, secrets, static interfaces.
+
+Profile and secret have the keys of `Terms` in common: what a secret leaves out comes from its profile, what both leave
+out has the default that the documentation names. The names are those of RouterOS `/ppp profile` and `/ppp secret`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sstpfarm.config.fields import (
+    Address,
+    Addresses,
+    ByteLimit,
+    Command,
+    DeviceName,
+    FilePath,
+    Password,
+    Remote,
+    Seconds,
+    SetName,
+    Switch,
+    Table,
+    Text,
+)
+
+
+class Terms(Table, frozen=True):
+    """The keys that a profile and a secret have in common; None where the key is left out."""
+
+    local_address: Address | None = None
+    remote_address: Remote | None = None
+    dns_server: Addresses | None = None
+    wins_server: Addresses | None = None
+    rate_limit: (
+        Annotated[str, Meta(max_length=256, description='RouterOS\'s "rx[/tx] [rx-burst/tx-burst ...]", "" for none')]
+        | None
+    ) = None
+    session_timeout: Seconds | None = None
+    idle_timeout: Seconds | None = None
+    only_one: Annotated[Literal["no", "replace", "deny"], Meta(description='"no", "replace" or "deny"')] | None = None
+    port_limit: (
+        Annotated[int, Meta(ge=0, le=65536, description="a whole number of sessions, 0 (no limit) to 65536")] | None
+    ) = None
+    limit_bytes_in: ByteLimit | None = None
+    limit_bytes_out: ByteLimit | None = None
+    limit_bytes_total: ByteLimit | None = None
+    change_tcp_mss: Switch | None = None
+    use_ipv6: Switch | None = None
+    address_list: (
+        Annotated[tuple[SetName, ...], Meta(max_length=16, description="a list of at most 16 names of nftables sets")]
+        | None
+    ) = None
+    bridge: DeviceName | None = None
+    on_up: Command | None = None
+    on_down: Command | None = None
+
+
+class Profile(Terms, frozen=True):
+    """[profile.NAME]: what the sessions of the secrets that name it get."""
+
+    comment: Text = ""
+
+
+class Pool(Table, frozen=True):
+    """[pool.NAME]: addresses to hand out."""
+
+    ranges: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...],
+        Meta(
+            min_length=1,
+            max_length=1024,
+            description='a list of IPv4 ranges: "FIRST-LAST", "NETWORK/LENGTH" or one address',
+        ),
+    ]
+
+
+class Secret(Terms, frozen=True):
+    """[secret.NAME]: a user; what it leaves out comes from its profile."""
+
+    password: Annotated[Password, Meta(description="text of 1 to 256 characters")] | None = None
+    password_file: FilePath | None = None
+    profile: Annotated[str, Meta(description="the name of a profile")] | None = None
+    routes: Annotated[
+        tuple[Annotated[str, Meta(max_length=128)], ...],
+        Meta(max_length=64, description='a list of at most 64 of "NETWORK/LENGTH [GATEWAY [METRIC]]"'),
+    ] = ()
+    disabled: Switch = False
+    caller_id: Annotated[str, Meta(max_length=64, description='an address, a network, or "" for any')] = ""
+    service: Annotated[Literal["any", "sstp"], Meta(description='"any" or "sstp"')] = "any"
+    comment: Text = ""
+
+
+def merged(secret: Secret, profile: Profile) -> Terms:
+    """Return the terms of a secret, filled in from its profile; None is left where both say nothing."""
+    values = {}
+    for field in msgspec.structs.fields(Terms):
+        own = getattr(secret, field.name)
+        values[field.name] = getattr(profile, field.name) if own is None else own
+    return Terms(**values)

@@ -1,0 +1,56 @@
+"""The messages between the client's two halves; the parts that the server's have too are those of `messages`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from sstpfarm.ipc.messages import Address, Identifier8, Message, Method, Mtu, Short
+
+# -- client: privileged half > unprivileged half -----------------------------------------------------------------------
+
+
+class Dial(Message, frozen=True, tag="dial"):
+    """Dial these addresses, in this order, until one answers."""
+
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=16)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+# -- client: unprivileged half > privileged half -----------------------------------------------------------------------
+
+
+class PhaseReached(Message, frozen=True, tag="phase-reached"):
+    """A phase of the login is done; seconds since the dial began."""
+
+    phase: Short
+    seconds: float
+    detail: Short = ""
+
+
+class InterfaceWanted(Message, frozen=True, tag="interface-wanted"):
+    """The NCPs that matter are open: make the interface and send its descriptor."""
+
+    mtu: Mtu
+    local_address: Address | None = None
+    remote_address: Address | None = None
+    dns_servers: tuple[Address, ...] = ()
+    ipv6_local: Identifier8 | None = None
+
+
+class TunnelFacts(Message, frozen=True, tag="tunnel-facts"):
+    """What was negotiated, for the display."""
+
+    method: Method | Literal["none"]
+    cipher: Short
+    tls_version: Short
+    server_address: Address
+    certificate_sha256: Short
+
+
+class TunnelClosed(Message, frozen=True, tag="tunnel-closed"):
+    """The tunnel has ended; nothing more follows."""
+
+    reason: Short
+    detail: Short = ""
