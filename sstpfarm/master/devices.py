@@ -1,9 +1,11 @@
-"""The TUN devices of sessions: made once, addressed for one session after another, deleted when too many are free.
+"""The devices of sessions: made once, addressed for one session after another, deleted when too many are free.
 
 Deleting a device costs the kernel several times what addressing it anew costs, and both making and deleting wake up
 whoever watches devices. A free device is down, has no address, no route and no queued packet, and is in the pool's
 group; it keeps its name. Its kernel counters go on: those of a session are in its worker's page. Surplus ones are
 deleted slowly: when many sessions end at once, they are likely to come back at once.
+
+A bridged session's device is a TAP, made for it and deleted after it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Final
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.net.links import IPV6_MIN_MTU, LinkPlan, Links
-from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, attach_tun, make_tun
+from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, make_tun
 
 INTERFACE_PREFIX: Final = "sstp"
 MAX_FREE: Final = 256  # devices that stay when nobody needs them: 66 KiB of kernel memory each
@@ -33,11 +35,12 @@ DELETE_RETRY: Final = (0.1, 1.0, 10.0)  # seconds; the last one for ever: a name
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A TUN device: the number in its name, its index as the kernel counts, the MTU of its session."""
+    """A device: the number in its name, its index as the kernel counts, the MTU of its session, its kind."""
 
     number: int
     index: int
     mtu: int
+    kind: Kind = Kind.TUN
 
     @property
     def name(self) -> str:
@@ -65,11 +68,11 @@ class Numbers:
 
 
 class Devices:
-    """All TUN devices of the farm.
+    """All devices of the farm.
 
     Args:
         links: the netlink socket.
-        offload: of the devices; the workers' packet paths are made for it.
+        offload: of the TUN devices; the workers' packet paths are made for it. TAP devices have none.
         on_failure: told what could not be deleted and why; it is tried again.
         max_free: devices that stay in the pool.
         trim_interval: seconds between deletions of surplus ones.
@@ -105,6 +108,8 @@ class Devices:
         Raises:
             SystemRefusal, OSError: the kernel refused.
         """
+        if plan.bridge:
+            return self._make(plan, Kind.TAP)
         while self._free:
             device = self._free.pop()  # the one that was used last: its memory is warm
             try:
@@ -121,13 +126,15 @@ class Devices:
             except OSError:
                 break  # whatever was done to it: a new one shows whether the plan is at fault
             return Device(device.number, device.index, plan.mtu), tun
-        return self._make(plan)
+        return self._make(plan, Kind.TUN)
 
     def give_back(self, device: Device) -> bool:
         """Park the device of a session whose worker has closed it; False when it has to be discarded instead.
 
         When it returns True the session's addresses and routes are gone.
         """
+        if device.kind is Kind.TAP:
+            return False
         if device.mtu < IPV6_MIN_MTU:
             return False  # the kernel has taken IPv6 off it
         try:
@@ -155,15 +162,15 @@ class Devices:
         while self._deletions:
             await asyncio.wait(list(self._deletions))
 
-    def _make(self, plan: LinkPlan) -> tuple[Device, int]:
-        tun, number = self._make_tun()
+    def _make(self, plan: LinkPlan, kind: Kind) -> tuple[Device, int]:
+        tun, number = self._make_tun(kind)
         try:
             index = socket.if_nametoindex(f"{INTERFACE_PREFIX}{number}")
         except OSError:
             os.close(tun)
             self._numbers.give(number)
             raise
-        device = Device(number, index, plan.mtu)
+        device = Device(number, index, plan.mtu, kind)
         self._configure(device, plan, tun)
         return device, tun
 
@@ -178,11 +185,12 @@ class Devices:
             self.discard(device)
             raise
 
-    def _make_tun(self) -> tuple[int, int]:
+    def _make_tun(self, kind: Kind) -> tuple[int, int]:
+        offload = self._offload if kind is Kind.TUN else Offload.NONE
         for _ in range(FOREIGN_NAMES):
             number = self._numbers.take()
             try:
-                return make_tun(f"{INTERFACE_PREFIX}{number}", offload=self._offload), number
+                return make_tun(f"{INTERFACE_PREFIX}{number}", kind=kind, offload=offload), number
             except InterfaceExists:
                 continue  # somebody else's: that number stays taken
             except SystemRefusal:

@@ -259,13 +259,17 @@ class SessionKeeper:
 
 
 def _plan(grant: m.Grant) -> LinkPlan:
-    terms = grant.terms
+    terms, group = grant.terms, worker_group(grant.worker)
+    if terms.bridged:
+        if not grant.effects.bridge:
+            raise SystemRefusal("the session is bridged, but no bridge is named")
+        return LinkPlan(mtu=grant.mtu, group=group, bridge=grant.effects.bridge)
     return LinkPlan(
         mtu=grant.mtu,
         local=ipaddress.IPv4Address(terms.local_address),
         remote=ipaddress.IPv4Address(terms.remote_address),
         ipv6_local=terms.ipv6_local,
-        group=worker_group(grant.worker),
+        group=group,
     )
 
 

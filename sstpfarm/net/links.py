@@ -29,10 +29,22 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sstpfarm.net import rtnetlink
+from sstpfarm.net.bridge import bridge_mtu, join_bridge, port_address
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
-from sstpfarm.net.rtnetlink import IFLA_GROUP, IFLA_MTU, IFLA_TXQLEN, NO_ADDRESS, Rtnetlink, change_link, number
+from sstpfarm.net.rtnetlink import (
+    IFLA_ADDRESS,
+    IFLA_GROUP,
+    IFLA_MTU,
+    IFLA_TXQLEN,
+    NO_ADDRESS,
+    Rtnetlink,
+    attribute,
+    change_link,
+    number,
+)
 
 IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
+MAX_TAP_MTU: Final = 65521  # linux drivers/net/tun.c: 65535 less the Ethernet header
 SESSION_QUEUE: Final = 500  # packets in the TUN's ring: 64 is the least that keeps a burst of 32 datagrams whole
 LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)  # fe80::/64, RFC 4291 2.5.6
 # Links that one delete takes. It is 0.3 ms each with few links and 3 ms with 3,000 (the kernel walks all IPv6 routes
@@ -64,6 +76,8 @@ class LinkPlan:
         local, remote: our IPv4 address and the peer's; None for an interface without IPv4.
         ipv6_local: our 8-byte interface identifier: the address fe80::IDENTIFIER/64 (RFC 5072 5); None for none.
         group: interface group, see `groups`; None leaves the default.
+        bridge: name of the bridge that the interface, a TAP device, is a port of: then it has no address of its own,
+            and the bridge's MTU in place of `mtu` (a port with a smaller one would change that of the bridge).
     """
 
     mtu: int
@@ -72,6 +86,7 @@ class LinkPlan:
     ipv6_local: bytes | None = None
     group: int | None = None
     queue: int = SESSION_QUEUE
+    bridge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +140,13 @@ class Links:
         """Give a new or parked link its MTU, queue, group and addresses, and take it up: one datagram.
 
         The kernel makes no address of its own on it, so it sends no router solicitation either.
+
+        Raises:
+            SystemRefusal: the plan's bridge is none, or does not take it.
         """
+        if plan.bridge:
+            self._configure_port(index, plan)
+            return
         ipv6 = plan.mtu >= IPV6_MIN_MTU and self._has_ipv6
         attributes = number(IFLA_MTU, plan.mtu) + number(IFLA_TXQLEN, plan.queue)
         if plan.group is not None:
@@ -143,6 +164,17 @@ class Links:
         failed = self._sessions.send(requests)
         failed.pop(refusable, None)
         rtnetlink.check(failed)
+
+    def _configure_port(self, index: int, plan: LinkPlan) -> None:
+        attributes = number(IFLA_MTU, min(bridge_mtu(plan.bridge), MAX_TAP_MTU)) + number(IFLA_TXQLEN, plan.queue)
+        attributes += attribute(IFLA_ADDRESS, port_address())
+        if plan.group is not None:
+            attributes += number(IFLA_GROUP, plan.group)
+        if self._has_ipv6:
+            attributes += rtnetlink.QUIET_IPV6
+        rtnetlink.check(self._sessions.send([change_link(index, attributes=attributes)]))
+        join_bridge(plan.bridge, index)
+        rtnetlink.check(self._sessions.send([change_link(index, up=True)]))
 
     def park(self, index: int) -> None:
         """Take a link down and into the pool's group: its addresses, routes, neighbours and queued packets are gone.

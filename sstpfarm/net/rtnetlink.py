@@ -29,6 +29,7 @@ RTM_DELLINK: Final = 17
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 # linux/if_link.h, linux/if_addr.h
+IFLA_ADDRESS: Final = 1
 IFLA_MTU: Final = 4
 IFLA_TXQLEN: Final = 13
 IFLA_AF_SPEC: Final = 26

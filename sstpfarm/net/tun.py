@@ -1,4 +1,4 @@
-"""TUN devices: make one, and get the descriptor through which its packets pass."""
+"""TUN and TAP devices: make one, and get the descriptor through which its packets or frames pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+from enum import IntEnum
 from typing import Final
 
 from sstpfarm.dataplane.interface import Offload
@@ -19,6 +20,7 @@ TUNSETPERSIST: Final = 0x400454CB
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8
 IFF_TUN: Final = 0x0001
+IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
@@ -33,6 +35,13 @@ PROBE: Final = "sstpprobe%d"  # the kernel puts the first free number
 _IFREQ: Final = struct.Struct("16sH22x")  # struct ifreq: name, flags, rest of the union
 
 
+class Kind(IntEnum):
+    """What passes through a device: IP packets (TUN), or Ethernet frames (TAP) from the destination address on."""
+
+    TUN = IFF_TUN
+    TAP = IFF_TAP
+
+
 class InterfaceExists(SystemRefusal):
     """An interface of that name is there already; it is not ours to take over."""
 
@@ -41,10 +50,11 @@ class InterfaceHeld(SystemRefusal):
     """Some process still holds a descriptor of the device."""
 
 
-def make_tun(name: str, *, persistent: bool = True, offload: Offload = Offload.NONE) -> int:
-    """Return the non-blocking descriptor of a new TUN device, of that offload.
+def make_tun(name: str, *, kind: Kind = Kind.TUN, persistent: bool = True, offload: Offload = Offload.NONE) -> int:
+    """Return the non-blocking descriptor of a new device, of that offload.
 
-    Each read and write is one IP packet, with a virtio_net_hdr of 10 bytes in front unless `offload` is NONE.
+    Each read and write is one IP packet or Ethernet frame, with a virtio_net_hdr of 10 bytes in front unless `offload`
+    is NONE (then the kernel segments, and fills checksums, before it hands a packet out).
     The caller owns the descriptor, which is closed on exec. A persistent device lives on when the descriptor is
     closed (so the process that held it dies quickly) until `Links.delete`; another goes with its last descriptor.
 
@@ -57,14 +67,14 @@ def make_tun(name: str, *, persistent: bool = True, offload: Offload = Offload.N
         raise InterfaceExists(f"interface {name} exists already")
     fd = _open()
     try:
-        _attach(fd, name, offload)
+        _attach(fd, name, kind, offload)
         if persistent:
             fcntl.ioctl(fd, TUNSETPERSIST, 1)
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EBUSY, errno.EEXIST, errno.EINVAL) and _exists(name):
             raise InterfaceExists(f"interface {name} exists already") from error
-        raise SystemRefusal(f"TUN device {name}: {error.strerror}") from error
+        raise SystemRefusal(f"{kind.name} device {name}: {error.strerror}") from error
     return fd
 
 
@@ -79,7 +89,7 @@ def attach_tun(name: str, index: int, *, offload: Offload = Offload.NONE) -> int
     """
     fd = _open()
     try:
-        _attach(fd, name, offload)
+        _attach(fd, name, Kind.TUN, offload)
         if socket.if_nametoindex(name) != index:  # a new one that the kernel just made, or somebody else's
             raise SystemRefusal(f"TUN device {name} is another one now")
     except OSError as error:
@@ -112,7 +122,7 @@ def probe_offload(limit: Offload) -> Offload:
     for offload in range(limit, Offload.NONE, -1):
         fd = _open()
         try:
-            _attach(fd, PROBE, Offload(offload))
+            _attach(fd, PROBE, Kind.TUN, Offload(offload))
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY):
                 raise SystemRefusal(f"TUN device: {error.strerror}") from error
@@ -142,8 +152,8 @@ def _open() -> int:
         raise SystemRefusal(f"{CLONE_DEVICE}: {error.strerror}: is the tun module there, and are we root?") from error
 
 
-def _attach(fd: int, name: str, offload: Offload) -> None:
-    flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if offload is not Offload.NONE else 0)
+def _attach(fd: int, name: str, kind: Kind, offload: Offload) -> None:
+    flags = kind | IFF_NO_PI | (IFF_VNET_HDR if offload is not Offload.NONE else 0)
     fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode("ascii"), flags))
     set_offload(fd, offload)
 

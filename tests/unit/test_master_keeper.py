@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec import structs
 
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import IpcViolation
@@ -185,6 +186,38 @@ def test_refusals() -> None:
         keeper.grant(grant(4))
         assert bench.workers[-1] == (0, m.InterfaceRefused(session=identifier(4), detail="the server is shutting down"))
         assert len(keeper.table) == 1
+
+    run(scenario)
+
+
+@needs_root
+def test_a_bridged_session() -> None:
+    async def scenario(bench: Bench) -> None:
+        def bridged(number: int, bridge: str) -> m.Grant:
+            one = grant(number)
+            terms = structs.replace(one.terms, bridged=True)
+            return structs.replace(one, terms=terms, effects=m.Effects(bridge=bridge))
+
+        keeper, place = bench.keeper, bench.place
+        place.run("ip", "link", "add", "br0", "type", "bridge")
+        keeper.grant(bridged(1, "br0"))
+        assert bench.workers == [(0, m.InterfaceReady(session=identifier(1), name="sstp0"))]
+        (shown,) = place.ip("-details", "address", "show", "dev", "sstp0")
+        assert (shown["linkinfo"]["info_data"]["type"], shown["master"], shown["addr_info"]) == ("tap", "br0", [])
+        assert place.routes() == []
+        os.close(bench.tuns.pop(identifier(1)))
+        keeper.closed(0, closed(1))
+        await keeper.drain()
+        assert place.links() == {"lo", "br0"}
+        assert [one.session for one in bench.auth] == [identifier(1)]
+        for bridge, detail in (
+            ("br7", "bridge br7: there is no such interface"),
+            ("lo", "bridge lo: it is no bridge"),
+            ("", "the session is bridged, but no bridge is named"),
+        ):
+            keeper.grant(bridged(2, bridge))
+            assert bench.workers[-1] == (0, m.InterfaceRefused(session=identifier(2), detail=detail))
+            assert bench.auth[-1].reason == "interface-failed"
 
     run(scenario)
 

@@ -12,10 +12,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
+from sstpfarm.errors import SystemRefusal
 from sstpfarm.net import sysctl
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group, worker_group
 from sstpfarm.net.links import LinkFacts, LinkPlan, Links, Route
-from sstpfarm.net.tun import make_tun
+from sstpfarm.net.tun import Kind, make_tun
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 IDENTIFIER = bytes.fromhex("0200000000000001")
@@ -95,6 +96,47 @@ def test_ipv4_works_where_ipv6_is_switched_off() -> None:
         (shown,) = place.ip("addr", "show", "dev", "sstp0")
         assert [address["family"] for address in shown["addr_info"]] == ["inet"]
         assert "UP" in shown["flags"]
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
+def test_a_port_of_a_bridge() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        place.run("ip", "link", "add", "br0", "mtu", "1400", "type", "bridge")
+        place.run("ip", "link", "add", "uplink", "mtu", "1400", "type", "veth", "peer", "name", "far")
+        place.run("ip", "link", "set", "uplink", "master", "br0")
+        (before,) = place.ip("link", "show", "dev", "br0")
+        fd = make_tun("sstp0", kind=Kind.TAP)
+        index = socket.if_nametoindex("sstp0")
+        links.configure(index, LinkPlan(mtu=1280, group=worker_group(0), bridge="br0"))
+        (shown,) = place.ip("-details", "addr", "show", "dev", "sstp0")
+        assert (shown["master"], shown["mtu"], shown["group"]) == ("br0", 1400, str(worker_group(0)))
+        assert "UP" in shown["flags"]
+        assert shown["addr_info"] == []
+        assert place.ip("link", "show", "dev", "br0") == [before]  # neither its MTU nor its address has changed
+        os.close(fd)
+        await links.delete(index)
+        assert place.links() == {"lo", "br0", "uplink", "far"}
+        assert place.ip("link", "show", "dev", "br0") == [before]
+
+    run(scenario)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("bridge", "why"),
+    [("br0", "bridge br0: there is no such interface"), ("bond0", "bridge bond0: it is no bridge")],
+)
+def test_what_is_no_bridge(bridge: str, why: str) -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        place.run("ip", "link", "add", "bond0", "type", "veth")
+        fd = make_tun("sstp0", kind=Kind.TAP)
+        with pytest.raises(SystemRefusal, match=f"^{why}$"):
+            links.configure(socket.if_nametoindex("sstp0"), LinkPlan(mtu=1400, bridge=bridge))
+        (shown,) = place.ip("link", "show", "dev", "sstp0")
+        assert "UP" not in shown["flags"]
         os.close(fd)
 
     run(scenario)

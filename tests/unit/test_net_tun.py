@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.net.tun import InterfaceExists, check_name, make_tun
+from sstpfarm.net.tun import InterfaceExists, Kind, check_name, make_tun
 from tests.unit.inside import inside, namespace, needs_root
 
 
@@ -50,3 +51,22 @@ def test_life_time() -> None:
     with namespace("tun") as place:
         inside(place, scenario)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@needs_root
+def test_a_tap_carries_ethernet_frames() -> None:
+    frame = bytes.fromhex("ffffffffffff 0200c0ffee01 88b5") + bytes(46)  # 88b5: IEEE 802 local experimental EtherType
+
+    def scenario() -> None:
+        tap = make_tun("tap0", kind=Kind.TAP)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            subprocess.run(["ip", "link", "set", "tap0", "up"], check=True)
+            wire.bind(("tap0", 0))
+            wire.send(frame)
+            found = []
+            while frame not in found:  # the kernel's own IPv6 frames come as well
+                found.append(os.read(tap, 2000))
+        os.close(tap)
+
+    with namespace("tap") as place:
+        inside(place, scenario)

@@ -1,0 +1,57 @@
+"""Bridges that the operator made: an interface joins one; it leaves when it is deleted.
+
+By ioctl(2), not netlink: an interface of another kind that takes ports too (a bond, a VRF) is refused by the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import Final
+
+from sstpfarm.errors import SystemRefusal
+
+SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
+SIOCBRADDIF: Final = 0x89A2
+PORT_ADDRESS_FIRST: Final = 0xFE
+_IFREQ: Final = struct.Struct("16si20x")  # struct ifreq: name, and a number in its union
+
+
+def bridge_mtu(bridge: str) -> int:
+    """Return the MTU of a bridge: bytes of a frame behind its Ethernet header.
+
+    Raises:
+        SystemRefusal: there is no such interface.
+    """
+    return _ask(SIOCGIFMTU, bridge, 0)
+
+
+def join_bridge(bridge: str, index: int) -> None:
+    """Make the interface of that index a port of the bridge.
+
+    Raises:
+        SystemRefusal: there is no such bridge, it is no bridge, or it does not take the interface.
+    """
+    _ask(SIOCBRADDIF, bridge, index)
+
+
+def port_address() -> bytes:
+    """Return an Ethernet address for a port: locally administered, and so high that no bridge takes it for its own.
+
+    A bridge whose address nobody set has the lowest one of its ports: a session must not change it.
+    """
+    return bytes((PORT_ADDRESS_FIRST, *os.urandom(5)))
+
+
+def _ask(request: int, bridge: str, number: int) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            answer = fcntl.ioctl(sock, request, _IFREQ.pack(bridge.encode("ascii"), number))
+        except OSError as error:
+            why = {errno.ENODEV: "there is no such interface", errno.EOPNOTSUPP: "it is no bridge"}
+            text = why.get(error.errno or 0, error.strerror)
+            raise SystemRefusal(f"bridge {bridge}: {text}") from error
+    return int(_IFREQ.unpack(answer)[1])
