@@ -133,6 +133,7 @@ class Farm:
     Args:
         place: the server's namespace.
         server, profile, secrets, pools: keys and tables that are put over (or beside) the ordinary ones.
+        tables: more tables, under their whole names ("profile.other").
         state: the state directory of an earlier farm.
         source: the directory that holds the `sstpfarm` package; working directory and PYTHONPATH of the server.
     """
@@ -145,6 +146,7 @@ class Farm:
         profile: Mapping[str, object] | None = None,
         secrets: Mapping[str, Mapping[str, object]] | None = None,
         pools: Mapping[str, Mapping[str, object]] | None = None,
+        tables: Mapping[str, Mapping[str, object]] | None = None,
         state: Path | None = None,
         source: Path = ROOT,
     ) -> None:
@@ -180,6 +182,7 @@ class Farm:
                 "pool.main": {"ranges": ["10.20.0.2-10.20.15.254"]},
                 **{f"pool.{name}": keys for name, keys in (pools or {}).items()},
                 **{f"secret.{name}": keys for name, keys in named.items()},
+                **(tables or {}),
             },
         )
         self.links_before = place.links()

@@ -13,6 +13,8 @@ import re
 import statistics
 import time
 
+import pytest
+
 from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connecting
@@ -87,6 +89,7 @@ def test_pap_refusal_is_the_same_for_both(wire: Wire, farm: Farm) -> None:
     assert "marker-of-a-guess" not in farm.log.text()
 
 
+@pytest.mark.parity("ros-client/password", "ros-ppp/name-password")
 def test_wrong_password_at_our_client(wire: Wire, farm: Farm) -> None:
     with connecting(wire.client, wire.SERVER4, *TRUST_ANY, password="not this") as client:
         code, closed = client.end()
@@ -117,6 +120,7 @@ def test_no_common_method_on_the_wire(wire: Wire, farm: Farm) -> None:
     assert b"no common authentication method" in text
 
 
+@pytest.mark.parity("ros-server/authentication", "ros-client/authentication")
 def test_no_common_method_at_our_client() -> None:
     """The server as it is by default, MS-CHAPv2 only, and a client that may only do CHAP."""
     with wired() as wire, running(wire.server) as farm:

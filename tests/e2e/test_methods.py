@@ -29,6 +29,7 @@ def farm(wire: Wire) -> Iterator[Farm]:
         yield made
 
 
+@pytest.mark.parity("ros-ppp/name-password", "ros-client/user", "ros-client/password", "ros-client/authentication")
 @pytest.mark.parametrize("method", METHODS)
 def test_session_by_method(wire: Wire, farm: Farm, method: str) -> None:
     mark = farm.log.mark()

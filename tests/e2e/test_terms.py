@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from .client import connected
 from .farm import GATEWAY, PASSWORD, Farm, running
 from .netns import Wire
-from .rawpeer import NAK, PAP, tls_peer
+from .rawpeer import ACK, IPCP, NAK, PAP, REQ, options, ppp, tls_peer
 
 SECRETS = {
     "fixed": {"password": PASSWORD, "remote-address": "10.77.0.9", "local-address": "10.77.0.1"},
@@ -23,6 +24,8 @@ SECRETS = {
     "elsewhere": {"password": PASSWORD, "caller-id": "192.0.2.0/24"},
     "here": {"password": PASSWORD, "caller-id": Wire.CLIENT4},
     "lonely": {"password": PASSWORD, "remote-address": "pool:single"},
+    "windows": {"password": PASSWORD, "wins-server": ["10.20.0.42", "10.20.0.43"]},
+    "other": {"password": PASSWORD, "profile": "other"},
 }
 
 
@@ -34,10 +37,14 @@ def farm(wire: Wire) -> Iterator[Farm]:
         server={"authentication": ["mschap2", "pap"], "max-mtu": 1300, "max-mru": 1350},
         secrets=SECRETS,
         pools={"single": {"ranges": ["10.30.0.1"]}},
+        tables={
+            "profile.other": {"local-address": "10.88.0.1", "remote-address": "10.88.0.2", "dns-server": ["10.88.0.53"]}
+        },
     ) as made:
         yield made
 
 
+@pytest.mark.parity("ros-ppp/local-address", "ros-ppp/remote-address")
 def test_fixed_addresses(wire: Wire, farm: Farm) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, tls_peer(wire.client, wire.SERVER4) as second:
         peer.open_session("fixed")
@@ -55,6 +62,7 @@ def test_fixed_addresses(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+@pytest.mark.parity("ros-ppp/pool")
 def test_used_up_pool(wire: Wire, farm: Farm) -> None:
     for _ in range(2):  # the address comes back each time
         with tls_peer(wire.client, wire.SERVER4) as peer:
@@ -70,11 +78,13 @@ def test_used_up_pool(wire: Wire, farm: Farm) -> None:
         farm.idle()
 
 
+@pytest.mark.parity("ros-ppp/dns-server")
 def test_dns_servers(wire: Wire, farm: Farm) -> None:
     with connected(wire.client, wire.SERVER4, user="named") as (_, up):
         assert up["dns"] == ["10.20.0.53", "10.20.0.54"]
 
 
+@pytest.mark.parity("ros-server/max-mtu", "ros-server/max-mru", "ros-client/max-mru")
 def test_mtu(wire: Wire, farm: Farm) -> None:
     """The interface at each end has the smaller of its own limit and what the other receives."""
     with connected(wire.client, wire.SERVER4, "--interface", "sstp0", "--max-mru", "1290") as (_, up):
@@ -86,6 +96,30 @@ def test_mtu(wire: Wire, farm: Farm) -> None:
         assert not wire.client.ping(GATEWAY, "-M", "do", "-s", str(1351 - 28))
 
 
+@pytest.mark.parity("ros-ppp/wins-server")
+def test_wins_servers(wire: Wire, farm: Farm) -> None:
+    """A peer that asks for NBNS servers is told those of the secret (RFC 1877 1.2, 1.4)."""
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.until_authenticated("windows")
+        peer.send(peer.call_connected())
+        peer.send(ppp(IPCP, REQ, 7, b"\x03\x06" + bytes(4) + b"\x82\x06" + bytes(4) + b"\x84\x06" + bytes(4)))
+        told = options(peer.frame(IPCP, NAK).options)
+        assert [socket.inet_ntoa(told[number]) for number in (130, 132)] == ["10.20.0.42", "10.20.0.43"]
+        peer.send(ppp(IPCP, REQ, 8, b"".join(bytes([number, 6]) + value for number, value in told.items())))
+        assert peer.frame(IPCP, ACK).identifier == 8
+        peer.disconnect()
+    farm.idle()
+
+
+@pytest.mark.parity("ros-ppp/profile", "ros-server/default-profile")
+def test_the_profile_of_the_secret_or_the_default_one(wire: Wire, farm: Farm) -> None:
+    with connected(wire.client, wire.SERVER4, user="other") as (_, up):
+        assert (up["local_address"], up["remote_address"], up["dns"]) == ("10.88.0.2", "10.88.0.1", ["10.88.0.53"])
+    with connected(wire.client, wire.SERVER4) as (_, up):
+        assert (up["remote_address"], up["dns"]) == (GATEWAY, [GATEWAY])
+
+
+@pytest.mark.parity("ros-ppp/caller-id")
 def test_caller_id(wire: Wire, farm: Farm) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer:
         peer.open_session("here")
@@ -94,6 +128,7 @@ def test_caller_id(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+@pytest.mark.parity("ros-ppp/disabled", "ros-ppp/caller-id")
 @pytest.mark.parametrize("user", ["disabled", "elsewhere"])
 def test_users_who_may_not_come_in(wire: Wire, farm: Farm, user: str) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "lcp", peer.peer):
