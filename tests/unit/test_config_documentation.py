@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from sstpfarm.config.document import allowed_values
 from sstpfarm.config.fields import Table
-from sstpfarm.config.load import allowed_values, describe, load
+from sstpfarm.config.load import describe, load
 from sstpfarm.config.ppp import Pool, Profile, Secret
 from sstpfarm.config.schema import Farm, Server
 
