@@ -57,6 +57,12 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate
 
 
+class AccessCancelled(Message, frozen=True, tag="access-cancelled"):
+    """That session ended before auth had decided: nobody waits for an answer any more."""
+
+    session: SessionId
+
+
 # -- auth > worker ---------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +140,16 @@ class AccessReject(Message, frozen=True, tag="access-reject"):
     message: Annotated[bytes, Meta(max_length=1024)] = b""
 
 
+class AccessChallenge(Message, frozen=True, tag="access-challenge"):
+    """Auth wants another answer of the peer: its next AccessRequest of the same session carries it.
+
+    `message` is what the peer gets: the EAP packet, or the text of a challenge of the CHAP family.
+    """
+
+    session: SessionId
+    message: Annotated[bytes, Meta(max_length=4096)]
+
+
 # -- auth > master ---------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +197,20 @@ class ReadCounters(Message, frozen=True, tag="read-counters"):
     """Answer with one SessionCounters for each of these sessions that is open."""
 
     sessions: Annotated[tuple[tuple[Worker, SessionId], ...], Meta(max_length=1024)]
+
+
+class PoolState(msgspec.Struct, frozen=True, array_like=True):
+    """How many addresses of a pool are used, and how many there are to hand out."""
+
+    pool: Annotated[str, Meta(max_length=64)]
+    used: Count
+    size: Count
+
+
+class PoolUse(Message, frozen=True, tag="pool-use"):
+    """The use of the pools, for lists and metrics; auth sends it when it has changed."""
+
+    pools: Annotated[tuple[PoolState, ...], Meta(max_length=256)]
 
 
 class WorkerViolated(Message, frozen=True, tag="worker-violated"):
@@ -238,6 +268,11 @@ class LiveSessions(Message, frozen=True, tag="live-sessions"):
 
     sessions: tuple[SessionId, ...]
     more: bool = False  # another part follows; the leases of others are free after the last one
+    first: bool = False  # this is the first auth process of this farm: all sessions of before are gone
+
+
+class ReloadUsers(Message, frozen=True, tag="reload-users"):
+    """One descriptor comes along: a memory file with auth's new view; its users, profiles and pools hold from now."""
 
 
 # -- master > worker -------------------------------------------------------------------------------------------------

@@ -27,14 +27,15 @@ class Party(StrEnum):
 
 
 MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
-    (Party.WORKER, Party.AUTH): (m.AccessRequest,),
-    (Party.AUTH, Party.WORKER): (m.AccessAccept, m.AccessReject),
+    (Party.WORKER, Party.AUTH): (m.AccessRequest, m.AccessCancelled),
+    (Party.AUTH, Party.WORKER): (m.AccessAccept, m.AccessReject, m.AccessChallenge),
     (Party.AUTH, Party.MASTER): (
         m.AuthReady,
         m.Grant,
         m.Revoke,
         m.ChangeSession,
         m.ReadCounters,
+        m.PoolUse,
         m.WorkerViolated,
         m.Pong,
     ),
@@ -44,6 +45,7 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.SessionReleased,
         m.WorkerAttached,
         m.LiveSessions,
+        m.ReloadUsers,
         m.Shutdown,
         m.Ping,
     ),
@@ -67,6 +69,7 @@ DESCRIPTORS: Final[Mapping[type[m.Message], int]] = {
     m.InterfaceReady: 1,
     m.LendListener: 1,
     m.WorkerAttached: 1,
+    m.ReloadUsers: 1,
     m.AuthAttached: 1,
 }
 """How many descriptors come along with a message; none where it does not stand here."""

@@ -36,6 +36,7 @@ PROCESS_ACCEPTS: Final[Mapping[tuple[Party, ProcessPhase], tuple[type[m.Message]
         m.Revoke,
         m.ChangeSession,
         m.ReadCounters,
+        m.PoolUse,
         m.WorkerViolated,
         m.Pong,
     ),

@@ -1,0 +1,128 @@
+"""What auth keeps over its own end: sessions with their leases, sticky addresses, history, spooled records.
+
+Memory decides, the store remembers. No other module of auth knows how; the one behind it now is `auth.sqlite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from sstpfarm.auth.accounting import AccountingRecord
+from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.leases import Holder
+from sstpfarm.ipc.messages import Grant
+
+
+class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change about a session after its grant.
+
+    Attributes:
+        granted_at: seconds since the epoch.
+    """
+
+    grant: Grant
+    authorization: Authorization
+    called_id: str = ""
+    connect_info: str = ""
+    granted_at: float = 0.0
+
+
+class Counters(NamedTuple):
+    """What a session has carried; seconds since it was opened."""
+
+    seconds: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+
+
+class StoredSession(NamedTuple):
+    """A session as the store knows it.
+
+    Attributes:
+        started_at: seconds since the epoch at which it began to carry packets; 0 before.
+        interface, interface_id: known since then; the identifier is the peer's.
+    """
+
+    facts: SessionFacts
+    started_at: float
+    interface: str
+    interface_id: bytes
+    counters: Counters
+
+
+class StickyAddress(NamedTuple):
+    """The address that a user had last from a pool."""
+
+    pool: str
+    user: str
+    address: int
+
+
+class Spooled(NamedTuple):
+    """A record that waits in a queue; numbers rise."""
+
+    number: int
+    data: bytes
+
+
+class Store(Protocol):
+    """One node's store. Every method but `transaction` raises SystemRefusal when it cannot be read or written."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is written in the block is kept as a whole, or not at all when an exception leaves it; no nesting."""
+
+    def close(self) -> None:
+        """End; what was written stays."""
+
+    # sessions and leases: the address of a session is leased as long as the session is there
+
+    def sessions(self) -> list[StoredSession]:
+        """All that are there, in the order of their grants."""
+
+    def add_session(self, facts: SessionFacts) -> None:
+        """Keep a session; one that has the same address or holder is replaced: its deletion failed."""
+
+    def start_session(self, holder: Holder, at: float, interface: str, interface_id: bytes) -> None:
+        """Note that it carries packets."""
+
+    def count_session(self, holder: Holder, counters: Counters) -> None:
+        """Note what it has carried."""
+
+    def delete_sessions(self, holders: Sequence[Holder]) -> None:
+        """Forget them; those that are not there are ignored."""
+
+    # sticky addresses
+
+    def sticky(self) -> Iterable[StickyAddress]:
+        """All, the one that was used longest ago first."""
+
+    def stick(self, found: StickyAddress, at: float) -> None:
+        """Remember that one."""
+
+    def unstick(self, pool: str, user: str) -> None:
+        """Forget that one."""
+
+    # history
+
+    def add_history(self, record: AccountingRecord, started_at: float) -> None:
+        """Keep the STOP of a session."""
+
+    def prune_history(self, before: float, keep: int, step: int) -> int:
+        """Delete up to `step` rows that ended before that time or are more than `keep`; return how many."""
+
+    # records that wait to be sent
+
+    def spool(self, queue: str, data: bytes, keep: int) -> bool:
+        """Put a record at the end of that queue; False, and nothing is put, when `keep` records wait there."""
+
+    def spooled(self, queue: str, limit: int, after: int = 0) -> list[Spooled]:
+        """The records at the head of that queue whose number is above `after`, at most `limit`."""
+
+    def unspool(self, numbers: Sequence[int]) -> None:
+        """Forget these records."""
