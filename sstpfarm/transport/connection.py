@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from math import inf
 from time import monotonic
 from typing import Final
 
@@ -25,16 +24,15 @@ from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, 
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.delegate import Delegate
+from sstpfarm.transport.downlink import Downlink
+from sstpfarm.transport.farewell import Farewell
 from sstpfarm.transport.outlet import Outlet, Overflow
 from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.standing import StandingQueue
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
 DRAINS: Final = 2  # batches read from the TUN for one event, so that no session waits long for another's transfer
-LINGER: Final = 1.0  # seconds to wait for the peer's close, so that our last bytes are not lost to a reset
-FLUSH: Final = 3.0  # seconds that the last bytes may take to leave
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
 
 
@@ -53,8 +51,7 @@ class Stage(Enum):
 
     HANDSHAKE = auto()
     OPEN = auto()
-    FLUSHING = auto()  # the tunnel has ended, bytes still wait for the socket
-    LINGERING = auto()  # all is sent, the peer's close is awaited
+    ENDING = auto()  # the tunnel has ended, the socket is being closed well
     CLOSED = auto()
 
 
@@ -69,9 +66,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_fd", "_login_deadline", "_outlet",
-        "_path", "_peer_finished", "_pump", "_queue", "_sock", "_stage", "_tun", "_tunnel", "ending", "mtu",
-        "peer", "scheduled",
+        "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_downlink", "_farewell", "_fd",
+        "_login_deadline", "_outlet", "_path", "_pump", "_sock", "_stage", "_tunnel", "ending", "mtu", "peer",
+        "scheduled",
     )  # fmt: skip
 
     def __init__(
@@ -96,9 +93,9 @@ class Connection:
         self._login_deadline: float | None = now + login_deadline
         self._tunnel: Tunnel | None = None
         self._path: PacketPath | None = None
-        self._tun = -1
-        self._dispatching = self._broken = self._peer_finished = False
-        self._queue = StandingQueue()
+        self._downlink: Downlink | None = None
+        self._farewell: Farewell | None = None
+        self._dispatching = self._broken = False
         self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
         self.mtu = 0
@@ -128,12 +125,10 @@ class Connection:
 
     def attach(self, tun: int) -> None:
         """Take that TUN descriptor; it is closed with the connection."""
-        if self._path is None or self._stage is not Stage.OPEN or self._tun >= 0:
+        if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.attached:
             os.close(tun)
-            return
-        self._tun = tun
-        self._path.attach(tun)
-        self._outlet.set_tun(tun)
+        else:
+            self._downlink.attach(tun)
 
     def close(self, reason: Reason, detail: str = "") -> None:
         """End the connection for that reason, in the way that the reason asks for. Idempotent."""
@@ -182,11 +177,7 @@ class Connection:
 
     def _tick(self, now: float) -> None:
         if self._deadline is not None and now >= self._deadline:
-            self._deadline = None
-            if self._stage is Stage.HANDSHAKE:
-                self._finish(Reason.TLS_TIMEOUT, "", drop=True)
-            else:
-                self._close_now()
+            self._finish(Reason.TLS_TIMEOUT, "", drop=True)
             return
         if self._stage is Stage.OPEN:
             self._receive()  # after a stall of this process: what waits in the socket counts before the clock does
@@ -216,10 +207,8 @@ class Connection:
             self._lost(error.strerror or "receive failed")
             return
         if not count:
-            self._hung_up()
+            self._lost("closed by the peer")
             return
-        if self._stage is Stage.LINGERING or self._stage is Stage.FLUSHING:
-            return  # the peer still talks; nothing of it matters any more
         try:
             plain = self._pump.receive(received[:count])
         except PeerError as error:
@@ -248,6 +237,7 @@ class Connection:
         if self._stage is not Stage.HANDSHAKE:
             return False
         self._tunnel, self._path = tunnel, path
+        self._downlink = Downlink(path, self._outlet)
         self._stage, self._deadline = Stage.OPEN, None
         tunnel.start(monotonic())
         self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
@@ -277,13 +267,6 @@ class Connection:
             told = True
         if told:
             self._settle()
-
-    def _hung_up(self) -> None:
-        if self._stage is Stage.FLUSHING:  # it says no more, but may still read what we say
-            self._peer_finished = True
-            self._around.poller.remove_reader(self._fd)
-        else:
-            self._lost("closed by the peer")
 
     def _lost(self, why: str) -> None:
         if self._stage is Stage.OPEN and self._tunnel is not None and not self._tunnel.ended:
@@ -377,21 +360,17 @@ class Connection:
 
     def _drain(self) -> None:
         """Carry packets from the TUN to the socket, while that takes them and the bound of one event is not met."""
-        path, out = self._path, self._around.buffers.outbound
-        if path is None or self._tun < 0:
+        downlink, out = self._downlink, self._around.buffers.outbound
+        if downlink is None or not downlink.attached:
             self._outlet.drive_by_socket(False)
             return
-        queue = self._queue
         for _ in range(DRAINS):
-            now = monotonic()
             try:
-                filled, more = path.drain(out, queue.due <= now)
+                filled, more = downlink.read(out)
             except OSError as error:  # the device is gone
-                self._close_tun()
+                downlink.close()
                 self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
                 return
-            if more or queue.due < inf:
-                queue.seen(now, empty=not more)
             if filled:
                 self._encrypt(out[:filled])
                 self._flush()
@@ -404,7 +383,7 @@ class Connection:
 
     def _flush(self) -> None:
         """Send what was encrypted."""
-        if self._stage is not Stage.CLOSED and self._pump.waiting:
+        if self._stage in (Stage.HANDSHAKE, Stage.OPEN) and self._pump.waiting:
             self._transmit(self._pump.to_send())
 
     def _transmit(self, data: bytes) -> None:
@@ -415,12 +394,8 @@ class Connection:
                 self._outlet.offer()
         except Overflow:
             self._finish(Reason.PEER_DEAD, "the peer does not read", drop=True)
-            return
         except OSError as error:
             self._refused(error.strerror or "send failed")
-            return
-        if self._stage is Stage.FLUSHING and not self._outlet.pending:
-            self._linger()
 
     def _refused(self, why: str) -> None:
         """The socket takes nothing any more. What the peer said last may tell why: that is looked at before the end."""
@@ -441,60 +416,50 @@ class Connection:
 
     def _finish(self, reason: Reason, detail: str, *, drop: bool) -> None:
         """Begin the end: from here on only bytes that are already made leave. Idempotent."""
-        if self._stage in (Stage.FLUSHING, Stage.LINGERING, Stage.CLOSED):
+        if self._stage is Stage.ENDING or self._stage is Stage.CLOSED:
             return
         self.ending = (reason, detail)
         self._close_tun()
-        self._login_deadline = None
-        self._stage = Stage.FLUSHING
+        self._deadline = self._login_deadline = None
+        self._stage = Stage.ENDING
         if drop:
             self._close_now()
             return
         self._pump.close()
-        self._deadline = monotonic() + FLUSH
-        self._transmit(self._pump.to_send())
-        if self._stage is not Stage.CLOSED:
-            self._around.deadlines.watch(self)
+        waiting = self._outlet.pending
+        self._outlet.close()
+        self._farewell = Farewell(self._around, self._sock, self._closed)
+        self._farewell.say(waiting, self._pump.to_send())
 
     def _bug(self, error: Exception) -> None:
         self._finish(Reason.INTERNAL_ERROR, place_of(error), drop=True)
         self._close_now()
 
-    def _linger(self) -> None:
-        """All is sent: wait a little for the peer's close."""
-        if self._peer_finished:
-            self._close_now()
-            return
-        self._stage, self._deadline = Stage.LINGERING, monotonic() + LINGER
-        self._outlet.close()
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close_now()
-        else:
-            self._around.deadlines.watch(self)
-
     def _close_tun(self) -> None:
-        if self._tun >= 0:
-            self._outlet.set_tun(-1)
-            if self._path is not None:
-                self._path.detach()
-            os.close(self._tun)
-            self._tun = -1
+        if self._downlink is not None:
+            self._downlink.close()
 
     def _close_now(self) -> None:
         if self._stage is Stage.CLOSED:
             return
+        if self._farewell is not None:
+            self._farewell.close()
+            return
         if self.ending is None:
             self.ending = (Reason.TRANSPORT_LOST, "")
         self._close_tun()
-        self._stage = Stage.CLOSED
-        self._deadline = self._login_deadline = None
         self._outlet.close()
         self._around.poller.remove_reader(self._fd)
         self._sock.close()
+        self._closed()
+
+    def _closed(self) -> None:
+        """All descriptors are closed."""
+        assert self.ending is not None
+        self._stage = Stage.CLOSED
+        self._deadline = self._login_deadline = None
         delegate = self._delegate
         # The timers' heap knows us for a while, and a delegate may for ever: neither keeps TLS state in memory.
         del self._delegate, self._outlet, self._pump
-        self._tunnel = self._path = None
+        self._tunnel = self._path = self._downlink = self._farewell = None
         delegate.closed(self, *self.ending)

@@ -49,7 +49,7 @@ class Outlet:
         self._armed = self._socket_drives = False
         self.pending = NOTHING
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | memoryview) -> None:
         """Send those bytes, or let them wait behind others.
 
         Raises:

@@ -18,6 +18,7 @@ from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Op
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
 from sstpfarm.transport import connection as module
+from sstpfarm.transport import farewell
 from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.outlet import MAX_PENDING, NOTHING
 from sstpfarm.transport.tls import OUTBOUND, ServerIdentity
@@ -210,7 +211,7 @@ def test_a_half_closed_peer_still_gets_the_last_bytes(identity: ServerIdentity) 
 def test_a_peer_that_never_takes_the_last_bytes_is_left_behind(
     identity: ServerIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FLUSH", 0.1)
+    monkeypatch.setattr(farewell, "FLUSH", 0.1)
 
     async def scenario() -> None:
         async with pair(identity) as both:
@@ -278,7 +279,8 @@ def test_one_event_carries_a_bounded_number_of_batches(identity: ServerIdentity)
         async with pair(identity) as both:
             await both.open()
             endless = EndlessPath()
-            both.server._path = endless  # type: ignore[assignment] # only what a drain needs
+            assert both.server._downlink is not None
+            both.server._downlink._path = endless  # type: ignore[assignment] # only what a drain needs
             both.server._tun_readable()
             assert endless.drains == module.DRAINS
             outlet = both.server._outlet
@@ -293,7 +295,8 @@ def test_a_device_that_is_gone_ends_the_session_in_order(identity: ServerIdentit
     async def scenario() -> None:
         async with pair(identity) as both:
             await both.open()
-            tun = both.server._tun
+            assert both.server._downlink is not None
+            tun = both.server._downlink._tun
             far_end, write_only = os.pipe()
             os.dup2(write_only, tun)  # reading it fails with EBADF, as a deleted device does with EBADFD
             os.close(write_only)

@@ -1,0 +1,63 @@
+"""The way of packets from a TUN descriptor towards the peer: what is read when, and what is shed."""
+
+from __future__ import annotations
+
+import os
+from math import inf
+from time import monotonic
+
+from sstpfarm.dataplane.interface import PacketPath
+from sstpfarm.transport.outlet import Outlet
+from sstpfarm.transport.standing import StandingQueue
+
+
+class Downlink:
+    """Reads a TUN descriptor for one connection.
+
+    Args:
+        path: makes SSTP data packets of what is read.
+        outlet: watches the descriptor.
+    """
+
+    __slots__ = ("_outlet", "_path", "_queue", "_tun")
+
+    def __init__(self, path: PacketPath, outlet: Outlet) -> None:
+        self._path = path
+        self._outlet = outlet
+        self._queue = StandingQueue()
+        self._tun = -1
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a TUN."""
+        return self._tun >= 0
+
+    def attach(self, tun: int) -> None:
+        """Take that TUN descriptor and watch it; it is closed by `close`."""
+        self._tun = tun
+        self._path.attach(tun)
+        self._outlet.set_tun(tun)
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        if self._tun >= 0:
+            self._outlet.set_tun(-1)
+            self._path.detach()
+            os.close(self._tun)
+            self._tun = -1
+
+    def read(self, out: memoryview) -> tuple[int, bool]:
+        """Put a batch of packets into `out`, as `PacketPath.drain` does; a queue that only adds delay loses one.
+
+        Returns:
+            (filled, more): more is True when the TUN was not read to its end.
+
+        Raises:
+            OSError: the device is gone.
+        """
+        queue = self._queue
+        now = monotonic()
+        filled, more = self._path.drain(out, queue.due <= now)
+        if more or queue.due < inf:
+            queue.seen(now, empty=not more)
+        return filled, more
