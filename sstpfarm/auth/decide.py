@@ -11,7 +11,7 @@ from sstpfarm.auth.secrets import KnownUser, find_user
 from sstpfarm.config.addresses import caller_address, parse_caller
 from sstpfarm.config.views import Account, AuthView
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, Terms
+from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Effects, FramedRoute, Grant, Terms
 from sstpfarm.proto.ppp.ipv6cp import interface_identifier
 from sstpfarm.proto.ppp.verify import AUTHENTICATION_FAILURE, failure_message, verify
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, ChapProof, Entropy, PapProof, Proof
@@ -115,6 +115,14 @@ class Judge:
             dns_servers=account.dns_servers,
             wins_servers=account.wins_servers,
             ipv6_local=session_identifier(request.session) if self._view.ipv6 else None,
+            networks=tuple(dict.fromkeys(route.destination for route in account.routes)),
+        )
+        effects = Effects(
+            routes=tuple(FramedRoute(*route) for route in account.routes),
+            address_lists=account.address_lists,
+            clamp_mss=account.clamp_mss,
+            on_up=account.on_up,
+            on_down=account.on_down,
         )
         grant = Grant(
             worker=worker,
@@ -125,6 +133,7 @@ class Judge:
             mtu=request.mtu,
             slot=request.slot,
             terms=terms,
+            effects=effects,
         )
         answer = AccessAccept(
             session=request.session, user=known.name, terms=terms, hlak=accept.hlak, message=accept.message

@@ -19,9 +19,11 @@ from sstpfarm.config.fields import IPV6_MTU_MIN
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.report import Report, dotted, show, suggest
+from sstpfarm.config.routes import check_routes
 from sstpfarm.config.schema import Config
 
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
+COMMAND_FORM: Final = "a list: the absolute path of a program, then its arguments; [] for none"
 RANGE_FORMS: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
 
 
@@ -34,6 +36,7 @@ def check_references(config: Config, report: Report) -> None:
     for name, secret in config.secret.items():
         _check_secret(config, secret, name, report)
     _check_static_addresses(config, report)
+    check_routes(config, report)
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -48,6 +51,8 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append(f"server.ipv6: IPv6 needs a max-mtu and max-mru of {IPV6_MTU_MIN} or more")
     if server.masquerade and not server.forwarding:
         found.append("server.masquerade: has no effect without forwarding = true")
+    if server.proxy_arp and not server.forwarding:
+        found.append("server.proxy-arp: has no effect without forwarding = true")
     if not config.secret:
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
@@ -115,6 +120,9 @@ def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...],
     for name, servers in (("dns-server", terms.dns_server), ("wins-server", terms.wins_server)):
         for index, text in enumerate(servers or ()):
             _parsed(parse_host, text, (*path, name, index), host, report)
+    for name, command in (("on-up", terms.on_up), ("on-down", terms.on_down)):
+        if command and not command[0].startswith("/"):
+            report.add_value((*path, name, 0), command[0], "is no absolute path", COMMAND_FORM)
 
 
 def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> None:

@@ -50,10 +50,7 @@ DeviceName = Annotated[
         pattern=r"^[A-Za-z0-9._@+-]{0,15}\Z", description='an interface\'s name, at most 15 characters, or "" for none'
     ),
 ]
-SetName = Annotated[
-    str,
-    Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z"),
-]
+SetName = Annotated[str, Meta(pattern=r"^(?!sstpfarm)[A-Za-z_][A-Za-z0-9._-]{0,63}\Z")]
 Text = Annotated[str, Meta(max_length=1024, description="text, at most 1024 characters")]
 Remote = Annotated[str, Meta(max_length=80, description='an IPv4 address or "pool:NAME"')]
 Switch = Annotated[bool, Meta(description="true or false")]

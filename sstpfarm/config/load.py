@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def _check_name(section: str, name: str, report: Report) -> None:
         report.add((section, name), f"is no {section}'s name; allowed: 1 to {MAX_NAME} printable characters")
 
 
+def _check_programs(config: Config, report: Report) -> None:
+    """Every program that a session runs is there and can be executed."""
+    good: set[str] = set()
+    for section, everyone in (("profile", config.profile), ("secret", config.secret)):
+        for name, terms in everyone.items():
+            for key, command in (("on-up", terms.on_up), ("on-down", terms.on_down)):
+                if not command or not command[0].startswith("/") or command[0] in good:
+                    continue
+                if Path(command[0]).is_file() and os.access(command[0], os.X_OK):
+                    good.add(command[0])
+                else:
+                    report.add((section, name, key, 0), f"{command[0]} is no file that can be executed")
+
+
 def _resolve(config: Config, report: Report) -> Config:
     """Make paths absolute, relative to the file's directory; read the password files; look at the certificate's."""
     base = report.path.absolute().parent
@@ -81,6 +96,14 @@ def _resolve(config: Config, report: Report) -> Config:
                 read_regular(Path(name), 1)
             except OSError as error:
                 report.add(("server", "certificate", key), f"{name} cannot be read: {error.strerror}")
+    if server.nftables_include:
+        server = msgspec.structs.replace(server, nftables_include=str(base / server.nftables_include))
+        try:
+            read_regular(Path(server.nftables_include), 1)
+        except OSError as error:
+            key_path = ("server", "nftables-include")
+            report.add(key_path, f"{server.nftables_include} cannot be read: {error.strerror}")
+    _check_programs(config, report)
     secrets = {
         name: msgspec.structs.replace(
             secret, password=read_password(base / secret.password_file, ("secret", name, "password-file"), report)

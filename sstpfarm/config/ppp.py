@@ -51,7 +51,14 @@ class Terms(Table, frozen=True):
     change_tcp_mss: Switch | None = None
     use_ipv6: Switch | None = None
     address_list: (
-        Annotated[tuple[SetName, ...], Meta(max_length=16, description="a list of at most 16 names of nftables sets")]
+        Annotated[
+            tuple[SetName, ...],
+            Meta(
+                max_length=16,
+                description="a list of at most 16 names of nftables sets: a letter or _, then letters, digits, . _ -, "
+                'at most 64 characters, not "sstpfarm..."',
+            ),
+        ]
         | None
     ) = None
     bridge: DeviceName | None = None

@@ -74,6 +74,16 @@ class Server(Table, frozen=True):
             description='the name of an interface, at most 15 characters, or "" for none',
         ),
     ] = ""
+    proxy_arp: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@+-]{1,15}\Z")], ...],
+        Meta(max_length=16, description="a list of at most 16 names of interfaces"),
+    ] = ()
+    proxy_arp_mode: Annotated[Literal["neighbour", "sysctl"], Meta(description='"neighbour" or "sysctl"')] = "neighbour"
+    nftables_include: Annotated[
+        str,
+        Meta(max_length=4096, pattern=r"^[^\x00-\x1f\"*?\[]*\Z", description='the path of a file, or "" for none'),
+    ] = ""
+    script_timeout_s: Deadline = 10.0
     metrics: Annotated[
         str, Meta(max_length=80, description='"ADDRESS:PORT" or "[ADDRESS]:PORT", or "" to switch it off')
     ] = "127.0.0.1:9443"

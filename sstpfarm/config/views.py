@@ -9,6 +9,7 @@ import msgspec
 from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
 from sstpfarm.config.fields import LogFormat, Method, Password
 from sstpfarm.config.ppp import Secret, Terms, merged
+from sstpfarm.config.routes import Route, parse_route
 from sstpfarm.config.schema import Config, Server
 
 
@@ -19,6 +20,9 @@ class Account(msgspec.Struct, frozen=True):
         pool: the pool that its sessions' addresses come from, or "" when `remote_address` is fixed.
         remote_address: the fixed address, or "" when it comes from `pool`.
         caller_id: the address or network that the client must come from, "" for any.
+        routes: networks behind the client.
+        address_lists: nftables sets that its address is in.
+        on_up, on_down: a program and its arguments.
     """
 
     password: Password
@@ -29,6 +33,11 @@ class Account(msgspec.Struct, frozen=True):
     wins_servers: tuple[str, ...]
     disabled: bool
     caller_id: str
+    routes: tuple[Route, ...] = ()
+    address_lists: tuple[str, ...] = ()
+    clamp_mss: bool = True
+    on_up: tuple[str, ...] = ()
+    on_down: tuple[str, ...] = ()
 
 
 class AuthView(msgspec.Struct, frozen=True):
@@ -97,4 +106,9 @@ def _account(config: Config, secret: Secret) -> Account:
         wins_servers=terms.wins_server or (),
         disabled=secret.disabled,
         caller_id=secret.caller_id,
+        routes=tuple(parse_route(text) for text in secret.routes),
+        address_lists=tuple(dict.fromkeys(terms.address_list or ())),
+        clamp_mss=terms.change_tcp_mss is not False,
+        on_up=terms.on_up or (),
+        on_down=terms.on_down or (),
     )

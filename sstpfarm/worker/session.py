@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -125,10 +125,12 @@ class Session:
         """Bind the packet path to the addresses of the session."""
         if self._terms is None or self._path is None:
             return
-        ipv4 = ((int(IPv4Address(self._terms.remote_address)), HOST_MASK),)
+        behind = [ip_network(text) for text in self._terms.networks]
+        ipv4, ipv6 = ([_pair(network) for network in behind if network.version == version] for version in (4, 6))
+        ipv4.insert(0, (int(IPv4Address(self._terms.remote_address)), HOST_MASK))
         if isinstance(event, Ipv6Opened):
-            self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK),)
-        self._path.set_sources(ipv4, self._ipv6)
+            self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK), *ipv6)
+        self._path.set_sources(tuple(ipv4), self._ipv6)
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
         """With the first open gate the session counts as opened."""
@@ -250,3 +252,8 @@ class Session:
             reason=reason.value,
             detail=detail,
         )
+
+
+def _pair(network: IPv4Network | IPv6Network) -> tuple[int, int]:
+    """Return a network as the packet path takes it: address and mask."""
+    return int(network.network_address), int(network.netmask)
