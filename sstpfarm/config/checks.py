@@ -18,6 +18,7 @@ from sstpfarm.config.addresses import (
 from sstpfarm.config.fields import IPV6_MTU_MIN
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.radius import check_radius
 from sstpfarm.config.report import Report, dotted, show, suggest
 from sstpfarm.config.routes import check_routes
 from sstpfarm.config.schema import Config
@@ -37,6 +38,8 @@ def check_references(config: Config, report: Report) -> None:
         _check_secret(config, secret, name, report)
     _check_static_addresses(config, report)
     check_routes(config, report)
+    if config.radius is not None:
+        check_radius(config.radius, report)
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append("server.masquerade: has no effect without forwarding = true")
     if server.proxy_arp and not server.forwarding:
         found.append("server.proxy-arp: has no effect without forwarding = true")
-    if not config.secret:
+    if not config.secret and not (config.radius is not None and config.radius.authentication):
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
 

@@ -20,7 +20,7 @@ import msgspec
 
 from sstpfarm.config.fields import MAX_PASSWORD, Password, Table
 from sstpfarm.config.locate import KeyPath
-from sstpfarm.config.report import Report
+from sstpfarm.config.report import Report, dotted
 from sstpfarm.errors import ConfigError
 
 MAX_FILE: Final = 16 << 20  # bytes; 100,000 secrets take about 10 MiB
@@ -140,14 +140,15 @@ def _convert_document(
             for key in value:
                 check_name(name, key, report)
         else:
-            plain[name] = _convert_table(known[name], value, (name,), report)
+            plain[name] = _convert_value(known[name], value, (name,), report)
     return plain
 
 
-def _convert_table(kind: type[Table], table: object, path: tuple[str, ...], report: Report) -> dict[str, Any]:
+def _convert_table(kind: type[Table], table: object, path: KeyPath, report: Report) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     if not isinstance(table, dict):
-        report.add(path, f"is not a table; allowed: [{path[0]}.NAME]")
+        wanted = f"[{path[0]}.NAME]" if isinstance(path[-1], str) else f"[[{dotted(path[:-1])}]]"
+        report.add(path, f"is not a table; allowed: {wanted}")
         return plain
     known = _fields(kind)
     for key, value in table.items():
@@ -174,7 +175,7 @@ def _fields(kind: type[Table]) -> dict[str, _Field]:
     return {field.encode_name: _Field(hints[field.name], field.required) for field in msgspec.structs.fields(kind)}
 
 
-def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report) -> Any:
+def _convert_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
     members = _members(hint)
     if Password in members:
         if isinstance(value, str) and _is_password(value):
@@ -184,6 +185,9 @@ def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report)
     inner = next((kind for kind in members if isinstance(kind, type) and issubclass(kind, Table)), None)
     if isinstance(value, dict) and inner is not None:
         return _convert_table(inner, value, path, report)
+    element = next((get_args(kind)[0] for kind in members if get_origin(kind) is tuple), None)
+    if isinstance(value, list) and isinstance(element, type) and issubclass(element, Table):
+        return _convert_tables(element, hint, value, path, report)
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
@@ -194,6 +198,20 @@ def _convert_value(hint: Any, value: Any, path: tuple[str, ...], report: Report)
             wrong = wrong[index]
         report.add_value((*path, *indexes), wrong, "is not allowed", _allowed(hint))
     return None
+
+
+def _convert_tables(kind: type[Table], hint: Any, tables: list[Any], path: KeyPath, report: Report) -> list[Any]:
+    """Convert an array of tables, [[PATH]]; its annotation says how many there may be."""
+    try:
+        msgspec.convert([{}] * len(tables), Annotated[list[dict[str, Any]], _meta(hint)])
+    except msgspec.ValidationError:
+        report.add_value(path, tables, "is not allowed", _allowed(hint))
+    return [_convert_table(kind, table, (*path, index), report) for index, table in enumerate(tables)]
+
+
+def _meta(hint: Any) -> msgspec.Meta:
+    notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    return next((note for note in notes if isinstance(note, msgspec.Meta)), msgspec.Meta())
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from sstpfarm.config.checks import check_references, warnings
 from sstpfarm.config.document import file_text, read_document, read_password, read_regular
 from sstpfarm.config.fields import MAX_NAME, MAX_USER
+from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.radius import CoaClient, Radius, RadiusServer
 from sstpfarm.config.report import Report
 from sstpfarm.config.schema import CertificateFiles, Config
+
+SharedSecret = TypeVar("SharedSecret", RadiusServer, CoaClient)
 
 
 def load(path: Path) -> Config:
@@ -112,4 +118,23 @@ def _resolve(config: Config, report: Report) -> Config:
         else secret
         for name, secret in config.secret.items()
     }
-    return msgspec.structs.replace(config, farm=farm, server=server, secret=secrets)
+    radius = None if config.radius is None else _resolve_radius(config.radius, base, report)
+    return msgspec.structs.replace(config, farm=farm, server=server, secret=secrets, radius=radius)
+
+
+def _resolve_radius(radius: Radius, base: Path, report: Report) -> Radius:
+    """Read the files of the shared secrets."""
+    read = partial(_with_secret, base=base, report=report)
+    servers = tuple(read(server, ("radius", "server", index)) for index, server in enumerate(radius.server))
+    coa = radius.coa
+    if coa is not None:
+        clients = tuple(read(client, ("radius", "coa", "client", i)) for i, client in enumerate(coa.client))
+        coa = msgspec.structs.replace(coa, client=clients)
+    return msgspec.structs.replace(radius, server=servers, coa=coa)
+
+
+def _with_secret(table: SharedSecret, key: KeyPath, *, base: Path, report: Report) -> SharedSecret:
+    if table.secret_file is None:
+        return table
+    secret = read_password(base / table.secret_file, (*key, "secret-file"), report)
+    return msgspec.structs.replace(table, secret=secret)

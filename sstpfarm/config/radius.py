@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from sstpfarm.config.addresses import parse_endpoint
 from sstpfarm.config.fields import FilePath, Password, Seconds, Switch, Table
+from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.report import Report
 
 CallingStationId = Literal["address", "address:port"]
 Signature = Literal["require", "auto", "off"]
@@ -43,28 +47,71 @@ class CoaClient(Table, frozen=True):
 class RadiusCoa(Table, frozen=True):
     """[radius.coa]: dynamic authorization (RFC 5176)."""
 
-    listen: Annotated[str, Meta(max_length=80, description='"ADDRESS:PORT" or "[ADDRESS]:PORT"')] = "0.0.0.0:3799"
-    require_message_authenticator: Switch = False
-    require_event_timestamp: Switch = False
     client: Annotated[
         tuple[CoaClient, ...], Meta(min_length=1, max_length=64, description="1 to 64 tables [[radius.coa.client]]")
     ]
+    listen: Annotated[str, Meta(max_length=80, description='"ADDRESS:PORT" or "[ADDRESS]:PORT"')] = "0.0.0.0:3799"
+    require_message_authenticator: Switch = False
+    require_event_timestamp: Switch = False
 
 
 class Radius(Table, frozen=True):
     """[radius]: how users are asked for, and accounted to, with outside servers."""
 
+    server: Annotated[
+        tuple[RadiusServer, ...], Meta(min_length=1, max_length=16, description="1 to 16 tables [[radius.server]]")
+    ]
     authentication: Switch = True
     accounting: Switch = True
-    nas_identifier: Annotated[
-        str, Meta(min_length=1, max_length=253, description="text of 1 to 253 characters")
-    ] = "sstpfarm"
+    nas_identifier: Annotated[str, Meta(min_length=1, max_length=253, description="text of 1 to 253 characters")] = (
+        "sstpfarm"
+    )
     nas_ip_address: OptionalHost = ""
     source_address: OptionalHost = ""
     calling_station_id: Annotated[CallingStationId, Meta(description='"address" or "address:port"')] = "address"
     deadline_s: Annotated[float, Meta(ge=0.1, le=120, description="seconds, 0.1 to 120")] = 10.0
     interim_update: Seconds = 0
-    server: Annotated[
-        tuple[RadiusServer, ...], Meta(min_length=1, max_length=16, description="1 to 16 tables [[radius.server]]")
-    ]
-    coa: RadiusCoa | None = None
+    coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
+
+
+def check_radius(radius: Radius, report: Report) -> None:
+    """Report what is wrong between and inside of the keys: addresses, secrets, servers that are listed twice."""
+    for key, text in (("nas-ip-address", radius.nas_ip_address), ("source-address", radius.source_address)):
+        if text:
+            _check_host(text, ("radius", key), report)
+    seen: set[tuple[str, int]] = set()
+    path: KeyPath
+    for index, server in enumerate(radius.server):
+        path = ("radius", "server", index)
+        _check_host(server.address, (*path, "address"), report)
+        _check_secret(server, path, report)
+        if (server.address, server.auth_port) in seen:
+            report.add((*path, "address"), f"{server.address} port {server.auth_port} is listed twice")
+        seen.add((server.address, server.auth_port))
+    if radius.coa is None:
+        return
+    try:
+        parse_endpoint(radius.coa.listen)
+    except ValueError as error:
+        allowed = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
+        report.add_value(("radius", "coa", "listen"), radius.coa.listen, str(error), allowed)
+    for index, client in enumerate(radius.coa.client):
+        path = ("radius", "coa", "client", index)
+        try:
+            ip_network(client.address)
+        except ValueError:
+            allowed = "an address, or a network as ADDRESS/LENGTH without bits behind its length"
+            report.add_value((*path, "address"), client.address, "is none", allowed)
+        _check_secret(client, path, report)
+
+
+def _check_host(text: str, key: KeyPath, report: Report) -> None:
+    try:
+        ip_address(text)
+    except ValueError:
+        report.add_value(key, text, "is no address", "an IPv4 or IPv6 address")
+
+
+def _check_secret(table: RadiusServer | CoaClient, path: KeyPath, report: Report) -> None:
+    if (table.secret is None) == (table.secret_file is None):
+        report.add((*path, "secret"), "exactly one of secret and secret-file must be there")

@@ -23,6 +23,7 @@ from sstpfarm.config.fields import (
     Table,
 )
 from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.radius import Radius
 
 
 class Farm(Table, frozen=True):
@@ -118,3 +119,4 @@ class Config(Table, frozen=True):
     profile: dict[str, Profile] = field(default_factory=dict)
     pool: dict[str, Pool] = field(default_factory=dict)
     secret: dict[str, Secret] = field(default_factory=dict)
+    radius: Radius | None = None

@@ -14,6 +14,7 @@ from sstpfarm.config.document import allowed_values
 from sstpfarm.config.fields import Table
 from sstpfarm.config.load import describe, load
 from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.radius import CoaClient, Radius, RadiusCoa, RadiusServer
 from sstpfarm.config.schema import Farm, Server
 
 DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -23,6 +24,10 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[profile.NAME]": Profile,
     "[pool.NAME]": Pool,
     "[secret.NAME]": Secret,
+    "[radius]": Radius,
+    "[[radius.server]]": RadiusServer,
+    "[radius.coa]": RadiusCoa,
+    "[[radius.coa.client]]": CoaClient,
 }
 ROW: Final = re.compile(r"^\| `([a-z0-9-]+)` \| (?:`(.*?)`)? ?\| (.+?) \| (.+) \|$", re.MULTILINE)
 

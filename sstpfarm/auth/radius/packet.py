@@ -76,7 +76,7 @@ _KEYS: Final[dict[str, int | tuple[int, int]]] = {name: _key_of(name) for name i
 _NAMES: Final = {key: name for name, key in _KEYS.items()}
 
 
-class Malformed(PeerError):
+class MalformedAttributeError(PeerError):
     """An attribute's value has a wrong length or is out of range; the text names the attribute."""
 
 
@@ -103,39 +103,39 @@ class Attributes:
         """Return a 32-bit number.
 
         Raises:
-            Malformed: not 4 bytes.
+            MalformedAttributeError: not 4 bytes.
         """
         value = self._sized(name, 4)
         return None if value is None else int.from_bytes(value, "big")
 
     def address(self, name: str) -> IPv4Address | None:
-        """Return an IPv4 address; raises Malformed unless it has 4 bytes."""
+        """Return an IPv4 address; raises MalformedAttributeError unless it has 4 bytes."""
         value = self._sized(name, 4)
         return None if value is None else IPv4Address(value)
 
     def texts(self, name: str) -> list[str]:
-        """Return the texts of an attribute; raises Malformed where one is not UTF-8."""
+        """Return the texts of an attribute; raises MalformedAttributeError where one is not UTF-8."""
         try:
             return [value.decode() for value in self.all(name)]
         except UnicodeDecodeError:
-            raise Malformed(f"{name} is not UTF-8 text") from None
+            raise MalformedAttributeError(f"{name} is not UTF-8 text") from None
 
     def prefixes(self, name: str) -> list[IPv6Network]:
         """Return IPv6 prefixes (RFC 3162 2.3); bits behind a prefix's length are ignored.
 
         Raises:
-            Malformed: a length over 128, or a prefix longer than the value.
+            MalformedAttributeError: a length over 128, or a prefix longer than the value.
         """
         found = []
         for value in self.all(name):
             bits = value[1] if len(value) >= 2 else 255
             if bits > 128 or not (bits + 7) // 8 <= len(value) - 2 <= 16:
-                raise Malformed(f"{name} is no IPv6 prefix")
+                raise MalformedAttributeError(f"{name} is no IPv6 prefix")
             found.append(IPv6Network((value[2:].ljust(16, b"\0"), bits), strict=False))
         return found
 
     def identifier(self, name: str) -> bytes | None:
-        """Return 8 bytes; raises Malformed for another length."""
+        """Return 8 bytes; raises MalformedAttributeError for another length."""
         return self._sized(name, 8)
 
     def joined(self, name: str) -> bytes:
@@ -145,7 +145,7 @@ class Attributes:
     def _sized(self, name: str, size: int) -> bytes | None:
         value = self.first(name)
         if value is not None and len(value) != size:
-            raise Malformed(f"{name} has {len(value)} bytes, not {size}")
+            raise MalformedAttributeError(f"{name} has {len(value)} bytes, not {size}")
         return value
 
 
@@ -199,14 +199,14 @@ class Request:
         if len(signatures) > 1 or any(len(value) != AUTHENTICATOR for value in signatures):
             raise PeerError("more than one Message-Authenticator, or a malformed one")
         if enforce and not signatures:
-            raise UnsignedReply("the reply has no Message-Authenticator")
+            raise UnsignedReplyError("the reply has no Message-Authenticator")
         if not self._packet.VerifyReply(packet, data, enforce_ma=enforce):
             raise PeerError("identifier, authenticator or Message-Authenticator is wrong")
         packet.request_authenticator = self.authenticator
         return Reply(Code(packet.code), packet, self._secret, signed=bool(signatures))
 
 
-class UnsignedReply(PeerError):
+class UnsignedReplyError(PeerError):
     """A reply that has no Message-Authenticator where one is required."""
 
 
@@ -227,7 +227,7 @@ class Reply(Attributes):
         """Return an MS-MPPE key of any length, None when it is missing or empty (RFC 2548 2.4.2).
 
         Raises:
-            Malformed: it cannot be decrypted.
+            MalformedAttributeError: it cannot be decrypted.
         """
         value = self.first(name)
         if value is None:
@@ -235,20 +235,20 @@ class Reply(Attributes):
         try:
             key: bytes = self._packet.SaltDecrypt(value)
         except PacketError:
-            raise Malformed(f"{name} cannot be decrypted") from None
+            raise MalformedAttributeError(f"{name} cannot be decrypted") from None
         return key or None
 
     def hidden(self, name: str) -> bytes | None:
         """Return a value that is hidden as User-Password is (RFC 2865 5.2), with its padding.
 
         Raises:
-            Malformed: its length is no multiple of 16.
+            MalformedAttributeError: its length is no multiple of 16.
         """
         value = self.first(name)
         if value is None:
             return None
         if not value or len(value) % 16:
-            raise Malformed(f"{name} has {len(value)} bytes")
+            raise MalformedAttributeError(f"{name} has {len(value)} bytes")
         shown, last = b"", self._packet.request_authenticator
         for start in range(0, len(value), 16):
             block = value[start : start + 16]
