@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import sys
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +15,11 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from sstpfarm.client.run import Counters, Observer, Tunnel, Up, Wishes
-from sstpfarm.client.settings import METHODS, ClientSettings
+from sstpfarm.client.run import Counters, Observer, Tunnel, Up
+from sstpfarm.client.settings import METHODS, ClientSettings, Wishes
+from sstpfarm.config.addresses import Endpoint, parse_server
+from sstpfarm.config.client import HTTPS
+from sstpfarm.config.client_checks import pin_digits
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.messages import Method
 from sstpfarm.net.tun import check_name
@@ -187,7 +188,7 @@ def connect(
     """Connect to an SSTP server and stay in the foreground until Ctrl-C, SIGTERM or the server ends it."""
     if sum((ca is not None, pin is not None, insecure)) > 1:
         raise click.UsageError("choose one of --ca, --pin and --insecure")
-    host, port = parse_server(server)
+    host, port = _server(server)
     if interface is not None:
         try:
             check_name(interface)
@@ -225,38 +226,11 @@ def connect(
     context.exit(asyncio.run(Tunnel(settings, wishes, display).run()))
 
 
-def parse_server(text: str) -> tuple[str, int]:
-    """Split HOST[:PORT], an IPv6 address in brackets or bare; the port is 443 when it is left out.
-
-    A name with other than ASCII letters is returned as DNS and TLS know it (IDNA).
-
-    Raises:
-        click.UsageError: with the rule.
-    """
-    match = re.fullmatch(r"(?:\[(?P<inner>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
-    if match is None and not is_ipv6(text):
-        raise click.UsageError(f"{text!r} is not HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT")
-    host = (match["inner"] or match["host"]) if match is not None else text
-    port = int(match["port"] or 443) if match is not None else 443
-    if match is not None and match["inner"] and not is_ipv6(host):
-        raise click.UsageError(f"{text!r}: brackets are for an IPv6 address")
-    if not 1 <= port <= 65535:
-        raise click.UsageError(f"{text!r}: a port is 1 to 65535")
-    if ":" in host:
-        return host, port
+def _server(text: str) -> Endpoint:
     try:
-        return host.encode("idna").decode("ascii"), port
-    except UnicodeError:
-        raise click.UsageError(f"{text!r}: that is no host's name") from None
-
-
-def is_ipv6(text: str) -> bool:
-    """Whether that is an IPv6 address, with or without a zone."""
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True
+        return parse_server(text, HTTPS)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r} {error}") from None
 
 
 def _methods(text: str) -> tuple[Method, ...]:
@@ -268,10 +242,10 @@ def _methods(text: str) -> tuple[Method, ...]:
 
 
 def _pin(text: str) -> str:
-    match = re.fullmatch(r"sha256:([0-9A-Fa-f]{64})", text.replace(":", "").replace("sha256", "sha256:", 1))
-    if match is None:
-        raise click.UsageError("--pin is sha256: and 64 hexadecimal digits, colons between them allowed")
-    return match[1].lower()
+    try:
+        return pin_digits(text)
+    except ValueError as error:
+        raise click.UsageError(f"--pin {error}") from None
 
 
 def authorities(file: Path) -> str:

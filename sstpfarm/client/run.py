@@ -20,7 +20,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from sstpfarm.client.settings import CLIENT_UID, ClientSettings
+from sstpfarm.client.identities import CONNECT_ID
+from sstpfarm.client.settings import ClientSettings, Wishes
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
@@ -40,21 +41,6 @@ COUNTER_INTERVAL: Final = 1.0
 CHILD_PATIENCE: Final = 12.0  # seconds for an orderly end: terminate 2 s, Call Disconnect 5 s, flush and linger
 DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
 INTERFACE_NAMES: Final = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the privileged half does with the tunnel.
-
-    Attributes:
-        interface: the interface's name; None takes the first free sstpc0, sstpc1, ...
-        default_route: send all IPv4 traffic through the tunnel, but for the server's own address.
-        default_route_distance: metric of that route; 0 goes before every other default route.
-    """
-
-    interface: str | None = None
-    default_route: bool = True
-    default_route_distance: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +197,7 @@ class Tunnel:
         self._channel.start(loop)
         inherited = {"parent": theirs.fileno(), "settings": settings, "stats": self._stats.fd}
         arguments = [f"--fd-{name}={fd}" for name, fd in inherited.items()]
-        arguments += [f"--uid={CLIENT_UID}", f"--gid={CLIENT_UID}", f"--dataplane={self._dataplane}"]
+        arguments += [f"--uid={CONNECT_ID}", f"--gid={CONNECT_ID}", f"--dataplane={self._dataplane}"]
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,

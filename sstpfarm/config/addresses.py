@@ -16,6 +16,7 @@ from ipaddress import (
 from typing import Final, NamedTuple
 
 _ENDPOINT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+_SERVER: Final = re.compile(r"(?:\[(?P<inner>[^\]]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>[0-9]{1,5}))?")
 POOL_PREFIX: Final = "pool:"
 
 
@@ -58,6 +59,46 @@ def parse_endpoint(text: str) -> Endpoint:
     if not 1 <= port <= 65535:
         raise ValueError("has a port that is not 1 to 65535")
     return Endpoint(str(host), port)
+
+
+def parse_server(text: str, default_port: int | None = None) -> Endpoint:
+    """Return host and port of ``HOST[:PORT]``; an IPv6 address with a port stands in brackets, without one it may.
+
+    A name is not looked up. One with other than ASCII letters is returned as DNS and TLS know it (IDNA).
+
+    Args:
+        default_port: the port when none is named; None makes a port necessary.
+
+    Raises:
+        ValueError: with the rule that is broken.
+    """
+    match = _SERVER.fullmatch(text)
+    if match is None and not _is_ipv6(text):
+        raise ValueError("is not HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT")
+    host = (match["inner"] or match["host"]) if match is not None else text
+    if match is not None and match["inner"] and not _is_ipv6(host):
+        raise ValueError("has brackets, which are for an IPv6 address")
+    named = match["port"] if match is not None else None
+    if named is None and default_port is None:
+        raise ValueError("has no port")
+    port = default_port if named is None else int(named)
+    if port is None or not 1 <= port <= 65535:
+        raise ValueError("has a port that is not 1 to 65535")
+    if ":" in host:
+        return Endpoint(host, port)
+    try:
+        return Endpoint(host.encode("idna").decode("ascii"), port)
+    except UnicodeError:
+        raise ValueError("is no host's name") from None
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether that is an IPv6 address, with or without a zone."""
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
 
 
 def parse_host(text: str) -> IPv4Address:

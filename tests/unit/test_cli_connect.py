@@ -8,11 +8,11 @@ import sys
 from io import StringIO
 from pathlib import Path
 
-import click
 import pytest
 from rich.console import Console
 
-from sstpfarm.cli.connect import ConsoleDisplay, authorities, parse_server
+from sstpfarm.cli.connect import ConsoleDisplay, authorities
+from sstpfarm.config.addresses import parse_server
 from sstpfarm.reasons import ExitCode, Reason
 
 SHA = "ab" * 32
@@ -31,15 +31,15 @@ SHA = "ab" * 32
     ],
 )
 def test_server(text: str, expected: tuple[str, int]) -> None:
-    assert parse_server(text) == expected
+    assert parse_server(text, 443) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", ":443", "a:b", "a:0", "a:65536", "[::1", "a:1:2", "[vpn.example]:443", "a..b", "a" * 64]
 )
 def test_bad_server(text: str) -> None:
-    with pytest.raises(click.UsageError):
-        parse_server(text)
+    with pytest.raises(ValueError, match=r"^(is|has) "):
+        parse_server(text, 443)
 
 
 def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,6 +54,7 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
     ("arguments", "code", "message"),
     [
         (["h"], ExitCode.USAGE, "--user"),
+        (["h:0", "--user", "u"], ExitCode.USAGE, "'h:0' has a port that is not 1 to 65535"),
         (["h", "--user", "u"], ExitCode.USAGE, "use --password-file"),
         (["h", "--user", "u", "--pin", f"sha256:{SHA}", "--insecure"], ExitCode.USAGE, "one of --ca, --pin"),
         (["h", "--user", "u", "--pin", "sha256:abc"], ExitCode.USAGE, "64 hexadecimal digits"),

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sstpfarm.client.run import Counters, Tunnel, Up, Wishes
-from sstpfarm.client.settings import ClientSettings
+from sstpfarm.client.run import Counters, Tunnel, Up
+from sstpfarm.client.settings import ClientSettings, Wishes
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.reasons import Reason
 
