@@ -12,7 +12,9 @@ PARTS = (
     "_fast.pyx",  # the generated C file takes its place among the sources; this keeps it in a source distribution
     "_bytes.pxd",
     "_coalesce.pxi",
+    "_counters.pxi",
     "_numbers.pxi",
+    "_read.pxi",
     "_segment.pxi",
     "_sources.pxi",
     "checksum.h",

@@ -37,12 +37,11 @@ from sstpfarm.errors import LocalError
 
 include "_numbers.pxi"
 
-cdef uint64_t _counts[CELLS]  # of the call that is running
-memset(_counts, 0, sizeof(_counts))
-
+include "_counters.pxi"
 include "_sources.pxi"
 include "_coalesce.pxi"
 include "_segment.pxi"
+include "_read.pxi"
 
 
 @cython.final
@@ -135,7 +134,7 @@ cdef class FastPath:
         finally:
             forget_runs()
             free(spent)
-            self.publish()
+            publish(&self._slot, &self._totals)
             PyBuffer_Release(&view)
 
     cdef size_t walk(self, const Span *stream, Span *control, uint8_t **spent) except? 0:
@@ -286,8 +285,24 @@ cdef class FastPath:
                 filled = shed_last(<uint8_t *>view.buf, filled)
             return filled, more
         finally:
-            self.publish()
+            publish(&self._slot, &self._totals)
             PyBuffer_Release(&view)
+
+    def discard(self):
+        """Drop the TUN's packets (see `interface.PacketPath.discard`)."""
+        cdef int reads
+        try:
+            if self._tun < 0:
+                return False
+            if self._remainder is not NULL:
+                _counts[DROP_RATE] += segments_of(&self._remainder.rest)
+                self.forget_remainder()
+            for reads in range(DRAIN_READS):
+                if not discard_one(self._tun, self._offload):
+                    return False
+            return True
+        finally:
+            publish(&self._slot, &self._totals)
 
     cdef bint read_all(self, uint8_t *out, size_t room, size_t *filled) except -1:
         """Read until the TUN is empty (False), or room or the work bound is used up (True)."""
@@ -319,15 +334,8 @@ cdef class FastPath:
         vectors[1].iov_base, vectors[1].iov_len = at, limit
         vectors[2].iov_base = _scratch + GAP  # what is longer than the limit: too large, or a super-packet
         vectors[2].iov_len = SUPER if self._offload >= TSO else 1
-        while True:
-            got = readv(self._tun, vectors, 3)
-            if got >= 0:
-                break
-            if errno == EAGAIN:
-                return 0
-            if errno != EINTR:
-                raise OSError(errno, strerror(errno))
-        if got == 0:  # never from a TUN; a socket in its place says so when its other end is closed
+        got = read_packet(self._tun, vectors, 3)
+        if got == 0:
             return 0
         if <size_t>got <= header:
             tally(DROP_MALFORMED)
@@ -423,21 +431,6 @@ cdef class FastPath:
         self._remainder = NULL
         return 0
 
-    cdef int publish(self) except -1:
-        """Add what this call counted to the slot and to the totals."""
-        cdef int cell
-        for cell in range(CELLS):
-            if _counts[cell]:
-                (<uint64_t *>self._slot.buf)[cell] += _counts[cell]
-                (<uint64_t *>self._totals.buf)[cell] += _counts[cell]
-                _counts[cell] = 0
-        return 0
-
-
-cdef inline int tally(int cell) noexcept:
-    _counts[cell] += 1
-    return 0
-
 
 cdef size_t frame_length(const Span *stream, size_t position) except 0:
     """Length of the frame that begins there; its 4 header bytes are present (MS-SSTP 2.2.1)."""
@@ -463,10 +456,3 @@ cdef size_t shed_last(const uint8_t *out, size_t filled) except? 0:
     _counts[BYTES_OUT] -= filled - last - HEADROOM
     _counts[DROP_QUEUE] += 1
     return last
-
-
-cdef int take_cells(Py_buffer *cells, source) except -1:
-    PyObject_GetBuffer(source, cells, PyBUF_CONTIG | PyBUF_FORMAT)
-    if cells.format is NULL or strcmp(cells.format, b"Q") or cells.len != CELLS * 8:
-        raise LocalError(f"counters must be {CELLS} cells of format 'Q'")
-    return 0

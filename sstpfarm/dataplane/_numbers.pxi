@@ -2,7 +2,7 @@
 
 cdef enum:
     BYTES_IN, PACKETS_IN, BYTES_OUT, PACKETS_OUT, DROP_GATE_IN, DROP_GATE_OUT
-    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE
+    DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE, DROP_RATE, ACTIVE
     CELLS
 cdef enum:
     TSO = 2
@@ -15,7 +15,7 @@ cdef enum:
 
 if [*Cell] != [*range(CELLS)] or (_CELLS, _HEADROOM, _MAX_FRAME) != (CELLS, HEADROOM, MAX_FRAME):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
-if (Offload.TSO, Offload.USO) != (TSO, USO) or Cell.DROP_QUEUE != DROP_QUEUE:
+if (Offload.TSO, Offload.USO) != (TSO, USO) or (Cell.DROP_QUEUE, Cell.ACTIVE) != (DROP_QUEUE, ACTIVE):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
 
 cdef enum:

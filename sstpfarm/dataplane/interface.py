@@ -17,7 +17,7 @@ MAX_FRAME: Final = 4095  # 12-bit length, MS-SSTP 2.2.1
 
 
 class Cell(IntEnum):
-    """Index of each 64-bit counter in a session's slot and in a worker's totals."""
+    """Index of each 64-bit counter in a session's slot and in a worker's totals. All but ACTIVE only grow."""
 
     BYTES_IN = 0  # PPP information bytes of network packets from the peer that were passed on
     PACKETS_IN = 1
@@ -32,6 +32,8 @@ class Cell(IntEnum):
     DROP_TUN = 10  # the kernel refused the write (device down, no memory)
     CONTROL_IN = 11  # control frames handed to Python
     DROP_QUEUE = 12  # shed because the way to the peer is too slow
+    DROP_RATE = 13  # shed because the session has used up its rate limit
+    ACTIVE = 14  # milliseconds of CLOCK_MONOTONIC at the last packet that passed; 0 before, and in the totals
 
 
 CELLS: Final = len(Cell)
@@ -44,6 +46,7 @@ DROP_CELLS: Final = {
     "protocol": Cell.DROP_PROTOCOL,
     "tun": Cell.DROP_TUN,
     "queue": Cell.DROP_QUEUE,
+    "rate": Cell.DROP_RATE,
 }
 
 
@@ -122,4 +125,14 @@ class PacketPath(Protocol):
 
         Raises:
             OSError: the TUN no longer reads (its device is gone): detach, and end the session.
+        """
+
+    def discard(self) -> bool:
+        """Read packets from the TUN, to the same bound, and drop them: the session has used up its rate limit.
+
+        Returns:
+            Whether the bound was reached before the TUN was empty.
+
+        Raises:
+            OSError: as `drain`.
         """

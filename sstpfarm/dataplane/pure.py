@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from struct import Struct
+from time import clock_gettime
 from typing import Final
 
 from sstpfarm.dataplane.interface import (
@@ -37,6 +38,8 @@ _PPP_IPV6: Final = 0x0057  # RFC 5072 3
 _IPV4_HEADER: Final = 20  # RFC 791 3.1
 _IPV6_HEADER: Final = 40  # RFC 8200 3
 _DEFAULT_LIMIT: Final = 1500  # RFC 1661 6.1: the MRU before LCP agreed on another
+
+_CLOCK_MONOTONIC_COARSE: Final = 6  # linux/time.h
 
 _frame_header = Struct("!BBH").unpack_from  # version, flags, reserved bits and length
 _u16 = Struct("!H").unpack_from
@@ -287,9 +290,26 @@ class PurePath:
         counts[Cell.DROP_QUEUE] += 1
         return last
 
+    def discard(self) -> bool:
+        """Drop the TUN's packets (see `interface.PacketPath.discard`)."""
+        if self._tun is None:
+            return False
+        try:
+            for _ in range(DRAIN_PACKETS):
+                if not os.readv(self._tun, (self._spill,)):
+                    return False
+                self._counts[Cell.DROP_RATE] += 1
+        except BlockingIOError:
+            return False
+        finally:
+            self._publish()
+        return True
+
     def _publish(self) -> None:
         """Add what this call counted to the slot and to the totals."""
         counts = self._counts
+        if counts[Cell.PACKETS_IN] or counts[Cell.PACKETS_OUT]:
+            self._slot[Cell.ACTIVE] = int(clock_gettime(_CLOCK_MONOTONIC_COARSE) * 1000)
         for cell, count in enumerate(counts):
             if count:
                 self._slot[cell] += count

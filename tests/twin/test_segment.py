@@ -138,6 +138,24 @@ def test_a_gate_that_closes_stops_what_was_kept(bench: Bench) -> None:
     assert bench.counted() == {Cell.PACKETS_OUT: 2, Cell.BYTES_OUT: 2800, Cell.DROP_GATE_OUT: 8}
 
 
+def test_what_is_discarded_is_counted_by_segments(bench: Bench) -> None:
+    """What was kept of a super-packet, a whole one, and single packets."""
+    flow = Flow(from_client=False)
+    bench.kernel.send(super_packet(flow.next(13_600), 1360))
+    buffer = memoryview(bytearray(MAX_FRAME))
+    assert bench.path.drain(buffer)[1]
+    for message in (super_packet(flow.next(2000), 1360), PLAIN + flow.next(100), b"\x01"):
+        bench.kernel.send(message)
+    assert not bench.path.discard()
+    assert bench.drain() == b""
+    assert bench.counted() == {
+        Cell.PACKETS_OUT: 2,
+        Cell.BYTES_OUT: 2800,
+        Cell.DROP_RATE: 8 + 2 + 1,
+        Cell.DROP_MALFORMED: 1,
+    }
+
+
 def test_detach_forgets_what_was_kept(bench: Bench) -> None:
     """The next session of the object's device must not see it."""
     bench.kernel.send(super_packet(Flow(from_client=False).next(13_600), 1360))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
@@ -75,6 +76,36 @@ def test_the_send_limit(bench: Bench, size: int, passes: bool) -> None:
         bytes.fromhex("1000") + struct.pack("!H", size + 8) + b"\xff\x03\x00\x21" + ipv4(size)
     ) * passes + (bytes.fromhex("10000024ff030021") + ipv4(28))
     assert bench.counted().get(Cell.DROP_TOO_LARGE, 0) == (not passes)
+
+
+def test_discard_reads_to_the_same_bound(bench: Bench) -> None:
+    for _ in range(DRAIN_PACKETS + 5):
+        bench.kernel.send(ipv4(60))
+    assert bench.path.discard()
+    assert not bench.path.discard()
+    assert drain(bench) == (b"", False)
+    assert bench.counted() == {Cell.DROP_RATE: DRAIN_PACKETS + 5}
+    assert not bench.slot[Cell.ACTIVE]
+    bench.path.detach()
+    assert not bench.path.discard()
+
+
+def test_packets_that_pass_are_activity_and_nothing_else_is(bench: Bench) -> None:
+    """Milliseconds of the coarse monotonic clock, which may be some 10 ms late."""
+    bench.path.set_gates(Gate.IPV4)
+    bench.kernel.send(ipv6())  # the gate is closed
+    drain(bench)
+    bench.feed(data_packet(b"\0\x57" + ipv6()) + bytes.fromhex("1001000800080000"))  # and an Echo-Request
+    assert not bench.slot[Cell.ACTIVE]
+    for inbound in (True, False):
+        bench.slot[Cell.ACTIVE] = 0
+        before = monotonic() * 1000 - 20
+        if inbound:
+            bench.feed(data_packet(b"\0\x21" + ipv4()))
+        else:
+            bench.kernel.send(ipv4())
+            drain(bench)
+        assert before <= bench.slot[Cell.ACTIVE] <= monotonic() * 1000
 
 
 def test_a_packet_that_is_not_ip_is_dropped(bench: Bench) -> None:
