@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 
+from sstpfarm.proto.ppp.multilink import Multilink
 from sstpfarm.proto.roles import AuthMethod, Proof
 from sstpfarm.reasons import Reason
 
@@ -70,11 +71,18 @@ class LcpOpened:
         send_limit: largest PPP information field, in bytes, that we may send: min(peer MRU, our max-mtu).
         receive_limit: the MRU that the peer acknowledged for us, in bytes.
         method: agreed authentication, None when there is none.
+        multilink: what larger packets may be sent and received in fragments, None for none.
     """
 
     send_limit: int
     receive_limit: int
     method: AuthMethod | None
+    multilink: Multilink | None = None
+
+    @property
+    def mtu(self) -> int:
+        """The largest packet, in bytes, that can be sent, in one piece or in fragments."""
+        return max(self.send_limit, self.multilink.send_mrru) if self.multilink is not None else self.send_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +122,25 @@ class Ipv6Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkClosed:
-    """A network protocol left Opened: its gate closes. `family` is 4 or 6."""
+class BridgeOpened:
+    """BCP reached Opened: Ethernet frames may pass; with an IEEE 802.1Q tag towards the peer only when `tagged`."""
 
-    family: int
+    tagged: bool
+
+
+class Network(StrEnum):
+    """What a network control protocol opens."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    BRIDGE = "bridge"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkClosed:
+    """A network protocol left Opened: its gate closes."""
+
+    network: Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +156,4 @@ class LinkClosed:
     text: str = ""
 
 
-PppEvent = LcpOpened | AuthRequest | AuthSucceeded | Ipv4Opened | Ipv6Opened | NetworkClosed | LinkClosed
+PppEvent = LcpOpened | AuthRequest | AuthSucceeded | Ipv4Opened | Ipv6Opened | BridgeOpened | NetworkClosed | LinkClosed

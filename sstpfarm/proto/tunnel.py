@@ -14,6 +14,7 @@ from sstpfarm.errors import PeerError
 from sstpfarm.proto.events import (
     AuthRequest,
     AuthSucceeded,
+    BridgeOpened,
     CallAccepted,
     CallConnected,
     CallEnded,
@@ -22,11 +23,14 @@ from sstpfarm.proto.events import (
     Ipv6Opened,
     LcpOpened,
     LinkClosed,
+    Network,
     NetworkClosed,
     Phase,
     PppEvent,
     SstpEvent,
 )
+from sstpfarm.proto.ppp.constants import NETWORK_DATA
+from sstpfarm.proto.ppp.frame import decode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.roles import AuthAccept, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp import http
@@ -72,10 +76,12 @@ class PhaseDone:
 
 @dataclass(frozen=True, slots=True)
 class GatesChanged:
-    """The families whose packets may pass now, both ways."""
+    """What may pass now, both ways; `tagged` only towards the peer."""
 
     ipv4: bool
     ipv6: bool
+    bridge: bool = False
+    tagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ TunnelEvent = (
     | AuthSucceeded
     | Ipv4Opened
     | Ipv6Opened
+    | BridgeOpened
     | NetworkClosed
     | GatesChanged
     | TunnelEnded
@@ -114,7 +121,9 @@ class Tunnel:
         self._link = PppLink(settings.ppp, entropy)
         self._out: list[bytes] = []
         self._events: list[TunnelEvent] = []
-        self._ipv4 = self._ipv6 = self._link_started = self._opened = False
+        self._networks: set[Network] = set()  # that are open
+        self._tagged = self._link_started = self._opened = False
+        self._packets: list[bytes] = []
         self._gates = GatesChanged(False, False)
         self._reason: Reason | None = None
         self._detail = ""
@@ -168,13 +177,28 @@ class Tunnel:
 
     def receive_frame(self, frame: bytes, now: float) -> None:
         """Take one control frame: a whole SSTP control packet, or a data packet with a PPP control frame in it."""
-        if self._ended or self._flooded(now):
+        if self._ended:
             return
         if frame[1] & 1:
-            self._call.receive(frame, now)
-        elif self._call.carries_control:
+            if not self._flooded(now):
+                self._call.receive(frame, now)
+        elif (fragment := self._link.fragment(frame[SSTP_HEADER:])) is not None:
+            self._reassemble(fragment, now)
+            return
+        elif not self._flooded(now) and self._call.carries_control:
             self._link.receive(frame[SSTP_HEADER:], now)
         self._pump(now)
+
+    def _reassemble(self, fragment: bytes, now: float) -> None:
+        """Take what carries network data, mostly, and so does not count as a control frame."""
+        packet = self._link.reassemble(fragment)
+        if packet is None:
+            return
+        if _is_network_data(packet):
+            self._packets.append(packet)
+        elif not self._flooded(now) and self._call.carries_control:
+            self._link.receive(packet, now, reassembled=True)
+            self._pump(now)
 
     def heard(self, now: float) -> None:
         """Any bytes came: the peer lives."""
@@ -186,10 +210,10 @@ class Tunnel:
             self._link.auth_result(result, now)
             self._pump(now)
 
-    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float) -> None:
+    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float, *, bridge: bool = False) -> None:
         """Start the network protocols; a server does so when the interface is there."""
         if not self._ended:
-            self._link.configure(ipv4, ipv6, now)
+            self._link.configure(ipv4, ipv6, now, bridge=bridge)
             self._pump(now)
 
     def broken(self, reason: Reason, detail: str) -> None:
@@ -246,6 +270,22 @@ class Tunnel:
         data = b"".join(self._out)
         self._out.clear()
         return data
+
+    def packets(self) -> list[bytes]:
+        """Return and forget the network packets that came in fragments: protocol and information, as the peer has
+        them; nothing of them was checked yet.
+        """
+        packets, self._packets = self._packets, []
+        return packets
+
+    @property
+    def fragments_dropped(self) -> int:
+        """How many fragments, and packets that stayed unfinished, were dropped up to now."""
+        return self._link.fragments_dropped
+
+    def fragments(self, packet: bytes) -> bytes:
+        """Return the bytes for TLS that carry a packet (protocol and information) in fragments."""
+        return b"".join(encode_data(frame) for frame in self._link.fragments(packet))
 
     def events(self) -> list[TunnelEvent]:
         """Return and forget what happened."""
@@ -312,28 +352,34 @@ class Tunnel:
                 else:
                     self._call.disconnect(self._reason, now)
                 return
-            case LcpOpened(send_limit, _, method):
-                self._events.append(PhaseDone(Phase.LCP, f"mtu {send_limit}, {method or 'no authentication'}"))
+            case LcpOpened(method=method):
+                self._events.append(PhaseDone(Phase.LCP, f"mtu {event.mtu}, {method or 'no authentication'}"))
             case AuthSucceeded(hlak=hlak):
                 self._events.append(PhaseDone(Phase.AUTHENTICATION))
                 self._call.authenticated(hlak, now)
             case Ipv4Opened():
-                self._ipv4 = True
+                self._networks.add(Network.IPV4)
                 self._events.append(PhaseDone(Phase.IPCP, str(event.peer if event.local is None else event.local)))
             case Ipv6Opened():
-                self._ipv6 = True
-            case NetworkClosed(family):
-                if family == 4:
-                    self._ipv4 = False
-                else:
-                    self._ipv6 = False
+                self._networks.add(Network.IPV6)
+            case BridgeOpened(tagged):
+                self._networks.add(Network.BRIDGE)
+                self._tagged = tagged
+            case NetworkClosed(network):
+                self._networks.discard(network)
             case AuthRequest():
                 pass
         self._events.append(event)
 
     def _update_gates(self) -> None:
         carries = self._call.carries_data and self._reason is None and not self._ended
-        gates = GatesChanged(carries and self._ipv4, carries and self._ipv6)
+        bridge = carries and Network.BRIDGE in self._networks
+        gates = GatesChanged(
+            ipv4=carries and Network.IPV4 in self._networks,
+            ipv6=carries and Network.IPV6 in self._networks,
+            bridge=bridge,
+            tagged=bridge and self._tagged,
+        )
         if gates != self._gates:
             self._gates = gates
             self._opened = True
@@ -367,6 +413,15 @@ class Tunnel:
         self._ended = True
         self._update_gates()
         self._events.append(TunnelEnded(self._reason, self._detail or detail, drop))
+
+
+def _is_network_data(packet: bytes) -> bool:
+    """Whether a packet is for the packet path, which also counts those that make no sense."""
+    try:
+        protocol, _ = decode_frame(packet)
+    except PeerError:
+        return True
+    return protocol in NETWORK_DATA
 
 
 def _guid(random: bytes) -> str:

@@ -36,6 +36,8 @@ EVERY_SETTING = [
     replace(SERVER, methods=tuple(AuthMethod)),
     replace(CLIENT, methods=tuple(AuthMethod)),
     replace(SERVER, methods=(AuthMethod.PAP,), mru=1400, ipv6=False),
+    replace(SERVER, mru=1400, mrru=1600),
+    replace(OPEN_CLIENT, mrru=2000),
 ]
 MAX_FRAMES_PER_CALL = 8
 
@@ -43,7 +45,7 @@ octets = st.integers(0, 255)
 known_protocols = st.sampled_from([*PppProtocol, 0xC227, 0x8053, 0x0001])
 known_options = st.builds(
     Option,
-    st.sampled_from([1, 2, 3, 5, 7, 8, 13, 129, 131]),
+    st.sampled_from([1, 2, 3, 5, 6, 7, 8, 13, 17, 18, 19, 129, 131]),
     st.one_of(
         st.sampled_from([b"", b"\x05\xdc", b"\xc0\x23", b"\xc2\x23\x81", bytes(4), bytes(8), ASSIGNED.packed]),
         st.binary(max_size=8),

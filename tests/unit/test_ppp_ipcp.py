@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from sstpfarm.errors import LocalError
-from sstpfarm.proto.events import Ipv4Opened, NetworkClosed
+from sstpfarm.proto.events import Ipv4Opened, Network, NetworkClosed
 from sstpfarm.proto.ppp.constants import Code
 from sstpfarm.proto.ppp.control import Limits
 from sstpfarm.proto.ppp.ipcp import Ipcp
@@ -132,7 +132,7 @@ def test_renegotiation_closes_and_opens_the_family() -> None:
     script.say(IPCP, request(1, address(3, ASSIGNED)))
     (_, again), (_, ack) = script.say(IPCP, request(2, address(3, ASSIGNED)))
     assert (again.code, ack.code) == (Code.CONFIGURE_REQUEST, ACK)
-    assert script.took(NetworkClosed) == [NetworkClosed(4)]
+    assert script.took(NetworkClosed) == [NetworkClosed(Network.IPV4)]
     script.say(IPCP, replace(again, code=ACK))
     assert script.took(Ipv4Opened) == [Ipv4Opened(GATEWAY, ASSIGNED)] * 2
 

@@ -16,6 +16,7 @@ from sstpfarm.proto.events import (
     Ipv6Opened,
     LcpOpened,
     LinkClosed,
+    Network,
     NetworkClosed,
 )
 from sstpfarm.proto.ppp.constants import Code, PppProtocol
@@ -177,7 +178,7 @@ def test_terminate_ends_both_links_in_order(who: Role) -> None:
     assert pair.end(who) == LinkClosed(Reason.ADMIN_RESET)
     assert pair.end(other) is None  # it waits until its Ack is surely seen
     for role in Role:
-        assert pair.took(role, NetworkClosed) == [NetworkClosed(4), NetworkClosed(6)]
+        assert pair.took(role, NetworkClosed) == [NetworkClosed(Network.IPV4), NetworkClosed(Network.IPV6)]
     pair.run(4)
     assert pair.end(other) == LinkClosed(Reason.PEER_TERMINATED, OUTCOMES[Reason.ADMIN_RESET].text)
 

@@ -1,8 +1,4 @@
-"""The vectors of multilink (RFC 1990) and bridging (RFC 3518), taken apart by hand.
-
-sstpfarm speaks neither yet. These tests pin what the bytes mean for the code that will: no code of sstpfarm is
-tested here.
-"""
+"""The vector of bridging (RFC 3518), taken apart by hand; no code of sstpfarm is tested here."""
 
 from __future__ import annotations
 
@@ -10,28 +6,15 @@ import struct
 
 import pytest
 
-from tests.vectors.loader import Vector, borrow, load
+from tests.vectors.loader import Vector, load
 
-MULTILINK = load("ppp-mp-*")
 BRIDGED = load("ppp-bcp-*")
 
 
-@pytest.mark.parametrize("vector", MULTILINK + BRIDGED, ids=str)
+@pytest.mark.parametrize("vector", BRIDGED, ids=str)
 def test_sstp_data_packet(vector: Vector) -> None:
     frame = vector["ppp_frame"]
     assert vector["sstp_data_packet"] == struct.pack(">BBH", 0x10, 0, 4 + len(frame)) + frame
-
-
-@pytest.mark.parametrize("vector", MULTILINK, ids=str)
-def test_one_fragment_with_a_long_sequence_number(vector: Vector) -> None:
-    """RFC 1990 3: B, E, six zero bits, 24 bits of sequence; inside, the protocol without FF 03."""
-    assert len(MULTILINK) == 1
-    address, protocol, header = struct.unpack_from(">HHI", vector["ppp_frame"])
-    assert (address, protocol) == (0xFF03, 0x003D)
-    beginning, ending, reserved, sequence = header >> 31, header >> 30 & 1, header >> 24 & 0x3F, header & 0xFFFFFF
-    assert (beginning, ending, reserved, sequence) == (1, 1, 0, 1)
-    plain = borrow("ppp-ipv4-plain")["ppp_frame"]
-    assert vector["ppp_frame"][8:] == plain[2:]  # the same packet as without multilink, less FF 03
 
 
 @pytest.mark.parametrize("vector", BRIDGED, ids=str)

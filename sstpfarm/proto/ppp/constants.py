@@ -12,8 +12,11 @@ class PppProtocol(IntEnum):
     """Protocol field numbers (RFC 1661 2) that this project knows by name."""
 
     IPV4 = 0x0021
+    BRIDGED = 0x0031
+    MULTILINK = 0x003D
     IPV6 = 0x0057
     IPCP = 0x8021
+    BCP = 0x8031
     IPV6CP = 0x8057
     CCP = 0x80FD
     LCP = 0xC021
@@ -40,7 +43,7 @@ class Code(IntEnum):
 
 
 class LcpOption(IntEnum):
-    """LCP options that are not simply rejected (RFC 1661 6, RFC 1662 7.1)."""
+    """LCP options that are not simply rejected (RFC 1661 6, RFC 1662 7.1, RFC 1990 5.1)."""
 
     MRU = 1
     ACCM = 2
@@ -48,6 +51,9 @@ class LcpOption(IntEnum):
     MAGIC = 5
     PFC = 7
     ACFC = 8
+    MRRU = 17
+    SHORT_SEQUENCE = 18
+    ENDPOINT_DISCRIMINATOR = 19
 
 
 class IpcpOption(IntEnum):
@@ -60,11 +66,24 @@ class IpcpOption(IntEnum):
     SECONDARY_NBNS = 132
 
 
+class BcpOption(IntEnum):
+    """BCP options that are not simply rejected (RFC 3518 5)."""
+
+    MAC_SUPPORT = 3
+    TINYGRAM = 4
+    MAC_ADDRESS = 6
+    TAGGED_FRAMES = 8
+    MANAGEMENT_INLINE = 9
+    CONTROL_INDICATOR = 10
+
+
 class Ipv6cpOption(IntEnum):
     """IPV6CP options that are not simply rejected (RFC 5072 4.1)."""
 
     INTERFACE_IDENTIFIER = 1
 
+
+NETWORK_DATA: Final = (PppProtocol.IPV4, PppProtocol.IPV6, PppProtocol.BRIDGED)
 
 AUTHENTICATION_VALUES: Final[dict[AuthMethod, bytes]] = {
     AuthMethod.MSCHAP2: bytes.fromhex("c22381"),  # RFC 2759 2
@@ -79,4 +98,6 @@ METHODS_BY_VALUE: Final[dict[bytes, AuthMethod]] = {value: method for method, va
 DEFAULT_MRU: Final = 1500  # RFC 1661 6.1, when the option is not negotiated
 MINIMUM_MRU: Final = 576  # what every IPv4 host must be able to receive, RFC 791 3.1
 MAXIMUM_MRU: Final = 4087  # 4095 of an SSTP packet less its header, FF 03 and the protocol, MS-SSTP 2.2.1
+MINIMUM_MRRU: Final = 1500  # what every system with multilink must be able to put together, RFC 1990 5.1.1
+MAXIMUM_MRRU: Final = 16384  # ours: what is put together waits in memory
 IPV6_MINIMUM_MTU: Final = 1280  # RFC 8200 5

@@ -14,12 +14,14 @@ from sstpfarm.proto.ppp.constants import (
     DEFAULT_MRU,
     MAXIMUM_MRU,
     METHODS_BY_VALUE,
+    MINIMUM_MRRU,
     MINIMUM_MRU,
     Code,
     LcpOption,
     PppProtocol,
 )
 from sstpfarm.proto.ppp.control import ControlProtocol, Limits, Verdict
+from sstpfarm.proto.ppp.multilink import Multilink
 from sstpfarm.proto.ppp.packet import HEADER, Option, Packet
 from sstpfarm.proto.roles import AuthMethod, Entropy, Role
 from sstpfarm.reasons import Reason
@@ -27,6 +29,9 @@ from sstpfarm.reasons import Reason
 MAX_LOOPS: Final = 10  # requests in a row with our own magic number, as pppd has it
 _MAGIC_SIZE: Final = 4
 _PROTOCOL_SIZE: Final = 2
+_LOCAL_CLASS: Final = b"\x01"  # of an endpoint discriminator: locally assigned, up to 20 bytes (RFC 1990 5.1.3)
+_DISCRIMINATOR_SIZE: Final = 8  # bytes of ours behind the class
+_DISCRIMINATOR_LENGTHS: Final = range(1, 22)  # of the peer's, class included
 _PROTOCOL_REJECT_BURST: Final = 10.0  # a peer opens a handful of protocols that we do not speak (CCP, ECP, MPLSCP)
 _PROTOCOL_REJECT_RATE: Final = 1.0  # and then one a second
 
@@ -38,6 +43,7 @@ class Lcp(ControlProtocol):
         method: the agreed authentication, once Opened; None for none.
         peer_mru: largest information field in bytes that the peer takes.
         receive_limit: the MRU of ours that the peer acknowledged, in bytes.
+        multilink: agreed in both directions, once Opened; None when it is not.
         locked: set by the owner once a proof was presented; a new negotiation then fails the link, since the key
             that binds the SSTP call to this authentication cannot change any more.
         rejected_protocols: numbers from the peer's Protocol-Rejects, for the owner to drain.
@@ -47,7 +53,14 @@ class Lcp(ControlProtocol):
     not_converging: ClassVar[Reason] = Reason.LCP_FAILED
 
     def __init__(
-        self, limits: Limits, *, role: Role, methods: Sequence[AuthMethod], mru: int, entropy: Entropy
+        self,
+        limits: Limits,
+        *,
+        role: Role,
+        methods: Sequence[AuthMethod],
+        mru: int,
+        entropy: Entropy,
+        mrru: int | None = None,
     ) -> None:
         super().__init__(limits)
         self.method: AuthMethod | None = None
@@ -61,6 +74,11 @@ class Lcp(ControlProtocol):
         self._proposed = self._next_method() if role is Role.SERVER else None
         self._entropy = entropy
         self._mru: int | None = mru  # None: the peer rejected the option
+        self._bundling = self._offer_multilink(mrru)
+        self._largest = mrru  # None: no multilink, whatever the peer asks for
+        self._receive_mrru: int | None = None
+        self._peer_mrru: int | None = None
+        self._receive_short = self._send_short = False
         self._magic: bytes | None = self._random_magic()
         self._agreed_magic = bytes(_MAGIC_SIZE)  # RFC 1661 5.8: zero until one is negotiated
         self._loops = 0
@@ -77,12 +95,14 @@ class Lcp(ControlProtocol):
             options.append(Option(LcpOption.AUTHENTICATION, AUTHENTICATION_VALUES[self._proposed]))
         if self._magic is not None:
             options.append(Option(LcpOption.MAGIC, self._magic))
-        return options
+        return options + [Option(type_, value) for type_, value in self._bundling.items()]
 
     def _take_ack(self) -> None:
         values = {option.type: option.value for option in self._requested}
         self.receive_limit = int.from_bytes(values.get(LcpOption.MRU, DEFAULT_MRU.to_bytes(2, "big")), "big")
         self._agreed_magic = values.get(LcpOption.MAGIC, bytes(_MAGIC_SIZE))
+        self._receive_mrru = _number(values.get(LcpOption.MRRU))
+        self._receive_short = LcpOption.SHORT_SEQUENCE in values
         if self._role is Role.SERVER:
             self.method = METHODS_BY_VALUE.get(values.get(LcpOption.AUTHENTICATION, b""))
 
@@ -93,6 +113,9 @@ class Lcp(ControlProtocol):
                     wanted = int.from_bytes(option.value, "big")
                     if MINIMUM_MRU <= wanted <= max(self._mru, DEFAULT_MRU):
                         self._mru = wanted
+                case LcpOption.MRRU if LcpOption.MRRU in self._bundling and len(option.value) == 2:
+                    if MINIMUM_MRRU <= int.from_bytes(option.value, "big") <= (self._largest or 0):
+                        self._bundling[LcpOption.MRRU] = option.value
                 case LcpOption.MAGIC if self._magic is not None:
                     self._magic = self._random_magic()
                 case LcpOption.AUTHENTICATION if self._role is Role.SERVER and self._methods:
@@ -105,6 +128,10 @@ class Lcp(ControlProtocol):
                     self._mru = None
                 case LcpOption.MAGIC:
                     self._magic = None
+                case LcpOption.MRRU:
+                    self._bundling.clear()  # the other two mean nothing without it
+                case LcpOption.SHORT_SEQUENCE | LcpOption.ENDPOINT_DISCRIMINATOR:
+                    self._bundling.pop(option.type, None)
                 case LcpOption.AUTHENTICATION:  # the peer will not be authenticated at all
                     self.failure = Reason.AUTH_NO_COMMON_METHOD
 
@@ -149,6 +176,14 @@ class Lcp(ControlProtocol):
                 return Verdict.ACCEPT
             case (LcpOption.ACCM, 4) | (LcpOption.PFC, 0) | (LcpOption.ACFC, 0):
                 return Verdict.ACCEPT  # what they allow us is not used
+            case LcpOption.MRRU, 2 if self._largest is not None:
+                if int.from_bytes(option.value, "big") < MINIMUM_MRRU:
+                    return Option(LcpOption.MRRU, MINIMUM_MRRU.to_bytes(2, "big"))
+                return Verdict.ACCEPT
+            case LcpOption.SHORT_SEQUENCE, 0 if self._largest is not None:
+                return Verdict.ACCEPT
+            case LcpOption.ENDPOINT_DISCRIMINATOR, size if self._largest is not None:
+                return Verdict.ACCEPT if size in _DISCRIMINATOR_LENGTHS else Verdict.REJECT
             case LcpOption.AUTHENTICATION, _ if self._role is Role.CLIENT:
                 if METHODS_BY_VALUE.get(option.value) in self._methods:
                     return Verdict.ACCEPT
@@ -174,6 +209,8 @@ class Lcp(ControlProtocol):
         values = {option.type: option.value for option in options}
         self.peer_mru = int.from_bytes(values.get(LcpOption.MRU, DEFAULT_MRU.to_bytes(2, "big")), "big")
         self.send_limit = min(self.peer_mru, MAXIMUM_MRU)
+        self._peer_mrru = _number(values.get(LcpOption.MRRU))
+        self._send_short = LcpOption.SHORT_SEQUENCE in values
         if self._role is Role.CLIENT:
             self.method = METHODS_BY_VALUE.get(values.get(LcpOption.AUTHENTICATION, b""))
 
@@ -232,6 +269,27 @@ class Lcp(ControlProtocol):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     @property
+    def multilink(self) -> Multilink | None:
+        """What holds for fragments: only when both sides acknowledged an MRRU (as pppd has it)."""
+        if self._largest is None or self._receive_mrru is None or self._peer_mrru is None:
+            return None
+        return Multilink(self._receive_mrru, min(self._peer_mrru, self._largest), self._receive_short, self._send_short)
+
+    def _offer_multilink(self, mrru: int | None) -> dict[int, bytes]:
+        """Return our multilink options, by type.
+
+        The discriminator is that of this link alone: one that links of the same peers shared would make it a bundle
+        of them (RFC 1990 5.1.3), and a bundle here has one link.
+        """
+        if mrru is None:
+            return {}
+        return {
+            LcpOption.MRRU: mrru.to_bytes(2, "big"),
+            LcpOption.SHORT_SEQUENCE: b"",
+            LcpOption.ENDPOINT_DISCRIMINATOR: _LOCAL_CLASS + self._entropy(_DISCRIMINATOR_SIZE),
+        }
+
+    @property
     def disputed_method(self) -> bool:
         """Client: whether we asked for another authentication method and none is agreed yet."""
         return self._role is Role.CLIENT and self._proposed is not None and self.method is None
@@ -243,3 +301,7 @@ class Lcp(ControlProtocol):
         """Return a magic number; never zero (RFC 1661 6.4)."""
         magic = self._entropy(_MAGIC_SIZE)
         return magic if any(magic) else b"\x00\x00\x00\x01"
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else int.from_bytes(value, "big")

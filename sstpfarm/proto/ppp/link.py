@@ -14,16 +14,19 @@ from sstpfarm.errors import LocalError, PeerError
 from sstpfarm.proto.events import (
     AuthRequest,
     AuthSucceeded,
+    BridgeOpened,
     Ipv4Opened,
     Ipv6Opened,
     LcpOpened,
     LinkClosed,
+    Network,
     NetworkClosed,
     PppEvent,
 )
 from sstpfarm.proto.ppp.authentication import Authentication, AuthFailed, check_credentials, make_authentication
 from sstpfarm.proto.ppp.automaton import Action, State
-from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU, Code, PppProtocol
+from sstpfarm.proto.ppp.bcp import Bcp
+from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU, NETWORK_DATA, Code, PppProtocol
 from sstpfarm.proto.ppp.control import Limits
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
@@ -31,12 +34,17 @@ from sstpfarm.proto.ppp.ipcp import Ipcp
 from sstpfarm.proto.ppp.ipv6cp import Ipv6cp
 from sstpfarm.proto.ppp.lcp import Lcp
 from sstpfarm.proto.ppp.mschap import ZERO_HLAK
+from sstpfarm.proto.ppp.multilink import Fragmenter, Reassembler
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.reasons import OUTCOMES, Reason
 
-_NCPS: Final = (PppProtocol.IPCP, PppProtocol.IPV6CP)
-_FAMILY: Final[dict[int, int]] = {PppProtocol.IPCP: 4, PppProtocol.IPV6CP: 6}
+_NETWORKS: Final = {
+    PppProtocol.IPCP: Network.IPV4,
+    PppProtocol.IPV6CP: Network.IPV6,
+    PppProtocol.BCP: Network.BRIDGE,
+}
 _HELD_CODES: Final = range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)  # what is held of an NCP before `configure`
+_NEVER_IN_FRAGMENTS: Final = range(Code.CONFIGURE_REQUEST, Code.TERMINATE_ACK + 1)  # of LCP, RFC 1990 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +55,11 @@ class PppSettings:
         methods: a server offers them, strongest first, and none means no authentication; a client allows them, and
             a client that allows any insists on one.
         mru: our receive limit, which LCP asks for.
-        mtu: upper bound of what we send, whatever the peer takes.
+        mtu: upper bound of what we send in one piece, whatever the peer takes.
+        mrru: the largest packet that we take, and send, in fragments (RFC 1990 5.1.1); None for no multilink.
         name: ours in CHAP challenges.
         user, password: a client's.
-        ipv4, ipv6: families that are served at all.
+        ipv4, ipv6, bridge: networks that are served at all.
         authentication_timeout: from LCP Opened to the end of authentication.
     """
 
@@ -58,11 +67,13 @@ class PppSettings:
     methods: tuple[AuthMethod, ...]
     mru: int = 1500
     mtu: int = 1500
+    mrru: int | None = None
     name: bytes = b"sstpfarm"
     user: bytes = b""
     password: str = field(repr=False, default="")
     ipv4: bool = True
     ipv6: bool = True
+    bridge: bool = True
     restart_timer: float = 3.0
     max_configure: int = 10
     max_terminate: int = 2
@@ -97,18 +108,32 @@ class PppLink:
         self._limits = Limits(
             settings.restart_timer, settings.max_configure, settings.max_terminate, settings.max_failure
         )
-        self._lcp = Lcp(self._limits, role=settings.role, methods=settings.methods, mru=settings.mru, entropy=entropy)
+        self._lcp = Lcp(
+            self._limits,
+            role=settings.role,
+            methods=settings.methods,
+            mru=settings.mru,
+            mrru=settings.mrru,
+            entropy=entropy,
+        )
         self._phase = LinkPhase.DEAD
         self._authentication: Authentication | None = None
         self._authentication_deadline: float | None = None
-        self._served = {PppProtocol.IPCP: settings.ipv4, PppProtocol.IPV6CP: settings.ipv6}
-        self._ncps: dict[PppProtocol, Ipcp | Ipv6cp] = {}
+        self._served = {
+            PppProtocol.IPCP: settings.ipv4,
+            PppProtocol.IPV6CP: settings.ipv6,
+            PppProtocol.BCP: settings.bridge,
+        }
+        self._ncps: dict[PppProtocol, Ipcp | Ipv6cp | Bcp] = {}
+        self._reassembler: Reassembler | None = None  # with multilink, as long as LCP is Opened; so is the next
+        self._fragmenter: Fragmenter | None = None
         self._configured = False
         self._held: dict[tuple[PppProtocol, int], bytes] = {}  # the latest packet of each NCP and code, in order
         self._reason: Reason | None = None
         self._text = ""
         self._frames: list[bytes] = []
         self._events: list[PppEvent] = []
+        self.fragments_dropped = 0  # by reassembly, from the start
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -121,13 +146,18 @@ class PppLink:
         self._lcp.up(now)
         self._settle_lcp(now)
 
-    def receive(self, frame: bytes, now: float) -> None:
+    def receive(self, frame: bytes, now: float, *, reassembled: bool = False) -> None:
         """Take one PPP frame, with or without FF 03; what is malformed or out of place is dropped."""
         if self._phase in (LinkPhase.DEAD, LinkPhase.CLOSED):
             return
         try:
             protocol, information = decode_frame(frame)
         except PeerError:
+            return
+        if reassembled and (
+            protocol == PppProtocol.MULTILINK
+            or (protocol == PppProtocol.LCP and information[:1] and information[0] in _NEVER_IN_FRAGMENTS)
+        ):
             return
         if protocol == PppProtocol.LCP:
             self._lcp.receive(information, now)
@@ -144,7 +174,32 @@ class PppLink:
             self._authentication.result(result, now)
             self._settle_authentication(now)
 
-    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float) -> None:
+    def fragment(self, frame: bytes) -> bytes | None:
+        """Return what `reassemble` is to take, when that frame is a fragment and multilink is agreed; else None."""
+        if self._reassembler is None or self._phase is not LinkPhase.NETWORK:
+            return None
+        try:
+            protocol, information = decode_frame(frame)
+        except PeerError:
+            return None
+        return information if protocol == PppProtocol.MULTILINK else None
+
+    def reassemble(self, fragment: bytes) -> bytes | None:
+        """Return the packet (protocol and information) that this fragment completes."""
+        if self._reassembler is None:
+            return None
+        before = self._reassembler.dropped
+        packet = self._reassembler.take(fragment)
+        self.fragments_dropped += self._reassembler.dropped - before
+        return packet
+
+    def fragments(self, packet: bytes) -> list[bytes]:
+        """Return the frames that carry a packet (protocol and information) in fragments; none without multilink."""
+        if self._fragmenter is None:
+            return []
+        return [encode_frame(PppProtocol.MULTILINK, fragment) for fragment in self._fragmenter.split(packet)]
+
+    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float, *, bridge: bool = False) -> None:
         """Start the network protocols, once, after AuthSucceeded; None leaves that family off.
 
         IPv6 also stays off where its smallest packet does not fit (RFC 8200 5).
@@ -158,12 +213,18 @@ class PppLink:
             raise LocalError("configure() belongs once behind AuthSucceeded")
         self._configured = True
         role = self._settings.role
-        fits_ipv6 = min(self._send_limit, self._lcp.receive_limit) >= IPV6_MINIMUM_MTU
+        multilink = self._lcp.multilink
+        sends, receives = self._send_limit, self._lcp.receive_limit
+        if multilink is not None:
+            sends, receives = max(sends, multilink.send_mrru), max(receives, multilink.receive_mrru)
+        fits_ipv6 = min(sends, receives) >= IPV6_MINIMUM_MTU
         if ipv4 is not None and self._served[PppProtocol.IPCP]:
             self._ncps[PppProtocol.IPCP] = Ipcp(self._limits, role=role, terms=ipv4)
         if ipv6 is not None and self._served[PppProtocol.IPV6CP] and fits_ipv6:
             self._ncps[PppProtocol.IPV6CP] = Ipv6cp(self._limits, role=role, terms=ipv6, entropy=self._entropy)
-        self._served = {protocol: protocol in self._ncps for protocol in _NCPS}
+        if bridge and self._served[PppProtocol.BCP]:
+            self._ncps[PppProtocol.BCP] = Bcp(self._limits, entropy=self._entropy)
+        self._served = {protocol: protocol in self._ncps for protocol in _NETWORKS}
         if not self._ncps:
             self._end(Reason.NCP_FAILED, now)
         for protocol, ncp in list(self._ncps.items()):
@@ -254,8 +315,10 @@ class PppLink:
             self._end(Reason.PEER_TERMINATED, now)
 
     def _lcp_up(self, now: float) -> None:
-        method = self._lcp.method
-        self._events.append(LcpOpened(self._send_limit, self._lcp.receive_limit, method))
+        method, multilink = self._lcp.method, self._lcp.multilink
+        if multilink is not None:
+            self._reassembler, self._fragmenter = Reassembler(multilink), Fragmenter(multilink, self._send_limit)
+        self._events.append(LcpOpened(self._send_limit, self._lcp.receive_limit, method, multilink))
         self._phase = LinkPhase.AUTHENTICATE
         if method is None:
             self._authenticated(AuthSucceeded(None, self._settings.user, ZERO_HLAK))
@@ -275,7 +338,7 @@ class PppLink:
 
     def _lcp_down(self, now: float) -> None:
         """RFC 1661 3.4: authentication and the network protocols do not outlive LCP's Opened state."""
-        self._authentication = None
+        self._authentication = self._reassembler = self._fragmenter = None
         self._held.clear()
         for protocol, ncp in self._ncps.items():
             ncp.down(now)
@@ -289,7 +352,7 @@ class PppLink:
             if self._phase is LinkPhase.AUTHENTICATE:
                 self._end(Reason.AUTH_NO_COMMON_METHOD, now)
             return
-        for ncp_protocol in _NCPS:
+        for ncp_protocol in _NETWORKS:
             if protocol == ncp_protocol and ncp_protocol in self._ncps:
                 self._ncps[ncp_protocol].rejected(now)
                 self._settle_ncp(ncp_protocol, now)
@@ -321,9 +384,9 @@ class PppLink:
     # -- network protocols ---------------------------------------------------------------------------------------------
 
     def _receive_network(self, protocol: int, information: bytes, now: float) -> None:
-        if protocol in (PppProtocol.IPV4, PppProtocol.IPV6):
+        if protocol in NETWORK_DATA:
             return
-        for ncp_protocol in _NCPS:
+        for ncp_protocol in _NETWORKS:
             if protocol == ncp_protocol and self._served[ncp_protocol]:
                 if not self._configured:
                     self._hold(ncp_protocol, information)
@@ -348,15 +411,17 @@ class PppLink:
         if all(other.state in (State.CLOSED, State.STOPPED) for other in self._ncps.values()):
             self._end(Reason.NCP_FAILED, now)
 
-    def _announce(self, protocol: PppProtocol, ncp: Ipcp | Ipv6cp) -> None:
+    def _announce(self, protocol: PppProtocol, ncp: Ipcp | Ipv6cp | Bcp) -> None:
         signals, ncp.signals = ncp.signals, []
         for signal in signals:
             if signal is Action.TLD:
-                self._events.append(NetworkClosed(_FAMILY[protocol]))
+                self._events.append(NetworkClosed(_NETWORKS[protocol]))
             elif signal is Action.TLU and isinstance(ncp, Ipcp):
                 self._events.append(Ipv4Opened(ncp.local, ncp.peer, ncp.dns, ncp.wins))
             elif signal is Action.TLU and isinstance(ncp, Ipv6cp):
                 self._events.append(Ipv6Opened(ncp.local, ncp.peer))
+            elif signal is Action.TLU and isinstance(ncp, Bcp):
+                self._events.append(BridgeOpened(ncp.tagged))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
