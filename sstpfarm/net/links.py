@@ -31,17 +31,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from sstpfarm.net import rtnetlink
 from sstpfarm.net.bridge import bridge_mtu, join_bridge, port_address
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
-from sstpfarm.net.rtnetlink import (
-    IFLA_ADDRESS,
-    IFLA_GROUP,
-    IFLA_MTU,
-    IFLA_TXQLEN,
-    NO_ADDRESS,
-    Rtnetlink,
-    attribute,
-    change_link,
-    number,
-)
+from sstpfarm.net.netlink import Netlink, attribute, check, number
+from sstpfarm.net.rtnetlink import IFLA_ADDRESS, IFLA_GROUP, IFLA_MTU, IFLA_TXQLEN, NO_ADDRESS, change_link
 
 IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
 MAX_TAP_MTU: Final = 65521  # linux drivers/net/tun.c: 65535 less the Ethernet header
@@ -119,7 +110,7 @@ class Links:
     def __init__(self) -> None:
         self._netlink = AsyncIPRoute(groups=0)  # no subscription: nothing would drain it
         self._turn = asyncio.Lock()
-        self._sessions = Rtnetlink()
+        self._sessions = Netlink(socket.NETLINK_ROUTE)
         self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
         self._condemned: dict[int, asyncio.Future[None]] = {}
         self._reaper: asyncio.Task[None] | None = None
@@ -163,7 +154,7 @@ class Links:
         requests.append(change_link(index, up=True))
         failed = self._sessions.send(requests)
         failed.pop(refusable, None)
-        rtnetlink.check(failed)
+        check(failed)
 
     def _configure_port(self, index: int, plan: LinkPlan) -> None:
         attributes = number(IFLA_MTU, min(bridge_mtu(plan.bridge), MAX_TAP_MTU)) + number(IFLA_TXQLEN, plan.queue)
@@ -172,9 +163,9 @@ class Links:
             attributes += number(IFLA_GROUP, plan.group)
         if self._has_ipv6:
             attributes += rtnetlink.QUIET_IPV6
-        rtnetlink.check(self._sessions.send([change_link(index, attributes=attributes)]))
+        check(self._sessions.send([change_link(index, attributes=attributes)]))
         join_bridge(plan.bridge, index)
-        rtnetlink.check(self._sessions.send([change_link(index, up=True)]))
+        check(self._sessions.send([change_link(index, up=True)]))
 
     def park(self, index: int) -> None:
         """Take a link down and into the pool's group: its addresses, routes, neighbours and queued packets are gone.
@@ -185,7 +176,7 @@ class Links:
         batch = [change_link(index, up=False, attributes=number(IFLA_GROUP, POOL_GROUP)), clean, clean]
         for _ in range(MAX_ADDRESSES):
             failed = self._sessions.send(batch)
-            rtnetlink.check(failed, ignore=NO_ADDRESS)
+            check(failed, ignore=NO_ADDRESS)
             if len(batch) - 1 in failed:
                 return  # none was left for it
             batch = [clean]
@@ -207,7 +198,7 @@ class Links:
 
     def delete_group(self, group: int) -> None:
         """Delete all links of a group; when it returns they are gone. An empty group is no error."""
-        rtnetlink.check(self._sessions.send([rtnetlink.delete_group(group)]), ignore=errno.ENODEV)
+        check(self._sessions.send([rtnetlink.delete_group(group)]), ignore=errno.ENODEV)
 
     async def session_links(self) -> list[LinkFacts]:
         """List the links that are in a farm's groups."""
@@ -277,7 +268,7 @@ class Links:
             try:
                 doomed = number(IFLA_GROUP, GRAVEYARD_GROUP)
                 requests = [change_link(index, attributes=doomed) for index in batch]
-                rtnetlink.check(self._sessions.send(requests), ignore=errno.ENODEV)
+                check(self._sessions.send(requests), ignore=errno.ENODEV)
                 self.delete_group(GRAVEYARD_GROUP)
             except OSError as error:
                 failure = error
