@@ -32,7 +32,7 @@ from sstpfarm.cli.stage import StageError
 from sstpfarm.config.addresses import parse_endpoint
 from sstpfarm.config.fields import Password
 from sstpfarm.errors import ConfigError, SystemRefusal
-from sstpfarm.master.control import control_request
+from sstpfarm.ipc.control import control_request
 from sstpfarm.proto.roles import AuthMethod
 
 FORBIDDEN: Final = 77  # exit status, EX_NOPERM

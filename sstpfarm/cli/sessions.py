@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sstpfarm.config.load import load
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.master.control import control_request
+from sstpfarm.ipc.control import control_request
 
 CONFIG: Final = Path("/etc/sstpfarm/sstpfarm.toml")
 RUN_DIRECTORY: Final = Path("/run/sstpfarm")

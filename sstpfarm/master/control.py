@@ -1,4 +1,4 @@
-"""The control socket: a line of JSON asks, a line of JSON answers. For root alone (mode 0600, and SO_PEERCRED).
+"""What the farm's control socket can be asked.
 
 {"command": "sessions"}                     {"ok": true, "sessions": [...]}
 {"command": "kick", "session": "sstp3"}     {"ok": true, "kicked": ["0123456789abcdef"]}
@@ -8,43 +8,23 @@ anything else                               {"ok": false, "error": "what is wron
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import socket
-import struct
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Protocol
 
-import msgspec
 from msgspec import Meta
 
-from sstpfarm.errors import SystemRefusal
-
-SOCKET_FILE: Final = "control.sock"
-MAX_REQUEST: Final = 4096  # bytes of one line
-MAX_REPLY: Final = 256 << 20  # bytes that the client takes: 65,536 sessions are about 25 MB
-MAX_CONNECTIONS: Final = 16
-PATIENCE_S: Final = 30.0  # for a request to come, and for a reply to be taken
-CLIENT_PATIENCE_S: Final = 10.0
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
+from sstpfarm.ipc.control import ControlSocket, Request
 
 
-class _Request(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_fields=True):
-    pass
-
-
-class SessionsRequest(_Request, frozen=True, tag="sessions"):
+class SessionsRequest(Request, frozen=True, tag="sessions"):
     """List all sessions."""
 
 
-class StatusRequest(_Request, frozen=True, tag="status"):
+class StatusRequest(Request, frozen=True, tag="status"):
     """Describe the farm."""
 
 
-class KickRequest(_Request, frozen=True, tag="kick"):
+class KickRequest(Request, frozen=True, tag="kick"):
     """End the session of that identifier or interface name."""
 
     session: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -63,114 +43,19 @@ class Operator(Protocol):
         """End the sessions of that identifier or interface; return their identifiers."""
 
 
-class ControlServer:
-    """Serves the control socket in a run directory."""
+class ControlServer(ControlSocket):
+    """Serves the farm's control socket in a run directory."""
 
     def __init__(self, directory: Path, operator: Operator) -> None:
-        self._path = directory / SOCKET_FILE
+        super().__init__(directory, SessionsRequest | StatusRequest | KickRequest, self._ask)
         self._operator = operator
-        self._decoder = msgspec.json.Decoder(SessionsRequest | StatusRequest | KickRequest)
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
 
-    async def start(self) -> None:
-        """Open the socket; the directory's lock says that a file that is there is a leftover.
-
-        Raises:
-            SystemRefusal: it cannot be made.
-        """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._path.unlink(missing_ok=True)
-            before = os.umask(0o177)
-            try:
-                sock.bind(str(self._path))
-            finally:
-                os.umask(before)
-            self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_REQUEST)
-        except OSError as error:
-            sock.close()
-            raise SystemRefusal(f"control socket {self._path}: {error.strerror or error}") from error
-
-    async def stop(self) -> None:
-        """Close the socket and all connections, and remove the file."""
-        if self._server is None:
-            return
-        self._server.close()
-        for writer in list(self._connections):
-            writer.close()
-        with suppress(OSError):
-            self._path.unlink()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._connections.add(writer)
-        try:
-            user = _user_of(writer)
-            if user not in (0, os.geteuid()):
-                return
-            while True:
-                async with asyncio.timeout(PATIENCE_S):
-                    line = await reader.readline()
-                if not line.endswith(b"\n"):
-                    return
-                writer.write(msgspec.json.encode(self._answer(line, f"uid {user}")) + b"\n")
-                async with asyncio.timeout(PATIENCE_S):
-                    await writer.drain()
-        except (TimeoutError, OSError, ValueError):  # ValueError: a line beyond the limit
-            return
-        finally:
-            self._connections.discard(writer)
-            writer.close()
-
-    def _answer(self, line: bytes, by: str) -> dict[str, Any]:
-        try:
-            request = self._decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return {"ok": False, "error": str(error)[:500]}
-        if isinstance(request, SessionsRequest):
-            return {"ok": True, "sessions": self._operator.sessions()}
-        if isinstance(request, StatusRequest):
-            return {"ok": True, "status": self._operator.status()}
-        kicked = self._operator.kick(request.session, by)
-        return {"ok": True, "kicked": kicked} if kicked else {"ok": False, "error": f"no session {request.session}"}
-
-
-def _user_of(writer: asyncio.StreamWriter) -> int:
-    sock = writer.get_extra_info("socket")
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(credentials)[1])
-
-
-def control_request(run_directory: str | Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the farm that runs in that directory, and return its reply (`ok` says whether it did).
-
-    Raises:
-        SystemRefusal: no farm runs there, we may not ask, or it does not answer.
-    """
-    path = Path(run_directory) / SOCKET_FILE
-    reply = bytearray()
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(CLIENT_PATIENCE_S)
-            sock.connect(str(path))
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            while not reply.endswith(b"\n") and len(reply) < MAX_REPLY:
-                part = sock.recv(1 << 16)
-                if not part:
-                    raise ConnectionResetError
-                reply += part
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise SystemRefusal(f"no farm runs in {run_directory}") from None
-    except (ConnectionResetError, BrokenPipeError):
-        raise SystemRefusal(f"{path}: the farm closed the connection: only root may ask") from None
-    except PermissionError:
-        raise SystemRefusal(f"{path}: permission denied: only root may ask") from None
-    except OSError as error:
-        raise SystemRefusal(f"{path}: {error}") from error
-    answer = json.loads(reply)
-    if not isinstance(answer, dict):
-        raise SystemRefusal(f"{path}: no farm of ours answers there")
-    return answer
+    def _ask(self, request: SessionsRequest | StatusRequest | KickRequest, by: str) -> dict[str, Any]:
+        match request:
+            case SessionsRequest():
+                return {"sessions": self._operator.sessions()}
+            case StatusRequest():
+                return {"status": self._operator.status()}
+            case KickRequest(session=session):
+                kicked = self._operator.kick(session, by)
+                return {"kicked": kicked} if kicked else {"ok": False, "error": f"no session {session}"}

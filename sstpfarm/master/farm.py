@@ -21,7 +21,6 @@ from sstpfarm.master.certificate import Certificate, load_files, load_or_make
 from sstpfarm.master.control import ControlServer
 from sstpfarm.master.identities import AUTH_ID
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
-from sstpfarm.master.notify import Notifier
 from sstpfarm.master.supervisor import Supervisor
 from sstpfarm.net import nft, sysctl
 from sstpfarm.net.links import LinkFacts, Links
@@ -30,6 +29,7 @@ from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.collector import FarmCollector, make_registry
 from sstpfarm.telemetry.collector import serve as serve_metrics
 from sstpfarm.telemetry.log import Log, configure, get_log, lines_lost
+from sstpfarm.telemetry.notify import Notifier
 
 DESCRIPTORS: Final = 262_144  # RLIMIT_NOFILE, inherited by the workers: two for each session
 LEFTOVERS_PATIENCE: Final = 5.0  # seconds for the workers of a master that died to be gone

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.master import control
-from sstpfarm.master.control import MAX_REQUEST, ControlServer, control_request
+from sstpfarm.ipc import control
+from sstpfarm.ipc.control import MAX_REQUEST, control_request
+from sstpfarm.master.control import ControlServer
 
 
 class Recorder:

@@ -15,7 +15,7 @@ from sstpfarm.master.child import SETTLED, Backoff
 from sstpfarm.master.farm import choose_cpus, hold_lock, prepare_directories
 from sstpfarm.master.identities import AUTH_ID, LAST_ID, worker_id
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
-from sstpfarm.master.notify import Notifier
+from sstpfarm.telemetry.notify import Notifier
 
 
 def free_port() -> int:
