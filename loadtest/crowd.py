@@ -21,7 +21,8 @@ from sstpfarm.proto.tunnel import TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.tls import SharedBuffers, client_context
+from sstpfarm.transport.tls import SharedBuffers
+from sstpfarm.transport.tls_context import client_context
 
 MAX_DETAILS: Final = 50  # different texts of why logins failed that are told apart
 UNIVERSAL_BIT: Final = 0x02  # clear in an interface identifier that was drawn at random, RFC 5072 4.1

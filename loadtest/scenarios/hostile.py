@@ -20,7 +20,7 @@ from loadtest.measures import Tally
 from loadtest.orders import Attack, Hostile, Order
 from loadtest.scenarios.base import SessionStages, Stages
 from sstpfarm.proto.sstp.http import encode_request
-from sstpfarm.transport.tls import client_context
+from sstpfarm.transport.tls_context import client_context
 
 TICK: Final = 0.05  # seconds between looks at what attackers are due
 BYTE_INTERVAL: Final = 1.0  # seconds

@@ -12,6 +12,7 @@ from sstpfarm.config.addresses import caller_address, parse_caller
 from sstpfarm.config.views import Account, AuthView
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Effects, FramedRoute, Grant, Terms
+from sstpfarm.proto.ppp.exchange import decode_text
 from sstpfarm.proto.ppp.ipv6cp import interface_identifier
 from sstpfarm.proto.ppp.verify import AUTHENTICATION_FAILURE, failure_message, verify
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, ChapProof, Entropy, PapProof, Proof
@@ -76,6 +77,8 @@ class Judge:
             return self._refuse(request, ACCOUNT_DISABLED, "the account is disabled", told=True)
         if not _may_call_from(known.account, request.caller_id):
             return self._refuse(request, NO_DIALIN_PERMISSION, "not allowed from this address", told=True)
+        if self._view.certificate_must_match and not certificate_is_of(known.name, request):
+            return self._refuse(request, NO_DIALIN_PERMISSION, "the client's certificate is another user's", told=True)
         return self._admit(worker, request, known, accept)
 
     def refuse_unjudged(self, request: AccessRequest, detail: str) -> Refused:
@@ -159,6 +162,11 @@ def proof_of(request: AccessRequest) -> Proof:
     if request.method == "pap":
         return PapProof(request.password)
     return ChapProof(request.identifier, request.challenge, request.value)
+
+
+def certificate_is_of(user: str, request: AccessRequest) -> bool:
+    """Whether the verified certificate of the peer names that user, or what the peer called itself. Case counts."""
+    return not {user, decode_text(request.user)}.isdisjoint(request.certificate_names)
 
 
 def session_identifier(session: str) -> bytes:

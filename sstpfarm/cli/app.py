@@ -11,6 +11,7 @@ from typing import Final
 import click
 from rich.console import Console
 
+from sstpfarm.cli.certificate import certificate
 from sstpfarm.cli.connect import connect
 from sstpfarm.cli.demo import run_demo
 from sstpfarm.cli.sessions import kick, show
@@ -67,7 +68,7 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(Console()))
 
 
-for command in (connect, show, kick):
+for command in (certificate, connect, show, kick):
     cli.add_command(command)
 
 

@@ -26,7 +26,7 @@ from sstpfarm.net.tun import check_name
 from sstpfarm.proto.ppp.authentication import check_credentials
 from sstpfarm.proto.roles import AuthMethod
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
-from sstpfarm.transport.tls import client_context
+from sstpfarm.transport.tls_context import client_context
 
 MAX_PASSWORD_FILE: Final = 4096
 TITLES: Final = {

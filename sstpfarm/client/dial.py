@@ -31,7 +31,8 @@ from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.tls import SharedBuffers, TlsPump, client_context
+from sstpfarm.transport.tls import SharedBuffers, TlsPump
+from sstpfarm.transport.tls_context import client_context
 
 ANY_SOURCE: Final = ((0, 0),)
 IPV4_PATIENCE: Final = 1.0  # seconds that IPV6CP waits for IPCP, so that the interface is made once

@@ -101,6 +101,19 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
+def parse_listener(text: str, port: int) -> Endpoint:
+    """Return the address and port of a listener; without a port of its own (``ADDRESS``, ``[ADDRESS]``) it has `port`.
+
+    Raises:
+        ValueError: as `parse_endpoint`.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return Endpoint(str(ip_address(bare)), port)
+    except ValueError:
+        return parse_endpoint(text)
+
+
 def parse_host(text: str) -> IPv4Address:
     """Return an IPv4 address that a host can have.
 

@@ -12,6 +12,7 @@ from sstpfarm.config.addresses import (
     parse_caller,
     parse_endpoint,
     parse_host,
+    parse_listener,
     parse_range,
     pool_name,
 )
@@ -21,7 +22,8 @@ from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.radius import check_radius
 from sstpfarm.config.report import Report, dotted, show, suggest
 from sstpfarm.config.routes import check_routes
-from sstpfarm.config.schema import Config
+from sstpfarm.config.schema import DEFAULT_PORT, LISTENER_FORMS, Config
+from sstpfarm.config.tls_checks import check_tls, tls_warnings
 
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 COMMAND_FORM: Final = "a list: the absolute path of a program, then its arguments; [] for none"
@@ -56,6 +58,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append("server.masquerade: has no effect without forwarding = true")
     if server.proxy_arp and not server.forwarding:
         found.append("server.proxy-arp: has no effect without forwarding = true")
+    found += tls_warnings(server)
     if not config.secret and not (config.radius is not None and config.radius.authentication):
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
@@ -72,17 +75,23 @@ def _parsed(parse: Callable[[str], object], text: str, key: KeyPath, allowed: st
 
 def _check_server(config: Config, report: Report) -> None:
     server = config.server
+    port = DEFAULT_PORT if server.port is None else server.port
     seen: dict[Endpoint, KeyPath] = {}
-    listed: list[tuple[KeyPath, str]] = [(("server", "listen", i), text) for i, text in enumerate(server.listen)]
-    if server.metrics:
-        listed.append((("server", "metrics"), server.metrics))
-    for key, text in listed:
-        if not _parsed(parse_endpoint, text, key, ENDPOINT_FORMS, report):
+    for index, text in enumerate(server.listen):
+        key: KeyPath = ("server", "listen", index)
+        if not _parsed(lambda written: parse_listener(written, port), text, key, LISTENER_FORMS, report):
             continue
-        endpoint = parse_endpoint(text)
+        endpoint = parse_listener(text, port)
+        if server.port not in (None, endpoint.port):
+            report.add(key, f"{show(text)} has another port than server.port, {server.port}; allowed: one of both")
         if endpoint in seen:
             report.add(key, f"{show(text)} is listed twice")
         seen[endpoint] = key
+    metrics = ("server", "metrics")
+    written = bool(server.metrics) and _parsed(parse_endpoint, server.metrics, metrics, ENDPOINT_FORMS, report)
+    if written and parse_endpoint(server.metrics) in seen:
+        report.add(metrics, f"{show(server.metrics)} is listed twice")
+    check_tls(server, report)
     for index, method in enumerate(server.authentication):
         if method in server.authentication[:index]:
             report.add(("server", "authentication", index), f"{show(method)} is listed twice")

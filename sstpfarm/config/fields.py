@@ -17,6 +17,7 @@ STRENGTH: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
 """The methods, strongest first: the order in which they are offered, whatever the order in the file."""
 
 AUTO: Final = "auto"
+ANONYMOUS: Final = "none-anonymous-tls"
 DISABLED: Final = "disabled"
 
 # RFC 791 3.1: every host takes datagrams of 576 bytes. MS-SSTP 2.2.1: a packet's length has 12 bits, so it is at most

@@ -50,7 +50,7 @@ def describe(config: Config, path: Path) -> str:
     """Return what a file that `load` returned says, in one line, and a line for each warning."""
     server = config.server
     facts = (
-        f"listen {', '.join(server.listen)}",
+        f"listen {', '.join(map(str, server.endpoints())) or 'nowhere: enabled = false'}",
         f"workers {server.workers}",
         f"authentication {', '.join(server.methods())}",
         f"profiles {len(config.profile)}",
@@ -110,6 +110,12 @@ def _resolve(config: Config, report: Report) -> Config:
             key_path = ("server", "nftables-include")
             report.add(key_path, f"{server.nftables_include} cannot be read: {error.strerror}")
     _check_programs(config, report)
+    if server.client_ca is not None:
+        server = msgspec.structs.replace(server, client_ca=str(base / server.client_ca))
+        try:
+            read_regular(Path(str(server.client_ca)), 1)
+        except OSError as error:
+            report.add(("server", "client-ca"), f"{server.client_ca} cannot be read: {error.strerror}")
     secrets = {
         name: msgspec.structs.replace(
             secret, password=read_password(base / secret.password_file, ("secret", name, "password-file"), report)

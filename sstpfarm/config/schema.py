@@ -5,12 +5,13 @@ What users get is in `ppp`, the kinds of value in `fields`. Conditions that join
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from sstpfarm.config.addresses import Endpoint, parse_endpoint
+from sstpfarm.config.addresses import Endpoint, parse_endpoint, parse_listener
 from sstpfarm.config.fields import (
+    ANONYMOUS,
     AUTO,
     STRENGTH,
     Deadline,
@@ -34,6 +35,9 @@ class Farm(Table, frozen=True):
     log_format: Annotated[LogFormat, Meta(description='"auto", "json" or "console"')] = "auto"
 
 
+LISTENER_FORMS: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
+
+
 class CertificateFiles(Table, frozen=True):
     """certificate = { chain, key }: PEM files."""
 
@@ -41,19 +45,43 @@ class CertificateFiles(Table, frozen=True):
     key: FilePath
 
 
+Certificate = Annotated[
+    CertificateFiles | Literal["auto", "none-anonymous-tls"],
+    Meta(description='"auto", { chain = "FILE", key = "FILE" } or "none-anonymous-tls"'),
+]
+# AEAD with forward secrecy: SECURITY of TLS 1.2 is in this list alone; TLS 1.3 has nothing else.
+CIPHERS_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+DEFAULT_PORT: Final = 443  # MS-SSTP 1.9
+
+
 class Server(Table, frozen=True):
     """[server]: listeners, workers, the protocol's limits and timers."""
 
+    enabled: Switch = True
     listen: Annotated[
         tuple[Annotated[str, Meta(max_length=80)], ...],
-        Meta(min_length=1, max_length=16, description='a list of 1 to 16 of "ADDRESS:PORT" or "[ADDRESS]:PORT"'),
-    ] = ("0.0.0.0:443", "[::]:443")
+        Meta(
+            min_length=1,
+            max_length=16,
+            description='a list of 1 to 16 of "ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"',
+        ),
+    ] = ("0.0.0.0", "::")  # noqa: S104 - a server for everybody
+    port: Annotated[int, Meta(ge=1, le=65535, description="a whole number, 1 to 65535")] | None = None
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | Literal["auto"], Meta(description='"auto" or a whole number, 1 to 64')
     ] = AUTO
-    certificate: Annotated[
-        CertificateFiles | Literal["auto"], Meta(description='"auto" or { chain = "FILE", key = "FILE" }')
-    ] = AUTO
+    certificate: Certificate = AUTO
+    certificate_names: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
+        Meta(max_length=32, description="a list of at most 32 DNS names and addresses"),
+    ] = ()
+    tls_minimum: Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')] = "1.2"
+    tls_ciphers: Annotated[
+        str, Meta(min_length=1, max_length=1024, description="a list of cipher suites as OpenSSL writes it")
+    ] = CIPHERS_TLS12
+    require_client_certificate: Switch = False
+    client_ca: FilePath | None = None
+    client_certificate_user: Annotated[Literal["ignore", "match"], Meta(description='"ignore" or "match"')] = "ignore"
     authentication: Annotated[
         tuple[Method, ...],
         Meta(min_length=1, description='a list of one or more of "mschap2", "mschap1", "chap", "pap"'),
@@ -103,8 +131,14 @@ class Server(Table, frozen=True):
         return tuple(method for method in STRENGTH if method in self.authentication)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Return the listeners' addresses and ports, in the file's order."""
-        return tuple(parse_endpoint(text) for text in self.listen)
+        """Return the listeners' addresses and ports, in the file's order; none when the server is not enabled."""
+        port = DEFAULT_PORT if self.port is None else self.port
+        return tuple(parse_listener(text, port) for text in self.listen) if self.enabled else ()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether TLS is done without any certificate."""
+        return self.certificate == ANONYMOUS
 
     def metrics_endpoint(self) -> Endpoint | None:
         """Return where /metrics is served, None when it is switched off."""

@@ -46,6 +46,7 @@ class AuthView(msgspec.Struct, frozen=True):
     Attributes:
         pools: the assignable ranges of each pool.
         reserved: addresses that no pool hands out: our own and the fixed ones.
+        certificate_must_match: a user needs a client's certificate with the user's name.
     """
 
     state_directory: str
@@ -57,13 +58,19 @@ class AuthView(msgspec.Struct, frozen=True):
     accounts: dict[str, Account]
     pools: dict[str, tuple[AddressRange, ...]]
     reserved: tuple[int, ...]
+    certificate_must_match: bool = False
 
 
 class WorkerView(msgspec.Struct, frozen=True):
-    """All that a worker needs; it holds no secret."""
+    """All that a worker needs; it holds no secret.
+
+    Attributes:
+        client_authorities: certificates in PEM, of which one must have issued a client's; "" asks for none.
+    """
 
     log_format: LogFormat
     server: Server
+    client_authorities: str = ""
 
 
 def for_auth(config: Config) -> AuthView:
@@ -81,12 +88,13 @@ def for_auth(config: Config) -> AuthView:
         accounts={name: _account(config, secret) for name, secret in config.secret.items()},
         pools={name: tuple(parse_range(text) for text in pool.ranges) for name, pool in config.pool.items()},
         reserved=tuple(sorted({int(IPv4Address(address)) for address in (*fixed, *own)})),
+        certificate_must_match=config.server.client_certificate_user == "match",
     )
 
 
-def for_worker(config: Config) -> WorkerView:
+def for_worker(config: Config, client_authorities: str) -> WorkerView:
     """Return a worker's view of a configuration."""
-    return WorkerView(log_format=config.farm.log_format, server=config.server)
+    return WorkerView(log_format=config.farm.log_format, server=config.server, client_authorities=client_authorities)
 
 
 def _account(config: Config, secret: Secret) -> Account:

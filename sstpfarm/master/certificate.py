@@ -7,9 +7,9 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sstpfarm.config.addresses import Endpoint
-from sstpfarm.config.schema import CertificateFiles
+from sstpfarm.config.schema import CertificateFiles, Config, Server
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.telemetry.log import Log
 
@@ -29,16 +29,117 @@ VALID: Final = datetime.timedelta(days=730)
 RENEW_BEFORE: Final = datetime.timedelta(days=30)  # a made certificate that ends sooner is made again at start
 MAX_PEM: Final = 1 << 20  # bytes of one file
 COMMON_NAME_MAX: Final = 64  # RFC 5280 A.1, ub-common-name
+HELP: Final = "clients must import it: `sstpfarm certificate show` says how"
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A chain and its key as PEM; `sha256` is the leaf's fingerprint in hexadecimal."""
+    """A chain and its key as PEM, empty for TLS without a certificate.
+
+    Attributes:
+        sha256: the leaf's fingerprint in hexadecimal.
+        client_authorities: certificates in PEM, of which one must have issued a client's; "" asks for none.
+    """
 
     chain: bytes
     key: bytes = field(repr=False)
     sha256: str
     not_after: datetime.datetime
+    client_authorities: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What people want to know of the server's certificate."""
+
+    path: Path
+    subject: str
+    issuer: str
+    names: tuple[str, ...]
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    sha256: str
+    self_signed: bool
+
+
+NO_CERTIFICATE: Final = Certificate(b"", b"", "", datetime.datetime.max)
+
+
+def obtain(config: Config, log: Log) -> Certificate:
+    """Return what a configuration says: the operator's certificate, the farm's own one, or none.
+
+    Raises:
+        ConfigError: the operator's files cannot be used.
+        SystemRefusal: the farm's own cannot be written.
+    """
+    server = config.server
+    if server.anonymous:
+        log.emit("tls.anonymous", why="TLS without a certificate: whoever is on the way can read and change all")
+        return NO_CERTIFICATE
+    if isinstance(server.certificate, CertificateFiles):
+        found = load_files(server.certificate)
+    else:
+        state = Path(config.farm.state_directory)
+        found = load_or_make(state, server.endpoints(), log, names=server.certificate_names)
+        log.emit("certificate.self_signed", path=str(state / CHAIN_FILE), sha256=found.sha256, help=HELP)
+    not_after = found.not_after.isoformat(timespec="seconds")
+    log.emit("certificate.loaded", sha256=found.sha256, not_after=not_after)
+    if server.require_client_certificate:
+        found = replace(found, client_authorities=client_authorities(server, found.chain))
+    return found
+
+
+def describe_certificate(config: Config) -> Facts:
+    """Return the facts of the certificate that a configuration names; nothing is made.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+        SystemRefusal: the farm has not made its own yet.
+    """
+    server = config.server
+    if server.anonymous:
+        raise ConfigError("server.certificate: TLS without a certificate: there is nothing to show")
+    if isinstance(server.certificate, CertificateFiles):
+        path = Path(server.certificate.chain)
+        data = load_files(server.certificate).chain
+    else:
+        path = Path(config.farm.state_directory) / CHAIN_FILE
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SystemRefusal(f"{path}: {error.strerror}; the server makes it at its first start") from error
+    leaf = x509.load_pem_x509_certificate(data)
+    return Facts(
+        path=path,
+        subject=leaf.subject.rfc4514_string(),
+        issuer=leaf.issuer.rfc4514_string(),
+        names=tuple(str(name.value) for name in _alternative_names(data)),
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        sha256=leaf.fingerprint(hashes.SHA256()).hex(),
+        self_signed=leaf.subject == leaf.issuer,
+    )
+
+
+def client_authorities(server: Server, chain: bytes) -> str:
+    """Return the certificates in PEM that may issue those of clients: of `client-ca`, or the issuers in our own chain.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if server.client_ca is not None:
+        data, what = _read(server.client_ca, "client-ca"), f"server.client-ca: {server.client_ca}"
+        first = 0
+    else:
+        data, what = chain, "server.require-client-certificate: the chain of server.certificate"
+        first = 1
+    try:
+        issuers = x509.load_pem_x509_certificates(data)[first:]
+    except ValueError:
+        raise ConfigError(f"{what}: holds no certificate in PEM") from None
+    if not issuers:
+        raise ConfigError(f"{what}: holds no issuer after the server's own certificate; add them, or set client-ca")
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in issuers)
 
 
 def load_files(files: CertificateFiles) -> Certificate:
@@ -47,8 +148,8 @@ def load_files(files: CertificateFiles) -> Certificate:
     Raises:
         ConfigError: a file cannot be read, is no PEM, the pair does not match, or the certificate is not valid now.
     """
-    chain = _read(files.chain, "chain")
-    key = _read(files.key, "key")
+    chain = _read(files.chain, "certificate.chain")
+    key = _read(files.key, "certificate.key")
     try:
         found = _pair(chain, key)
     except ValueError as error:
@@ -62,8 +163,10 @@ def load_files(files: CertificateFiles) -> Certificate:
     return found
 
 
-def load_or_make(directory: Path, endpoints: Sequence[Endpoint], log: Log) -> Certificate:
-    """Return the farm's own self-signed certificate; make it where there is none that serves for a month more.
+def load_or_make(directory: Path, endpoints: Sequence[Endpoint], log: Log, *, names: Sequence[str] = ()) -> Certificate:
+    """Return the farm's own self-signed certificate.
+
+    It is made where there is none that serves for a month more and has all of `names` (DNS names and addresses).
 
     Raises:
         SystemRefusal: it cannot be written.
@@ -71,9 +174,10 @@ def load_or_make(directory: Path, endpoints: Sequence[Endpoint], log: Log) -> Ce
     chain_path, key_path = directory / CHAIN_FILE, directory / KEY_FILE
     with suppress(OSError, ValueError):
         found = _pair(chain_path.read_bytes(), key_path.read_bytes())
-        if found.not_after - datetime.datetime.now(datetime.UTC) > RENEW_BEFORE:
+        serves = found.not_after - datetime.datetime.now(datetime.UTC) > RENEW_BEFORE
+        if serves and set(_general_names(names)) <= set(_alternative_names(found.chain)):
             return found
-    made = _make(endpoints)
+    made = _make(endpoints, names)
     try:
         _write(key_path, made.key, 0o600)
         _write(chain_path, made.chain, 0o644)
@@ -88,9 +192,9 @@ def _read(path: str, what: str) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(MAX_PEM + 1)
     except OSError as error:
-        raise ConfigError(f"server.certificate.{what}: {path}: {error.strerror}") from error
+        raise ConfigError(f"server.{what}: {path}: {error.strerror}") from error
     if len(data) > MAX_PEM:
-        raise ConfigError(f"server.certificate.{what}: {path}: larger than {MAX_PEM} bytes")
+        raise ConfigError(f"server.{what}: {path}: larger than {MAX_PEM} bytes")
     return data
 
 
@@ -113,14 +217,31 @@ def _pair(chain: bytes, key: bytes) -> Certificate:
     return Certificate(chain, key, leaf.fingerprint(hashes.SHA256()).hex(), leaf.not_valid_after_utc)
 
 
-def _make(endpoints: Sequence[Endpoint]) -> Certificate:
+def _general_names(texts: Iterable[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
+    for text in dict.fromkeys(texts):
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(text)))
+        except ValueError:
+            if text.isascii():
+                names.append(x509.DNSName(text))
+    return names
+
+
+def _alternative_names(chain: bytes) -> list[x509.GeneralName]:
+    leaf = x509.load_pem_x509_certificate(chain)
+    try:
+        return list(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
+
+
+def _make(endpoints: Sequence[Endpoint], wanted: Sequence[str]) -> Certificate:
     host = socket.gethostname() or "localhost"
-    names: list[x509.GeneralName] = [
-        x509.DNSName(name) for name in dict.fromkeys((host, "localhost")) if name.isascii()
-    ]
-    addresses = [ipaddress.ip_address(text) for text in dict.fromkeys(endpoint.host for endpoint in endpoints)]
-    names += [x509.IPAddress(address) for address in addresses if not address.is_unspecified]
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:COMMON_NAME_MAX])])
+    served = [one.host for one in endpoints if not ipaddress.ip_address(one.host).is_unspecified]
+    names = _general_names((*wanted, host, "localhost", *served))
+    title = wanted[0] if wanted else host
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title[:COMMON_NAME_MAX])])
     private = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from sstpfarm.config.schema import CertificateFiles, Config
+from sstpfarm.config.schema import Config
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
-from sstpfarm.master.certificate import Certificate, load_files, load_or_make
+from sstpfarm.master.certificate import obtain
 from sstpfarm.master.control import ControlServer
 from sstpfarm.master.identities import AUTH_ID
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
@@ -100,9 +100,11 @@ class _Farm:
         run, state = Path(config.farm.run_directory), Path(config.farm.state_directory)
         prepare_directories(run, state)
         stack.enter_context(hold_lock(run))
-        certificate = self._certificate(state)
+        certificate = obtain(config, log)
         links = await stack.enter_async_context(Links())
         await self._reconcile(links)
+        if not server.enabled:
+            log.emit("farm.not_enabled", why="server.enabled = false: nothing listens")
         endpoints, skipped = usable_endpoints(server.endpoints())
         for endpoint in skipped:
             log.emit("listener.skipped", listener=str(endpoint), why="this kernel has no IPv6")
@@ -141,7 +143,7 @@ class _Farm:
     async def _serve_until_signal(self, supervisor: Supervisor) -> None:
         assert self._stop is not None
         if not self._stop.done():
-            listen = list(self._config.server.listen)
+            listen = self._listen()
             self._log.emit("farm.ready", listen=listen, workers=supervisor.workers_up)
             self._notifier.send("READY=1", f"STATUS={supervisor.workers_up} workers serve")
             if self._notifier.watchdog is not None:
@@ -166,21 +168,14 @@ class _Farm:
         self._notifier.send("WATCHDOG=1")
         loop.call_later(interval, self._feed_watchdog, loop, interval)
 
+    def _listen(self) -> list[str]:
+        return [str(endpoint) for endpoint in self._config.server.endpoints()]
+
     def _dataplane(self) -> Dataplane:
         """Choose the packet path, and the most offload that this kernel grants; say so once."""
         wanted = choose()
         found = Dataplane(wanted.name, probe_offload(wanted.offload))
         self._log.emit("dataplane.chosen", dataplane=found.name, offload=found.offload.name.lower())
-        return found
-
-    def _certificate(self, state: Path) -> Certificate:
-        wanted = self._config.server.certificate
-        if isinstance(wanted, CertificateFiles):
-            found = load_files(wanted)
-        else:
-            found = load_or_make(state, self._config.server.endpoints(), self._log)
-        not_after = found.not_after.isoformat(timespec="seconds")
-        self._log.emit("certificate.loaded", sha256=found.sha256, not_after=not_after)
         return found
 
     async def _reconcile(self, links: Links) -> None:
@@ -217,7 +212,7 @@ class _Farm:
         supervisor = self._supervisor
         return {
             "version": version("sstpfarm"),
-            "listen": list(self._config.server.listen),
+            "listen": self._listen(),
             "sessions": len(supervisor.keeper.table) if supervisor is not None else 0,
             "processes": supervisor.status() if supervisor is not None else [],
         }

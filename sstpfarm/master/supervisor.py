@@ -73,6 +73,7 @@ class Supervisor:
         self._config = config
         self._dataplane = dataplane
         self._certificate = certificate
+        self._worker_view = msgspec.msgpack.encode(for_worker(config, certificate.client_authorities))
         self._collector = collector
         self._log = log
         self._places = [
@@ -275,7 +276,7 @@ class Supervisor:
         user = worker_id(place.number)
         try:
             with theirs, worker_end, auth_end, ExitStack() as held:
-                config = _memfd(held, "sstpfarm-config", msgspec.msgpack.encode(for_worker(self._config)))
+                config = _memfd(held, "sstpfarm-config", self._worker_view)
                 chain = _memfd(held, "sstpfarm-chain", self._certificate.chain)
                 key = _memfd(held, "sstpfarm-key", self._certificate.key)
                 child = Child(

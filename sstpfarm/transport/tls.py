@@ -1,4 +1,4 @@
-"""TLS over memory buffers: the contexts of both roles, and the pump of one connection.
+"""TLS over memory buffers: the pump of one connection.
 
 All buffers, OpenSSL's memory BIOs among them, are shared by the connections of a process, because only one of them
 works at a time and none leaves anything behind; a connection keeps nothing but OpenSSL's state and what the socket did
@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from sstpfarm.errors import ConfigError, PeerError
-from sstpfarm.proto.sstp.binding import CertificateHash
+from sstpfarm.errors import PeerError
 from sstpfarm.reasons import Reason
 
 RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
 # Both bound the work of one event; half of either costs a tenth more processor time in a bulk transfer.
 RECEIVE: Final = 256 * 1024  # bytes taken from a socket at once
 OUTBOUND: Final = 144 * 1024  # bytes of SSTP packets encrypted and sent at once: two super-packets of 64 KiB
-CIPHERS_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # AEAD with forward secrecy; TLS 1.3 has nothing else
 HANDSHAKE_RECORD: Final = 0x16  # first byte of a TLS handshake record, RFC 8446 5.1
+# OpenSSL's words: at the server, and for the alerts that tell a client what the server thinks of its certificate.
+NO_CLIENT_CERTIFICATE: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE"})
+CLIENT_CERTIFICATE_REFUSED: Final = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    }
+)
 
 
 class SharedBuffers:
@@ -39,67 +49,6 @@ class SharedBuffers:
         self.outbound = memoryview(bytearray(OUTBOUND))
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
-
-
-@dataclass(frozen=True, slots=True)
-class ServerIdentity:
-    """A TLS server context with the hashes of the certificate that it presents."""
-
-    context: ssl.SSLContext
-    certificates: tuple[CertificateHash, ...]
-
-
-def server_identity(chain_path: str, key_path: str, chain_pem: str) -> ServerIdentity:
-    """Make the server's context: TLS 1.2 and 1.3, AEAD, no renegotiation, compression or tickets.
-
-    Args:
-        chain_path, key_path: where OpenSSL reads the pair; ``/proc/self/fd/N`` of a memory file will do.
-        chain_pem: the text of the chain, leaf first.
-
-    Raises:
-        ConfigError: the pair cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS_TLS12)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.num_tickets = 0
-    try:
-        context.load_cert_chain(chain_path, key_path)
-        der = first_certificate(chain_pem)
-    except (ssl.SSLError, OSError, ValueError) as error:
-        raise ConfigError(f"server.certificate: chain and key cannot be used: {error}") from None
-    return ServerIdentity(context, (CertificateHash.of(der),))
-
-
-def first_certificate(pem: str) -> bytes:
-    """Return the DER form of the first certificate of a PEM text; ValueError when there is none."""
-    start = pem.index(ssl.PEM_HEADER)
-    end = pem.index(ssl.PEM_FOOTER, start) + len(ssl.PEM_FOOTER)
-    return ssl.PEM_cert_to_DER_cert(pem[start:end])
-
-
-def client_context(*, ca_pem: str | None, verify: bool) -> ssl.SSLContext:
-    """Make the client's context; name and chain are checked against `ca_pem`, or the system's store, when `verify`.
-
-    Raises:
-        ConfigError: `ca_pem` holds no certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif ca_pem is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        try:
-            context.load_verify_locations(cadata=ca_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise ConfigError(f"the CA file holds no usable certificate: {error}") from None
-    return context
 
 
 class TlsPump:
@@ -155,9 +104,12 @@ class TlsPump:
         except ssl.SSLZeroReturnError:
             self.peer_closed = True
         except ssl.SSLCertVerificationError as error:
-            raise PeerError(error.verify_message, reason=Reason.CERTIFICATE_UNTRUSTED) from None
+            reason = Reason.CERTIFICATE_MISSING if self._object.server_side else Reason.CERTIFICATE_UNTRUSTED
+            raise PeerError(error.verify_message, reason=reason) from None
         except ssl.SSLError as error:
-            raise PeerError(_text(error), reason=Reason.TLS_FAILED) from None
+            told = NO_CLIENT_CERTIFICATE if self._object.server_side else CLIENT_CERTIFICATE_REFUSED
+            reason = Reason.CERTIFICATE_MISSING if error.reason in told else Reason.TLS_FAILED
+            raise PeerError(_text(error), reason=reason) from None
         finally:
             self._leave()
         return plain[:filled]

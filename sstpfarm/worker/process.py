@@ -24,7 +24,7 @@ from sstpfarm.errors import place_of
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.telemetry.log import configure, get_log
 from sstpfarm.telemetry.stats import Stats
-from sstpfarm.transport.tls import server_identity
+from sstpfarm.transport.tls_context import TlsPolicy, anonymous_identity, server_identity
 from sstpfarm.worker.server import WorkerServer
 
 
@@ -36,11 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerView)
     configure(config.log_format, role="worker", worker=options.worker)
     chain = f"/proc/self/fd/{options.fd_chain}"
-    identity = server_identity(chain, f"/proc/self/fd/{options.fd_key}", _text(options.fd_chain))
+    if config.server.anonymous:
+        identity = anonymous_identity()
+    else:
+        policy = TlsPolicy(config.server.tls_minimum, config.server.tls_ciphers, config.client_authorities)
+        identity = server_identity(chain, f"/proc/self/fd/{options.fd_key}", _text(options.fd_chain), policy)
     os.close(options.fd_chain)
     os.close(options.fd_key)
     stats = Stats.open(options.fd_stats)
-    listeners = [socket.socket(fileno=int(fd)) for fd in options.listeners.split(",")]
+    listeners = [socket.socket(fileno=int(fd)) for fd in options.listeners.split(",") if fd]
     master = socket.socket(fileno=options.fd_master)
     auth = socket.socket(fileno=options.fd_auth)
     if options.cpu >= 0:

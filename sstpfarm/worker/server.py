@@ -29,7 +29,8 @@ from sstpfarm.telemetry.stats import Stats
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.tls import ServerIdentity, SharedBuffers, TlsPump
+from sstpfarm.transport.tls import SharedBuffers, TlsPump
+from sstpfarm.transport.tls_context import ServerIdentity
 from sstpfarm.worker.session import Session
 
 ACCEPTS_PER_EVENT: Final = 32
@@ -160,7 +161,7 @@ class WorkerServer:
             sock.close()
             self.stats.inc("sstpfarm_connections_total", Reason.SESSION_LIMIT)
             return
-        session = Session(self, os.urandom(8).hex())
+        session = Session(self, os.urandom(8).hex(), endpoint(sock.getsockname()))
         pump = TlsPump(self._identity.context, self._around.buffers, server_side=True)
         session.connection = Connection(
             self._around,

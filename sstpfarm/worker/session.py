@@ -15,6 +15,7 @@ from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.roles import AuthAccept, AuthReject, ChapProof, Ipv4Terms, Ipv6Terms, PapProof
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
+from sstpfarm.transport.certificate_names import names_of
 from sstpfarm.transport.connection import Connection
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ class Session:
     Args:
         worker: the process's server, which owns channels, statistics and slots.
         session_id: 16 hexadecimal digits, drawn at accept.
+        called: "address:port" that the peer connected to.
     """
 
     __slots__ = (
+        "_called",
+        "_certificate",
         "_interface",
         "_ipv6",
         "_login",
@@ -65,8 +69,10 @@ class Session:
         "id",
     )
 
-    def __init__(self, worker: WorkerServer, session_id: str) -> None:
+    def __init__(self, worker: WorkerServer, session_id: str, called: str) -> None:
         self._worker = worker
+        self._called = called
+        self._certificate = b""
         self.id = session_id
         self.connection: Connection | None = None
         self._slot = -1
@@ -85,6 +91,7 @@ class Session:
 
     def open_tunnel(self, connection: Connection, certificate: bytes) -> tuple[Tunnel, PacketPath]:
         """Take a statistics slot; without a free one the HTTP request is answered with 503."""
+        self._certificate = certificate
         self._slot = self._worker.take_slot()
         self._path = self._worker.make_path(self._slot)
         return self._worker.make_tunnel(available=self._slot >= 0), self._path
@@ -112,6 +119,9 @@ class Session:
             identifier=chap.identifier if chap else 0,
             challenge=chap.challenge if chap else b"",
             value=chap.value if chap else b"",
+            called_id=self._called,
+            connect_info=f"SSTP {connection.tls_version} {connection.cipher}",
+            certificate_names=names_of(self._certificate),
         )
         self._login = Login.ASKED
         self._worker.ask_auth(self._request)

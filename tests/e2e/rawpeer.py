@@ -580,14 +580,17 @@ def tcp_peer(place: Namespace, host: str, port: int = PORT) -> Iterator[RawPeer]
 
 
 @contextmanager
-def tls_peer(place: Namespace, host: str, port: int = PORT) -> Iterator[RawPeer]:
+def tls_peer(
+    place: Namespace, host: str, port: int = PORT, *, context: ssl.SSLContext | None = None
+) -> Iterator[RawPeer]:
     """A peer after the TLS handshake, before HTTP."""
     sock = place.dial(host, port)
     peer = name_of(sock)
     try:
-        with tls_context().wrap_socket(sock, server_hostname="farm.test", suppress_ragged_eofs=False) as tls:
+        with (context or tls_context()).wrap_socket(
+            sock, server_hostname="farm.test", suppress_ragged_eofs=False
+        ) as tls:
             certificate = tls.getpeercert(binary_form=True)
-            assert certificate is not None
-            yield RawPeer(TcpStream(tls), certificate, peer)
+            yield RawPeer(TcpStream(tls), certificate or b"", peer)
     finally:
         sock.close()

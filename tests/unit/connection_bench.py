@@ -26,13 +26,8 @@ from sstpfarm.reasons import Reason
 from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.tls import (
-    ServerIdentity,
-    SharedBuffers,
-    TlsPump,
-    client_context,
-    server_identity,
-)
+from sstpfarm.transport.tls import SharedBuffers, TlsPump
+from sstpfarm.transport.tls_context import ServerIdentity, client_context, server_identity
 
 GATEWAY, ADDRESS = IPv4Address("10.20.0.1"), IPv4Address("10.20.0.7")
 PASSWORD = "correct horse"

@@ -28,6 +28,7 @@ ranges = ["10.20.0.2-10.20.15.254"]
 MTU: Final = "a whole number of bytes, 576 to 4087"
 METHODS: Final = 'a list of one or more of "mschap2", "mschap1", "chap", "pap"'
 ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
+LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
 LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
 HOST: Final = 'an IPv4 address such as "10.20.0.1"'
@@ -88,13 +89,90 @@ FAULTS: Final[dict[str, Fault]] = {
     "a method twice": Fault(
         '[server]\nauthentication = ["chap", "chap"]' + REST, ('2: server.authentication[1]: "chap" is listed twice',)
     ),
-    "listen without a port": Fault(
-        '[server]\nlisten = ["0.0.0.0"]' + REST,
-        (f'2: server.listen[0]: "0.0.0.0" is not an address and a port; allowed: {ENDPOINT}',),
+    "listen on a name": Fault(
+        '[server]\nlisten = ["vpn.example.com"]' + REST,
+        (f'2: server.listen[0]: "vpn.example.com" is not an address and a port; allowed: {LISTENER}',),
+    ),
+    "listen on another port than port": Fault(
+        '[server]\nport = 8443\nlisten = ["0.0.0.0", "[::]:443"]' + REST,
+        ('3: server.listen[1]: "[::]:443" has another port than server.port, 8443; allowed: one of both',),
+    ),
+    "port": Fault(
+        "[server]\nport = 0" + REST, ("2: server.port: 0 is not allowed; allowed: a whole number, 1 to 65535",)
+    ),
+    "enabled": Fault(
+        '[server]\nenabled = "no"' + REST, ('2: server.enabled: "no" is not allowed; allowed: true or false',)
+    ),
+    "certificate": Fault(
+        '[server]\ncertificate = "none"' + REST,
+        (
+            '2: server.certificate: "none" is not allowed; '
+            'allowed: "auto", { chain = "FILE", key = "FILE" } or "none-anonymous-tls"',
+        ),
+    ),
+    "certificate names": Fault(
+        '[server]\ncertificate-names = ["vpn.example.com", "vpn example"]' + REST,
+        (
+            '2: server.certificate-names[1]: "vpn example" is no name for a certificate; '
+            'allowed: a DNS name such as "vpn.example.com", or an address',
+        ),
+    ),
+    "certificate names without a certificate": Fault(
+        '[server]\ncertificate = "none-anonymous-tls"\ncertificate-names = ["vpn.example.com"]' + REST,
+        ('3: server.certificate-names: has no effect; allowed: only with certificate = "auto"',),
+    ),
+    "TLS version": Fault(
+        '[server]\ntls-minimum = "1.1"' + REST,
+        ('2: server.tls-minimum: "1.1" is not allowed; allowed: "1.2" or "1.3"',),
+    ),
+    "TLS version without a certificate": Fault(
+        '[server]\ncertificate = "none-anonymous-tls"\ntls-minimum = "1.3"' + REST,
+        ('3: server.tls-minimum: "1.3" has no suites without a certificate',),
+    ),
+    "cipher suites that do not exist": Fault(
+        '[server]\ntls-ciphers = "ROT13"' + REST,
+        (
+            '2: server.tls-ciphers: "ROT13" has no cipher suite that OpenSSL knows; '
+            'allowed: a list of cipher suites of TLS 1.2 as OpenSSL writes it, such as "ECDHE+AESGCM:AES256-SHA"',
+        ),
+    ),
+    "cipher suites without a certificate": Fault(
+        '[server]\ntls-ciphers = "ECDHE+AESGCM:AECDH-AES256-SHA:@SECLEVEL=0"' + REST,
+        (
+            "2: server.tls-ciphers: AECDH-AES256-SHA has no authentication or no encryption; "
+            'allowed: suites with both (for no certificate at all: certificate = "none-anonymous-tls")',
+        ),
+    ),
+    "client certificates with an own certificate": Fault(
+        "[server]\nrequire-client-certificate = true" + REST,
+        (
+            "2: server.require-client-certificate: needs client-ca: "
+            'the certificate of certificate = "auto" issues none for clients',
+        ),
+    ),
+    "client certificates without any": Fault(
+        '[server]\nrequire-client-certificate = true\ncertificate = "none-anonymous-tls"' + REST,
+        ("2: server.require-client-certificate: cannot be asked for by a server that has no certificate itself",),
+    ),
+    "client CA alone": Fault(
+        '[server]\nclient-ca = "farm.toml"' + REST,
+        ("2: server.client-ca: has no effect; allowed: only with require-client-certificate = true",),
+    ),
+    "client CA that is not there": Fault(
+        '[server]\nrequire-client-certificate = true\nclient-ca = "ca.pem"' + REST,
+        ("3: server.client-ca: DIR/ca.pem cannot be read: No such file or directory",),
+    ),
+    "client certificate's user": Fault(
+        '[server]\nclient-certificate-user = "yes"' + REST,
+        ('2: server.client-certificate-user: "yes" is not allowed; allowed: "ignore" or "match"',),
+    ),
+    "client certificate's user alone": Fault(
+        '[server]\nclient-certificate-user = "match"' + REST,
+        ("2: server.client-certificate-user: has no effect; allowed: only with require-client-certificate = true",),
     ),
     "listen on a port that is none": Fault(
         '[server]\nlisten = ["[::]:0"]' + REST,
-        (f'2: server.listen[0]: "[::]:0" has a port that is not 1 to 65535; allowed: {ENDPOINT}',),
+        (f'2: server.listen[0]: "[::]:0" has a port that is not 1 to 65535; allowed: {LISTENER}',),
     ),
     "listen twice on one address": Fault(
         '[server]\nlisten = ["[::1]:443", "[0:0::1]:443"]' + REST,

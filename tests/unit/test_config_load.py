@@ -166,14 +166,14 @@ def test_an_own_list_of_dns_servers_that_is_empty_counts(file: Path) -> None:
 
 def test_views_survive_the_way_through_msgpack(file: Path) -> None:
     config = load(file)
-    auth, worker = for_auth(config), for_worker(config)
+    auth, worker = for_auth(config), for_worker(config, "")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(auth), type=AuthView) == auth
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(worker), type=WorkerView) == worker
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config
 
 
 def test_workers_get_no_secret(file: Path) -> None:
-    data = msgspec.msgpack.encode(for_worker(load(file)))
+    data = msgspec.msgpack.encode(for_worker(load(file), ""))
     for secret in (SECRET, "bob's secret", "alice", "bob"):
         assert secret.encode() not in data
 

@@ -14,7 +14,7 @@ from sstpfarm.dataplane.interface import Cell
 from sstpfarm.proto.events import Phase
 from sstpfarm.proto.sstp.http import SSTP_PATH
 from sstpfarm.reasons import Reason
-from sstpfarm.transport.tls import ServerIdentity
+from sstpfarm.transport.tls_context import ServerIdentity
 from tests.unit.connection_bench import ADDRESS, GATEWAY, End, make_identity, packet, pair, raw_pair, until
 
 

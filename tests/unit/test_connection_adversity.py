@@ -21,7 +21,8 @@ from sstpfarm.transport import connection as module
 from sstpfarm.transport import farewell
 from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.outlet import MAX_PENDING, NOTHING
-from sstpfarm.transport.tls import OUTBOUND, ServerIdentity
+from sstpfarm.transport.tls import OUTBOUND
+from sstpfarm.transport.tls_context import ServerIdentity
 from tests.unit.connection_bench import ADDRESS, GATEWAY, End, Pair, make_identity, packet, pair, until
 
 CALLBACKS = ("open_tunnel", "phase_done", "authenticate", "authenticated", "network_opened", "gates_changed")

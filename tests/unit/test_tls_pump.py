@@ -11,14 +11,8 @@ import pytest
 from sstpfarm.errors import ConfigError, PeerError
 from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.reasons import Reason
-from sstpfarm.transport.tls import (
-    ServerIdentity,
-    SharedBuffers,
-    TlsPump,
-    client_context,
-    first_certificate,
-    server_identity,
-)
+from sstpfarm.transport.tls import SharedBuffers, TlsPump
+from sstpfarm.transport.tls_context import ServerIdentity, client_context, first_certificate, server_identity
 
 
 @pytest.fixture(scope="module")
