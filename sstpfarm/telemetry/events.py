@@ -48,5 +48,9 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "session.kicked": LogEvent("info", ("session", "by")),
     "interface.failed": LogEvent("error", ("session", "detail")),
     "accept.paused": LogEvent("warning", ("error",)),
+    "radius.unsigned": LogEvent("warning", ("server",)),
+    "radius.server_dead": LogEvent("warning", ("server",)),
+    "radius.server_alive": LogEvent("info", ("server",)),
+    "radius.ignored": LogEvent("warning", ("server", "why", "count")),
     "internal.error": LogEvent("error", ("detail",)),
 }
