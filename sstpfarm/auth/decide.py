@@ -119,6 +119,7 @@ class Judge:
             wins_servers=account.wins_servers,
             ipv6_local=session_identifier(request.session) if self._view.ipv6 else None,
             networks=tuple(dict.fromkeys(route.destination for route in account.routes)),
+            rate_limit=account.rate_limit,
         )
         effects = Effects(
             routes=tuple(FramedRoute(*route) for route in account.routes),
@@ -126,6 +127,11 @@ class Judge:
             clamp_mss=account.clamp_mss,
             on_up=account.on_up,
             on_down=account.on_down,
+            session_timeout=account.session_timeout,
+            idle_timeout=account.idle_timeout,
+            limit_bytes_in=account.limit_bytes_in,
+            limit_bytes_out=account.limit_bytes_out,
+            limit_bytes_total=account.limit_bytes_total,
         )
         grant = Grant(
             worker=worker,

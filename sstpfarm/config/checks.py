@@ -24,6 +24,7 @@ from sstpfarm.config.report import Report, dotted, show, suggest
 from sstpfarm.config.routes import check_routes
 from sstpfarm.config.schema import DEFAULT_PORT, LISTENER_FORMS, Config
 from sstpfarm.config.tls_checks import check_tls, tls_warnings
+from sstpfarm.dataplane.rates import RATE_FORMS, parse_rate_limit
 
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 COMMAND_FORM: Final = "a list: the absolute path of a program, then its arguments; [] for none"
@@ -118,7 +119,7 @@ def _check_pools(config: Config, report: Report) -> None:
 
 
 def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...], report: Report) -> None:
-    """The addresses that a profile or secret gives."""
+    """The addresses that a profile or secret gives, and its rate limit."""
     host = 'an IPv4 address such as "10.20.0.1"'
     if terms.local_address is not None:
         _parsed(parse_host, terms.local_address, (*path, "local-address"), host, report)
@@ -129,6 +130,8 @@ def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...],
             _parsed(parse_host, terms.remote_address, key, f'an IPv4 address or "{POOL_PREFIX}NAME"', report)
         elif pool not in config.pool:
             _report_reference(pool, config.pool, "pool", key, report)
+    if terms.rate_limit is not None:
+        _parsed(parse_rate_limit, terms.rate_limit, (*path, "rate-limit"), RATE_FORMS, report)
     for name, servers in (("dns-server", terms.dns_server), ("wins-server", terms.wins_server)):
         for index, text in enumerate(servers or ()):
             _parsed(parse_host, text, (*path, name, index), host, report)

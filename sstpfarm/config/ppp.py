@@ -26,6 +26,7 @@ from sstpfarm.config.fields import (
     Table,
     Text,
 )
+from sstpfarm.dataplane.rates import RATE_FORMS
 
 
 class Terms(Table, frozen=True):
@@ -35,10 +36,7 @@ class Terms(Table, frozen=True):
     remote_address: Remote | None = None
     dns_server: Addresses | None = None
     wins_server: Addresses | None = None
-    rate_limit: (
-        Annotated[str, Meta(max_length=256, description='RouterOS\'s "rx[/tx] [rx-burst/tx-burst ...]", "" for none')]
-        | None
-    ) = None
+    rate_limit: Annotated[str, Meta(max_length=256, description=RATE_FORMS)] | None = None
     session_timeout: Seconds | None = None
     idle_timeout: Seconds | None = None
     only_one: Annotated[Literal["no", "replace", "deny"], Meta(description='"no", "replace" or "deny"')] | None = None

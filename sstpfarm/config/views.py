@@ -11,6 +11,7 @@ from sstpfarm.config.fields import LogFormat, Method, Password
 from sstpfarm.config.ppp import Secret, Terms, merged
 from sstpfarm.config.routes import Route, parse_route
 from sstpfarm.config.schema import Config, Server
+from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -23,6 +24,8 @@ class Account(msgspec.Struct, frozen=True):
         routes: networks behind the client.
         address_lists: nftables sets that its address is in.
         on_up, on_down: a program and its arguments.
+        session_timeout, idle_timeout: seconds, 0 for none.
+        limit_bytes_in, limit_bytes_out, limit_bytes_total: of a session; in is from the client; 0 for none.
     """
 
     password: Password
@@ -38,6 +41,12 @@ class Account(msgspec.Struct, frozen=True):
     clamp_mss: bool = True
     on_up: tuple[str, ...] = ()
     on_down: tuple[str, ...] = ()
+    rate_limit: RateLimit | None = None
+    session_timeout: int = 0
+    idle_timeout: int = 0
+    limit_bytes_in: int = 0
+    limit_bytes_out: int = 0
+    limit_bytes_total: int = 0
 
 
 class AuthView(msgspec.Struct, frozen=True):
@@ -119,4 +128,10 @@ def _account(config: Config, secret: Secret) -> Account:
         clamp_mss=terms.change_tcp_mss is not False,
         on_up=terms.on_up or (),
         on_down=terms.on_down or (),
+        rate_limit=parse_rate_limit(terms.rate_limit) if terms.rate_limit else None,
+        session_timeout=terms.session_timeout or 0,
+        idle_timeout=terms.idle_timeout or 0,
+        limit_bytes_in=terms.limit_bytes_in or 0,
+        limit_bytes_out=terms.limit_bytes_out or 0,
+        limit_bytes_total=terms.limit_bytes_total or 0,
     )

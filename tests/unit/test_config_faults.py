@@ -30,10 +30,27 @@ METHODS: Final = 'a list of one or more of "mschap2", "mschap1", "chap", "pap"'
 ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
+RATE: Final = '"rx[/tx]" in bits per second such as "2M/10M", RouterOS\'s bursts behind it, or "" for none'
 LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
 HOST: Final = 'an IPv4 address such as "10.20.0.1"'
 
 FAULTS: Final[dict[str, Fault]] = {
+    "a rate limit without a unit": Fault(
+        '[secret.a]\npassword = "x"\nrate-limit = "2/10"' + REST,
+        (f"3: secret.a.rate-limit: \"2/10\" holds '2', which is less than 1k; allowed: {RATE}",),
+    ),
+    "a rate limit with a burst below it": Fault(
+        REST + '[profile.slow]\nrate-limit = "2M 1M/3M"',
+        (f'8: profile.slow.rate-limit: "2M 1M/3M" has its rx-burst below its rx; allowed: {RATE}',),
+    ),
+    "a timeout below zero": Fault(
+        '[secret.a]\npassword = "x"\nidle-timeout = -1' + REST,
+        ("3: secret.a.idle-timeout: -1 is not allowed; allowed: a whole number of seconds, 0 (none) to 31536000",),
+    ),
+    "a byte limit below zero": Fault(
+        '[secret.a]\npassword = "x"\nlimit-bytes-total = -1' + REST,
+        ("3: secret.a.limit-bytes-total: -1 is not allowed; allowed: a whole number of bytes, 0 for no limit",),
+    ),
     "unknown key, a near one": Fault(
         "[server]\nmax-mtuu = 1500" + REST, ("2: server.max-mtuu: unknown key; did you mean max-mtu?",)
     ),
