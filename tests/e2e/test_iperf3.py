@@ -30,9 +30,8 @@ STREAMS: Final = 16
 STREAM_MINIMUM: Final = 16 << 10  # bytes that each of them carries in its second
 UDP_BYTES: Final = 1 << 20
 UDP_RATE: Final = "30M"
-LOSS: Final = (
-    0.2  # of datagrams: a socket overflows while a busy machine has no time for its reader (make bench counts)
-)
+# of datagrams: a socket overflows while a busy machine has no time for its reader; make bench counts them
+LOSS: Final = 0.2
 
 
 @pytest.fixture(scope="module")
