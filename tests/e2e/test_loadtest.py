@@ -157,7 +157,9 @@ def test_bulk_moves_something(harness: Harness, sink: str, direction: str) -> No
 def test_churn(harness: Harness) -> None:
     found = harness.run("churn", "--rate", "15", "--life", "0.5", "--seconds", "1.5")
     assert found["counts"]["logins"] > 5
-    assert found["counts"]["packets received"] == found["counts"]["packets sent"] > 10
+    sent, received = found["counts"]["packets sent"], found["counts"]["packets received"]
+    assert sent > 10
+    assert 0 <= sent - received <= found["counts"]["logins"]  # the answer to a session's last packet may come too late
 
 
 def test_logins_work_beside_hostile_connections(harness: Harness) -> None:
