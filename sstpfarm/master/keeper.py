@@ -10,12 +10,15 @@ import asyncio
 import ipaddress
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.master.devices import Devices
+from sstpfarm.master.ledger import OBEDIENCE, Ledger
 from sstpfarm.master.permissions import SessionPhase, check_session
 from sstpfarm.master.sessions import Session, SessionTable, Traffic
 from sstpfarm.net.groups import worker_group
@@ -23,6 +26,9 @@ from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.reasons import OUTCOMES, Reason
 from sstpfarm.telemetry.log import Log
 from sstpfarm.telemetry.stats import Stats
+
+CHANGEABLE: Final = ("session_timeout", "idle_timeout", "limit_bytes_in", "limit_bytes_out", "limit_bytes_total")
+"""What a ChangeSession can change of a session's effects."""
 
 SendWorker = Callable[[int, m.Message, Sequence[int]], None]
 SendAuth = Callable[[m.Message], None]
@@ -35,6 +41,7 @@ class SessionKeeper:
         links: the netlink socket.
         stats_of: statistics page of a worker that serves; None when it does not.
         to_worker, to_auth: send a message; nothing happens when the process is not there.
+        accuse: called with a worker that broke a rule, and what it did.
         offload: of the devices; the workers' packet paths are made for it.
     """
 
@@ -46,6 +53,7 @@ class SessionKeeper:
         stats_of: Callable[[int], Stats | None],
         to_worker: SendWorker,
         to_auth: SendAuth,
+        accuse: Callable[[int, str], None],
         offload: Offload = Offload.NONE,
     ) -> None:
         self.table = SessionTable()
@@ -55,6 +63,8 @@ class SessionKeeper:
         self._stats_of = stats_of
         self._to_worker = to_worker
         self._to_auth = to_auth
+        self._accuse = accuse
+        self._ledger = Ledger()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what auth and workers say ---------------------------------------------------------------------------------
@@ -88,6 +98,7 @@ class SessionKeeper:
             self._release(session)
             return
         try:
+            self._ledger.enter(session, stats.slot(grant.slot), _now())  # also one that is never said to be open
             ready = m.InterfaceReady(session=grant.session, name=session.name)
             self._to_worker(grant.worker, ready, (tun,))
         finally:
@@ -102,6 +113,8 @@ class SessionKeeper:
         session = self._permitted(worker, message)
         session.phase = SessionPhase.OPENED
         session.opened = _now()
+        if (cells := self._cells(session)) is not None:
+            self._ledger.enter(session, cells, session.opened)
         session.cipher = message.cipher
         session.tls_version = message.tls_version
         self._to_auth(
@@ -121,6 +134,7 @@ class SessionKeeper:
         session = self._permitted(worker, message)
         session.traffic = self.traffic(session)
         session.phase = SessionPhase.CLOSING
+        self._ledger.leave(session)
         session.reason = message.reason
         assert session.device is not None
         if not self.closed_to_new and self._devices.give_back(session.device):
@@ -135,6 +149,7 @@ class SessionKeeper:
         """
         for session in self.table.of_worker(worker):
             if session.phase is not SessionPhase.CLOSING:
+                self._ledger.leave(session)
                 session.traffic = Traffic.of(stats.slot(session.grant.slot))
                 if session.phase is SessionPhase.OPENED:
                     stats.inc("sstpfarm_session_ends_total", reason)
@@ -149,8 +164,7 @@ class SessionKeeper:
         for session in self.table.find(text):
             if session.phase is not SessionPhase.CLOSING:
                 identifier = session.grant.session
-                reset = m.EndSession(session=identifier, reason=Reason.ADMIN_RESET)
-                self._to_worker(session.grant.worker, reset, ())
+                self._end(session, Reason.ADMIN_RESET)
                 self._log.emit("session.kicked", session=identifier, by=by)
                 kicked.append(identifier)
         return kicked
@@ -159,7 +173,28 @@ class SessionKeeper:
         """Have the worker end that session for auth's reason; one that is ending already is left alone."""
         session = self.table.get(worker, identifier)
         if session is not None and session.phase is not SessionPhase.CLOSING:
-            self._to_worker(worker, m.EndSession(session=identifier, reason=reason.value), ())
+            self._end(session, reason)
+
+    def change(self, change: m.ChangeSession) -> None:
+        """Let other limits hold for a running session; one that is gone or ending is left alone."""
+        session = self.table.get(change.worker, change.session)
+        if session is None or session.phase is SessionPhase.CLOSING:
+            return
+        limits = {name: value for name in CHANGEABLE if (value := getattr(change, name)) is not None}
+        session.effects = msgspec.structs.replace(session.effects, **limits)
+        if limits and (cells := self._cells(session)) is not None:
+            self._ledger.change(session, cells, _now())
+        if change.rate_limit is not None:
+            message = m.ChangeRate(session=change.session, rate_limit=change.rate_limit)
+            self._to_worker(change.worker, message, ())
+
+    def enforce(self) -> None:
+        """Have sessions ended that have used up a limit; accuse workers that did not end theirs. Call each TICK."""
+        now = _now()
+        for session, reason in self._ledger.used_up(now):
+            self._end(session, reason)
+        for session in self._ledger.disobeyed(now):
+            self._accuse(session.grant.worker, f"it did not end a session within {OBEDIENCE:.0f} s")
 
     def report(self, worker: int, identifier: str) -> None:
         """Tell auth what an open session has carried."""
@@ -190,8 +225,8 @@ class SessionKeeper:
         """Return what the session has carried up to now."""
         if session.traffic is not None:
             return session.traffic
-        stats = self._stats_of(session.grant.worker)
-        return Traffic.of(stats.slot(session.grant.slot)) if stats is not None else Traffic()
+        cells = self._cells(session)
+        return Traffic.of(cells) if cells is not None else Traffic()
 
     async def drain(self) -> None:
         """Wait until no session's interface is being deleted."""
@@ -204,6 +239,17 @@ class SessionKeeper:
         await self._devices.close()
 
     # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def _end(self, session: Session, reason: Reason) -> None:
+        """Have the worker end it."""
+        message = m.EndSession(session=session.grant.session, reason=reason.value)
+        self._to_worker(session.grant.worker, message, ())
+        self._ledger.end(session, _now())
+
+    def _cells(self, session: Session) -> memoryview | None:
+        """The counters of the session; None when its worker is gone."""
+        stats = self._stats_of(session.grant.worker)
+        return stats.slot(session.grant.slot) if stats is not None else None
 
     async def _dismantle(self, session: Session) -> None:
         assert session.device is not None
@@ -227,6 +273,7 @@ class SessionKeeper:
         grant = session.grant
         traffic = session.traffic or Traffic()
         seconds = int(session.seconds(_now()))
+        self._ledger.leave(session)
         self.table.remove(session)
         self._to_auth(
             m.SessionReleased(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import IpcViolation
-from sstpfarm.ipc.messages import Grant
+from sstpfarm.ipc.messages import Effects, Grant
 from sstpfarm.master.devices import Device
 from sstpfarm.master.permissions import SessionPhase
 
@@ -36,12 +36,14 @@ class Session:
         began: monotonic time of the grant.
         opened: monotonic time at which it began to carry packets; None before.
         device: its interface; None before it has one.
+        effects: what it may change and use up: as granted, or as changed since.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
     """
 
     grant: Grant
     began: float
+    effects: Effects
     phase: SessionPhase = SessionPhase.HANDED
     opened: float | None = None
     device: Device | None = None
@@ -107,7 +109,7 @@ class SessionTable:
         sessions = self._workers.setdefault(grant.worker, {})
         if grant.session in sessions:
             raise IpcViolation("a session identifier was used twice")
-        session = sessions[grant.session] = Session(grant, now)
+        session = sessions[grant.session] = Session(grant, now, grant.effects)
         return session
 
     def get(self, worker: int, session: str) -> Session | None:

@@ -23,6 +23,7 @@ from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import PING_INTERVAL, Backoff, Child
 from sstpfarm.master.identities import AUTH_ID, worker_id
 from sstpfarm.master.keeper import SessionKeeper
+from sstpfarm.master.ledger import TICK
 from sstpfarm.master.listeners import Listener, close_listeners
 from sstpfarm.master.permissions import ProcessPhase
 from sstpfarm.net.links import Links
@@ -94,6 +95,7 @@ class Supervisor:
             stats_of=self._stats_of,
             to_worker=self._to_worker,
             to_auth=self._to_auth,
+            accuse=self._accuse,
             offload=dataplane.offload,
         )
 
@@ -126,6 +128,7 @@ class Supervisor:
         await self._until(lambda: self.workers_up == len(self._places), "the workers")
         self._up = True
         self._spawn(self._watch())
+        self._spawn(self._enforce())
 
     async def stop(self) -> None:
         """End all sessions and processes in order; what does not end by itself is killed."""
@@ -193,6 +196,12 @@ class Supervisor:
                     self._log.emit("internal.error", detail=f"auth (process {auth.pid}) does not answer")
                     auth.kill()
 
+    async def _enforce(self) -> None:
+        """Look at the sessions' limits, for ever."""
+        while True:
+            await asyncio.sleep(TICK)
+            self.keeper.enforce()
+
     # -- auth --------------------------------------------------------------------------------------------------------
 
     def _start_auth(self) -> None:
@@ -232,6 +241,8 @@ class Supervisor:
                     self._accuse(worker, str(error))
             case m.Revoke(worker=worker, session=session, reason=reason):
                 self.keeper.revoke(worker, session, Reason(reason))
+            case m.ChangeSession():
+                self.keeper.change(message)
             case m.ReadCounters(sessions=sessions):
                 for worker, session in sessions:
                     self.keeper.report(worker, session)

@@ -12,8 +12,10 @@ import pytest
 from msgspec import structs
 
 from sstpfarm.dataplane.interface import Cell
+from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc import messages as m
+from sstpfarm.master import keeper as keeper_module
 from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.permissions import SessionPhase
 from sstpfarm.net.links import Links
@@ -56,6 +58,7 @@ class Bench:
     keeper: SessionKeeper
     stats: dict[int, Stats]
     workers: list[tuple[int, m.Message]] = field(default_factory=list)
+    accused: list[tuple[int, str]] = field(default_factory=list)
     auth: list[m.SessionReleased] = field(default_factory=list)
     tuns: dict[str, int] = field(default_factory=dict)
 
@@ -88,8 +91,16 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 assert isinstance(message, m.SessionStarted)
 
         async with Links() as links:
-            keeper = SessionKeeper(links, get_log(), stats_of=stats.get, to_worker=to_worker, to_auth=to_auth)
-            bench = Bench(place, keeper, stats)
+            accused: list[tuple[int, str]] = []
+            keeper = SessionKeeper(
+                links,
+                get_log(),
+                stats_of=stats.get,
+                to_worker=to_worker,
+                to_auth=to_auth,
+                accuse=lambda worker, detail: accused.append((worker, detail)),
+            )
+            bench = Bench(place, keeper, stats, accused=accused)
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
             await scenario(bench)
             bench.close_tuns()
@@ -249,5 +260,68 @@ def test_kick() -> None:
         assert bench.keeper.kick(identifier(1), "uid 0") == []
         await bench.keeper.drain()
         assert bench.place.links() == {"lo", "sstp1"}
+
+    run(scenario)
+
+
+@needs_root
+def test_limits_are_enforced_and_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
+
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        keeper.grant(structs.replace(grant(1), effects=m.Effects(session_timeout=60)))
+        keeper.grant(grant(2))
+        keeper.opened(0, opened(1))
+        keeper.opened(0, opened(2))
+        said = len(bench.workers)
+        clock[0] += 59
+        keeper.enforce()
+        assert bench.workers[said:] == []
+        rate = RateLimit(1_000_000, 2_000_000)
+        change = m.ChangeSession(worker=0, session=identifier(1), session_timeout=90, rate_limit=rate)
+        keeper.change(change)
+        assert bench.workers[said:] == [(0, m.ChangeRate(session=identifier(1), rate_limit=rate))]
+        keeper.change(structs.replace(change, worker=1))  # no such session of that worker
+        keeper.change(m.ChangeSession(worker=0, session=identifier(2), limit_bytes_total=1000))
+        keeper.change(m.ChangeSession(worker=0, session=identifier(2)))  # changes nothing
+        assert len(bench.workers) == said + 1
+        clock[0] += 30
+        bench.stats[0].slot(2)[Cell.BYTES_OUT] = 1000
+        keeper.enforce()
+        assert bench.workers[said + 1 :] == [
+            (0, m.EndSession(session=identifier(2), reason="quota")),
+        ]
+        clock[0] += 1
+        keeper.enforce()
+        assert bench.workers[-1] == (0, m.EndSession(session=identifier(1), reason="session-timeout"))
+        keeper.closed(0, closed(1, "session-timeout"))
+        said = len(bench.workers)
+        clock[0] += 29
+        keeper.enforce()
+        assert bench.accused == [(0, "it did not end a session within 30 s")]  # that of session 2
+        clock[0] += 60
+        keeper.enforce()
+        assert len(bench.accused) == 1
+        assert len(bench.workers) == said
+
+    run(scenario)
+
+
+@needs_root
+def test_a_worker_must_obey_a_kick_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
+
+    async def scenario(bench: Bench) -> None:
+        for number in (1, 2, 3):
+            bench.keeper.grant(grant(number))
+        bench.keeper.kick(identifier(1), "uid 0")
+        bench.keeper.revoke(0, identifier(2), Reason.REPLACED)
+        bench.keeper.closed(0, closed(1))
+        clock[0] += 31
+        bench.keeper.enforce()
+        assert len(bench.accused) == 1
 
     run(scenario)
