@@ -7,23 +7,26 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from sstpfarm.config.schema import Config
+from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.master.certificate import obtain
 from sstpfarm.master.control import ControlServer
+from sstpfarm.master.effects import address_lists
 from sstpfarm.master.identities import AUTH_ID
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.master.supervisor import Supervisor
 from sstpfarm.net import nft, sysctl
 from sstpfarm.net.links import LinkFacts, Links
+from sstpfarm.net.neighbours import delete_leftovers
 from sstpfarm.net.tun import probe_offload
 from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.collector import FarmCollector, make_registry
@@ -111,15 +114,21 @@ class _Farm:
         listeners = open_listeners(endpoints, len(cpus), server.tls_deadline_s)
         stack.callback(close_listeners, listeners)
         nft.install(
-            forwarding=server.forwarding, client_to_client=server.client_to_client, masquerade=server.masquerade
+            forwarding=server.forwarding,
+            client_to_client=server.client_to_client,
+            masquerade=server.masquerade,
+            lists=address_lists(config),
+            include=server.nftables_include,
         )
         stack.callback(self._quietly, nft.remove)
-        settings = sysctl.Sysctl()
+        settings = sysctl.Sysctl(run / "sysctl.json")
+        settings.recover()
         stack.callback(settings.restore)
         with suppress(SystemRefusal):  # an older kernel has no such setting, and works without
             settings.set(MIGRATE, "1")
         if server.forwarding or server.client_to_client:
             settings.set(sysctl.IPV4_FORWARDING, "1")
+        prepare_proxy_arp(server, settings)
         reduce_capabilities(CAPABILITIES)
 
         collector = FarmCollector(
@@ -179,7 +188,7 @@ class _Farm:
         return found
 
     async def _reconcile(self, links: Links) -> None:
-        """Delete the interfaces that a farm left behind which was killed.
+        """Delete the interfaces and the proxy ARP entries that a farm left behind which was killed.
 
         Raises:
             SystemRefusal: processes still hold some: another farm serves in this network namespace.
@@ -192,8 +201,9 @@ class _Farm:
                 raise SystemRefusal(f"another farm serves in this network namespace: it holds {_names(found)}")
             await asyncio.sleep(0.1)
             found = await links.session_links()
-        if found:
-            self._log.emit("farm.leftovers_removed", interfaces=[link.name for link in found])
+        proxies = delete_leftovers()
+        if found or proxies:
+            self._log.emit("farm.leftovers_removed", interfaces=[link.name for link in found], proxies=proxies)
             for group in {link.group for link in found}:
                 links.delete_group(group)
 
@@ -250,6 +260,21 @@ def raise_limits() -> None:
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def prepare_proxy_arp(server: Server, settings: sysctl.Sysctl) -> None:
+    """Look whether the interfaces of proxy-arp are there, and switch it on where it is the kernel's own.
+
+    Raises:
+        SystemRefusal: one is not there.
+    """
+    for name in server.proxy_arp:
+        try:
+            socket.if_nametoindex(name)
+        except OSError:
+            raise SystemRefusal(f"server.proxy-arp: there is no interface {name}") from None
+        if server.proxy_arp_mode == "sysctl":
+            settings.set(f"net/ipv4/conf/{name}/proxy_arp", "1")
 
 
 def prepare_directories(run: Path, state: Path) -> None:

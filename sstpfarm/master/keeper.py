@@ -18,6 +18,7 @@ from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.master.devices import Devices
+from sstpfarm.master.effects import SessionEffects
 from sstpfarm.master.ledger import OBEDIENCE, Ledger
 from sstpfarm.master.permissions import SessionPhase, check_session
 from sstpfarm.master.sessions import Session, SessionTable, Traffic
@@ -43,6 +44,7 @@ class SessionKeeper:
         to_worker, to_auth: send a message; nothing happens when the process is not there.
         accuse: called with a worker that broke a rule, and what it did.
         offload: of the devices; the workers' packet paths are made for it.
+        effects: what sessions change beside their interfaces; without it, what needs no configuration.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class SessionKeeper:
         to_auth: SendAuth,
         accuse: Callable[[int, str], None],
         offload: Offload = Offload.NONE,
+        effects: SessionEffects | None = None,
     ) -> None:
         self.table = SessionTable()
         self.closed_to_new = False
         self._devices = Devices(links, offload, lambda detail: log.emit("internal.error", detail=detail))
+        self.effects = effects or SessionEffects(log)
         self._log = log
         self._stats_of = stats_of
         self._to_worker = to_worker
@@ -89,6 +93,7 @@ class SessionKeeper:
             return
         session = self.table.add(grant, _now())
         try:
+            self.effects.enter(session)
             session.device, tun = self._devices.take(_plan(grant))
         except (SystemRefusal, OSError, ValueError) as error:
             detail = str(error)[:256]
@@ -99,6 +104,7 @@ class SessionKeeper:
             return
         try:
             self._ledger.enter(session, stats.slot(grant.slot), _now())  # also one that is never said to be open
+            self.effects.begin(session)
             ready = m.InterfaceReady(session=grant.session, name=session.name)
             self._to_worker(grant.worker, ready, (tun,))
         finally:
@@ -122,6 +128,7 @@ class SessionKeeper:
                 worker=worker, session=message.session, interface=session.name, ipv6_peer=message.ipv6_peer
             )
         )
+        self.effects.opened(session)
 
     def closed(self, worker: int, message: m.SessionClosed) -> None:
         """Park the interface of a session whose worker has closed the descriptor, or begin to delete it.
@@ -184,6 +191,8 @@ class SessionKeeper:
         session.effects = msgspec.structs.replace(session.effects, **limits)
         if limits and (cells := self._cells(session)) is not None:
             self._ledger.change(session, cells, _now())
+        if change.address_lists is not None:
+            self.effects.change_lists(session, change.address_lists)
         if change.rate_limit is not None:
             message = m.ChangeRate(session=change.session, rate_limit=change.rate_limit)
             self._to_worker(change.worker, message, ())
@@ -235,8 +244,11 @@ class SessionKeeper:
 
     async def close(self) -> None:
         """Delete all interfaces that are left; there are no sessions any more, and none is taken."""
-        await self.drain()
-        await self._devices.close()
+        try:
+            await self.drain()
+            await self._devices.close()
+        finally:
+            await self.effects.close()
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -269,12 +281,13 @@ class SessionKeeper:
         )
 
     def _release(self, session: Session) -> None:
-        """The one way out: addresses and routes are gone."""
+        """The one way out: addresses and routes are gone, and all else goes."""
         grant = session.grant
         traffic = session.traffic or Traffic()
         seconds = int(session.seconds(_now()))
         self._ledger.leave(session)
         self.table.remove(session)
+        self.effects.end(session, seconds, traffic)
         self._to_auth(
             m.SessionReleased(
                 worker=grant.worker,
@@ -306,7 +319,7 @@ class SessionKeeper:
 
 
 def _plan(grant: m.Grant) -> LinkPlan:
-    terms, group = grant.terms, worker_group(grant.worker)
+    terms, group = grant.terms, worker_group(grant.worker, clamped=grant.effects.clamp_mss)
     if terms.bridged:
         if not grant.effects.bridge:
             raise SystemRefusal("the session is bridged, but no bridge is named")

@@ -29,6 +29,14 @@ class Traffic:
 
 
 @dataclass(slots=True)
+class Applied:
+    """What a session has changed beside its interface: the sets with its address, who answers ARP for it (indexes)."""
+
+    lists: tuple[str, ...] = ()
+    proxies: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
 class Session:
     """One session that auth granted, until its interface is gone.
 
@@ -39,6 +47,7 @@ class Session:
         effects: what it may change and use up: as granted, or as changed since.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
+        applied: what it has changed in the kernel beside its interface, and is to be undone.
     """
 
     grant: Grant
@@ -52,6 +61,7 @@ class Session:
     reason: str = ""
     traffic: Traffic | None = None
     lost: bool = False
+    applied: Applied | None = None
 
     @property
     def name(self) -> str:

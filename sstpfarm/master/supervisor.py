@@ -21,6 +21,7 @@ from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import PING_INTERVAL, Backoff, Child
+from sstpfarm.master.effects import SessionEffects
 from sstpfarm.master.identities import AUTH_ID, worker_id
 from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.ledger import TICK
@@ -97,6 +98,7 @@ class Supervisor:
             to_auth=self._to_auth,
             accuse=self._accuse,
             offload=dataplane.offload,
+            effects=SessionEffects.of(config, log),
         )
 
     @property

@@ -14,10 +14,14 @@ POOL_GROUP: Final = 0x5357_FFFE  # links without a session, down and without add
 MAX_WORKERS: Final = 1024  # what `ipc.messages` can name
 
 
-def worker_group(worker: int) -> int:
-    """Return the group of the session interfaces of that worker."""
+UNCLAMPED: Final = 0x4000  # the MSS of TCP through such an interface is left alone
+CLAMP_MASK: Final = SESSION_GROUP_MASK | UNCLAMPED
+
+
+def worker_group(worker: int, *, clamped: bool = True) -> int:
+    """Return the group of the session interfaces of that worker, those whose TCP is clamped or the others."""
     assert 0 <= worker < MAX_WORKERS
-    return SESSION_GROUPS + worker
+    return SESSION_GROUPS + worker + (0 if clamped else UNCLAMPED)
 
 
 def is_session_group(group: int) -> bool:

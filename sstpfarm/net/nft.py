@@ -1,30 +1,37 @@
 """The farm's one nftables table: fixed at start, deleted at stop; sessions are told by their interface's group.
 
-No session ever adds a rule: its interface is in one of the session groups, and that is what the rules look at.
+No session ever adds a rule: its interface is in one of the session groups, and that is what the rules look at. Its
+address may enter sets of the table (`sets`), which the operator's own chains in it can look at.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterable
 from typing import Final
 
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.net.groups import SESSION_GROUP_MASK, SESSION_GROUPS
+from sstpfarm.net.groups import CLAMP_MASK, SESSION_GROUP_MASK, SESSION_GROUPS
 from sstpfarm.net.tun import check_name
 
-TABLE: Final = "inet sstpfarm"
+TABLE_NAME: Final = "sstpfarm"
+TABLE: Final = f"inet {TABLE_NAME}"
 TIMEOUT_S: Final = 10.0  # one transaction takes milliseconds; the program waits for the kernel's nftables lock
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def ruleset(*, forwarding: bool, client_to_client: bool, masquerade: str) -> str:
+def ruleset(
+    *, forwarding: bool, client_to_client: bool, masquerade: str, lists: Iterable[str] = (), include: str = ""
+) -> str:
     """Return the table as text for `nft -f -`; it replaces an older one in one transaction.
 
     Args:
         forwarding: let packets pass between session interfaces and the host's other interfaces.
         client_to_client: let packets pass from one session's interface to another's.
         masquerade: interface behind whose address the sessions' packets are hidden; empty for none.
+        lists: names of the sets of IPv4 addresses that sessions enter.
+        include: absolute path of a file with chains of the operator for the table; empty for none.
 
     Raises:
         SystemRefusal: `masquerade` is no interface name.
@@ -33,11 +40,13 @@ def ruleset(*, forwarding: bool, client_to_client: bool, masquerade: str) -> str
     to_session = f"oifgroup & {SESSION_GROUP_MASK:#x} == {SESSION_GROUPS:#x}"
     between = "accept" if client_to_client else "drop"
     rest = "accept" if forwarding else "drop"
+    clamped = f"& {CLAMP_MASK:#x} == {SESSION_GROUPS:#x}"
     clamp = "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
     lines = [
         f"table {TABLE}",
         f"delete table {TABLE}",
         f"table {TABLE} {{",
+        *(f"  set {name} {{ type ipv4_addr; }}" for name in lists),
         "  chain input {",
         "    type filter hook input priority filter; policy accept;",
         # a client is no router of ours: with accept_ra on, its advertisement would move the host's default route
@@ -46,8 +55,8 @@ def ruleset(*, forwarding: bool, client_to_client: bool, masquerade: str) -> str
         "  }",
         "  chain forward {",
         "    type filter hook forward priority filter; policy accept;",
-        f"    {from_session} {clamp}",
-        f"    {to_session} {clamp}",
+        f"    iifgroup {clamped} {clamp}",
+        f"    oifgroup {clamped} {clamp}",
         f"    {from_session} {to_session} {between}",
         f"    {from_session} {rest}",
         f"    {to_session} {rest}",
@@ -63,17 +72,29 @@ def ruleset(*, forwarding: bool, client_to_client: bool, masquerade: str) -> str
             f'    {from_session} oifname "{masquerade}" masquerade',
             "  }",
         ]
+    if include:
+        lines.append(f'  include "{include}"')
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
-def install(*, forwarding: bool, client_to_client: bool, masquerade: str) -> None:
-    """Put the farm's table into the kernel, in place of one that was left over.
+def install(
+    *, forwarding: bool, client_to_client: bool, masquerade: str, lists: Iterable[str] = (), include: str = ""
+) -> None:
+    """Put the farm's table, as `ruleset` has it, into the kernel, in place of one that was left over.
 
     Raises:
         SystemRefusal: the program nft is missing, or refused.
     """
-    _nft(ruleset(forwarding=forwarding, client_to_client=client_to_client, masquerade=masquerade))
+    _nft(
+        ruleset(
+            forwarding=forwarding,
+            client_to_client=client_to_client,
+            masquerade=masquerade,
+            lists=lists,
+            include=include,
+        )
+    )
 
 
 def remove() -> None:

@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from sstpfarm.errors import SystemRefusal
 
 ROOT: Final = Path("/proc/sys")
@@ -31,10 +33,23 @@ def write(key: str, value: str) -> None:
 
 
 class Sysctl:
-    """Settings that are changed for as long as the farm runs."""
+    """Settings that are changed for as long as the farm runs.
 
-    def __init__(self) -> None:
+    Args:
+        journal: a file that remembers what was there, in case that this process is killed; None for none.
+    """
+
+    def __init__(self, journal: Path | None = None) -> None:
         self._changed: dict[str, tuple[str, str]] = {}
+        self._journal = journal
+
+    def recover(self) -> None:
+        """Put back what a process that was killed has changed, as its journal says. Never raises."""
+        if self._journal is None:
+            return
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            self._changed = msgspec.json.decode(self._journal.read_bytes(), type=dict[str, tuple[str, str]])
+        self.restore()
 
     def set(self, key: str, value: str) -> None:
         """Set a setting and remember what was there; leave one alone that already has the value.
@@ -46,10 +61,12 @@ class Sysctl:
             before = read(key)
             if before == value:
                 return
+            self._changed.setdefault(key, (before, value))
+            if self._journal is not None:
+                self._journal.write_bytes(msgspec.json.encode(self._changed))
             write(key, value)
         except OSError as error:
             raise SystemRefusal(f"sysctl {key} = {value}: {error.strerror}") from error
-        self._changed.setdefault(key, (before, value))
 
     def restore(self) -> None:
         """Put back what was there, except where someone else has changed the setting since. Never raises."""
@@ -58,3 +75,6 @@ class Sysctl:
                 if read(key) == ours:
                     write(key, before)
         self._changed.clear()
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                self._journal.unlink(missing_ok=True)

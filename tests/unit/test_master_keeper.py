@@ -91,6 +91,7 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 assert isinstance(message, m.SessionStarted)
 
         async with Links() as links:
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
             accused: list[tuple[int, str]] = []
             keeper = SessionKeeper(
                 links,
@@ -101,7 +102,6 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 accuse=lambda worker, detail: accused.append((worker, detail)),
             )
             bench = Bench(place, keeper, stats, accused=accused)
-            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
             await scenario(bench)
             bench.close_tuns()
             await keeper.close()

@@ -1,0 +1,238 @@
+"""What a session changes in the kernel beside its interface, and the programs that its begin and end run.
+
+Its address is in its sets before its worker has the interface, so the first packet meets them; a session that cannot
+enter its sets is refused, because it would have other rights than it was meant to have. Routes and proxy ARP entries
+that cannot be made are logged, and the session goes on. Routes go with the interface; the rest is undone by `end`,
+which every session passes once.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, ip_address
+from typing import Final
+
+from sstpfarm.config.addresses import caller_address
+from sstpfarm.config.routes import parse_network
+from sstpfarm.config.schema import Config
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.ipc.messages import FramedRoute, Grant
+from sstpfarm.master.scripts import Scripts
+from sstpfarm.master.sessions import Applied, Session, Traffic
+from sstpfarm.net import neighbours
+from sstpfarm.net.netlink import Netlink
+from sstpfarm.net.nft import TABLE_NAME
+from sstpfarm.net.routes import add_route
+from sstpfarm.net.sets import Sets
+from sstpfarm.telemetry.log import Log
+
+MOST_LISTS: Final = 1024  # sets that are made for names which auth brings, beside those of the configuration
+LIST_NAME: Final = re.compile(r"(?!sstpfarm)[A-Za-z_][A-Za-z0-9._-]{0,63}", re.ASCII)
+SCRIPT_TIMEOUT_S: Final = 10.0
+
+
+class SessionEffects:
+    """The effects of all sessions.
+
+    Args:
+        log: gets what fails.
+        lists: the sets that the table was installed with.
+        proxy_arp: names of the interfaces that answer ARP for sessions.
+        programs: the commands of the configuration. Auth names one of them and can have nothing else run.
+        script_timeout: seconds.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        lists: Iterable[str] = (),
+        proxy_arp: tuple[str, ...] = (),
+        programs: frozenset[tuple[str, ...]] = frozenset(),
+        script_timeout: float = SCRIPT_TIMEOUT_S,
+    ) -> None:
+        self._log = log
+        self._proxy_arp = proxy_arp
+        self._programs = programs
+        self._scripts = Scripts(log, script_timeout)
+        self._routes = Netlink(socket.NETLINK_ROUTE)
+        self._sets = Sets(TABLE_NAME)
+        self._known = set(lists)
+        self._most = len(self._known) + MOST_LISTS
+
+    @classmethod
+    def of(cls, config: Config, log: Log) -> SessionEffects:
+        """Return those of a configuration."""
+        terms = (*config.profile.values(), *config.secret.values())
+        server = config.server
+        return cls(
+            log,
+            lists=address_lists(config),
+            proxy_arp=server.proxy_arp if server.proxy_arp_mode == "neighbour" else (),
+            programs=frozenset(command for term in terms for command in (term.on_up, term.on_down) if command),
+            script_timeout=server.script_timeout_s,
+        )
+
+    def enter(self, session: Session) -> None:
+        """Put the session's address into its sets; before it has an interface.
+
+        Raises:
+            SystemRefusal: it cannot be in all of them; it is in none.
+        """
+        lists = session.grant.effects.address_lists
+        if lists and not session.grant.terms.bridged:
+            lists = self._checked(lists)
+            self._change(session.grant, enter=lists)
+            session.applied = Applied(lists)
+
+    def begin(self, session: Session) -> None:
+        """Add the routes and the proxy ARP entries of a session whose interface is up. Never raises."""
+        grant = session.grant
+        assert session.device is not None
+        for route in grant.effects.routes:
+            try:
+                self._route(session.device.index, grant, route)
+            except (OSError, ValueError) as error:
+                self._failed(grant, "route", f"{route.destination}: {error}")
+        if self._proxy_arp and not grant.terms.bridged:
+            self._answer_arp(session)
+
+    def opened(self, session: Session) -> None:
+        """Run on-up."""
+        self._run(session, session.grant.effects.on_up, "up", {})
+
+    def change_lists(self, session: Session, lists: tuple[str, ...]) -> None:
+        """Have a running session be in these sets and in no others; in case of failure it stays where it was."""
+        if session.grant.terms.bridged:
+            return
+        applied = session.applied or Applied()
+        try:
+            lists = self._checked(lists)
+            enter = [name for name in lists if name not in applied.lists]
+            leave = [name for name in applied.lists if name not in lists]
+            self._change(session.grant, enter=enter, leave=leave)
+        except SystemRefusal as error:
+            self._failed(session.grant, "address-list", str(error))
+            return
+        applied.lists = lists
+        session.applied = applied
+
+    def end(self, session: Session, seconds: int, traffic: Traffic) -> None:
+        """Undo what the session has changed, and run on-down if it was open. Never raises."""
+        grant, applied = session.grant, session.applied
+        session.applied = None
+        if applied is not None:
+            if applied.lists:
+                try:
+                    self._change(grant, leave=applied.lists)
+                except SystemRefusal as error:
+                    self._failed(grant, "address-list", str(error))
+            if applied.proxies:
+                try:
+                    neighbours.delete_proxies(self._routes, IPv4Address(grant.terms.remote_address), applied.proxies)
+                except OSError as error:
+                    self._failed(grant, "proxy-arp", str(error))
+        if session.opened is not None:
+            facts = {
+                "SSTPFARM_REASON": session.reason,
+                "SSTPFARM_SECONDS": str(seconds),
+                "SSTPFARM_BYTES_IN": str(traffic.bytes_in),
+                "SSTPFARM_BYTES_OUT": str(traffic.bytes_out),
+                "SSTPFARM_PACKETS_IN": str(traffic.packets_in),
+                "SSTPFARM_PACKETS_OUT": str(traffic.packets_out),
+            }
+            self._run(session, grant.effects.on_down, "down", facts)
+
+    async def close(self) -> None:
+        """Wait for the programs, within their time, and close the sockets; there are no sessions any more."""
+        try:
+            await self._scripts.close()
+        finally:
+            self._routes.close()
+            self._sets.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _checked(self, lists: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names, each once, with a set for each.
+
+        Raises:
+            SystemRefusal: one is no name, or there is no room for its set.
+        """
+        for name in lists:
+            if name in self._known:
+                continue
+            if LIST_NAME.fullmatch(name) is None:
+                raise SystemRefusal(f"address list {name!r} is no name of a set")
+            if len(self._known) >= self._most:
+                raise SystemRefusal(f"address list {name}: there are {MOST_LISTS} more than in the configuration")
+            try:
+                self._sets.make(name)
+            except OSError as error:
+                raise SystemRefusal(f"address list {name}: {error.strerror}") from error
+            self._known.add(name)
+        return tuple(dict.fromkeys(lists))
+
+    def _change(self, grant: Grant, *, enter: Iterable[str] = (), leave: Iterable[str] = ()) -> None:
+        try:
+            self._sets.change(IPv4Address(grant.terms.remote_address), enter=enter, leave=leave)
+        except (OSError, ValueError) as error:
+            detail = error.strerror if isinstance(error, OSError) else str(error)
+            raise SystemRefusal(f"address list {', '.join((*enter, *leave))}: {detail}") from error
+
+    def _route(self, index: int, grant: Grant, route: FramedRoute) -> None:
+        """Raises OSError or ValueError when there is to be no such route."""
+        network = parse_network(route.destination)  # auth has checked it; a default route would cut us off
+        caller = caller_address(grant.caller_id)
+        if caller is not None and caller.version == network.version and caller in network:
+            raise ValueError(f"the client connects from there ({caller})")
+        if network.version == 6 and grant.terms.ipv6_local is None:
+            raise ValueError("the session has no IPv6")
+        gateway = ip_address(route.gateway) if route.gateway else None
+        if not add_route(self._routes, index, network, gateway, route.metric):
+            self._log.emit("route.shadowed", session=grant.session, route=route.destination, metric=route.metric)
+
+    def _answer_arp(self, session: Session) -> None:
+        indexes = []
+        for name in self._proxy_arp:
+            try:
+                indexes.append(socket.if_nametoindex(name))
+            except OSError:
+                self._failed(session.grant, "proxy-arp", f"there is no interface {name}")
+        applied = session.applied = session.applied or Applied()
+        applied.proxies = tuple(indexes)
+        try:
+            neighbours.add_proxies(self._routes, IPv4Address(session.grant.terms.remote_address), indexes)
+        except OSError as error:
+            self._failed(session.grant, "proxy-arp", str(error))
+
+    def _run(self, session: Session, command: tuple[str, ...], event: str, facts: Mapping[str, str]) -> None:
+        if not command:
+            return
+        grant = session.grant
+        if command not in self._programs:
+            self._failed(grant, "script", f"{command[0]} with these arguments is not in the configuration")
+            return
+        environment = {
+            "SSTPFARM_EVENT": event,
+            "SSTPFARM_SESSION": grant.session,
+            "SSTPFARM_USER": grant.user,
+            "SSTPFARM_INTERFACE": session.name,
+            "SSTPFARM_LOCAL_ADDRESS": grant.terms.local_address,
+            "SSTPFARM_REMOTE_ADDRESS": grant.terms.remote_address,
+            "SSTPFARM_CALLER_ID": grant.caller_id,
+            "SSTPFARM_MTU": str(grant.mtu),
+            **facts,
+        }
+        self._scripts.run((grant.worker, grant.session), grant.session, command, environment)
+
+    def _failed(self, grant: Grant, effect: str, detail: str) -> None:
+        self._log.emit("effect.failed", session=grant.session, effect=effect, detail=detail[:256])
+
+
+def address_lists(config: Config) -> tuple[str, ...]:
+    """Return the sets that a configuration's profiles and secrets name, each once."""
+    terms = (*config.profile.values(), *config.secret.values())
+    return tuple(dict.fromkeys(name for term in terms for name in term.address_list or ()))

@@ -1,0 +1,62 @@
+"""Routes on a session's interface; they go when it goes down or is deleted, so nothing here deletes one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from sstpfarm.net.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Netlink, Request, attribute, number
+
+# linux/rtnetlink.h
+RTM_NEWROUTE: Final = 24
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RTA_GATEWAY: Final = 5
+RTA_PRIORITY: Final = 6
+RT_TABLE_MAIN: Final = 254
+RTPROT_SSTPFARM: Final = 115  # ours, as in `links`
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_LINK: Final = 253
+RTN_UNICAST: Final = 1
+RTNH_F_ONLINK: Final = 4  # the gateway is on the link, whatever the addresses say
+_ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, lengths, TOS, table, protocol, scope, type, flags
+
+Network = IPv4Network | IPv6Network
+Gateway = IPv4Address | IPv6Address
+
+
+def add_route(netlink: Netlink, index: int, network: Network, gateway: Gateway | None, metric: int) -> bool:
+    """Add a route to the main table; False when one of that network and metric was there already.
+
+    Then ours waits behind it and serves when it is gone (IPv6: both serve, where both have gateways). The interface
+    must be up. A gateway needs no address on it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _body(index, network, gateway, metric)))
+    if code == errno.EEXIST:
+        code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, _body(index, network, gateway, metric)))
+        if not code:
+            return False
+    if code:
+        raise OSError(code, os.strerror(code))
+    return True
+
+
+def _send(netlink: Netlink, request: Request) -> int:
+    return netlink.send([request]).get(0, 0)
+
+
+def _body(index: int, network: Network, gateway: Gateway | None, metric: int) -> bytes:
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    scope, flags = (RT_SCOPE_LINK, 0) if gateway is None else (RT_SCOPE_UNIVERSE, RTNH_F_ONLINK)
+    head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_SSTPFARM, scope, RTN_UNICAST, flags)
+    body = head + attribute(RTA_DST, network.network_address.packed) + number(RTA_OIF, index)
+    if gateway is not None:
+        body += attribute(RTA_GATEWAY, gateway.packed)
+    return body + number(RTA_PRIORITY, metric)
