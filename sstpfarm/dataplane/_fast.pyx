@@ -10,7 +10,7 @@ runs at a time, and none keeps anything in them. Every read of peer bytes is che
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strcmp
@@ -32,7 +32,8 @@ from os import strerror
 from sstpfarm.dataplane.interface import CELLS as _CELLS
 from sstpfarm.dataplane.interface import HEADROOM as _HEADROOM
 from sstpfarm.dataplane.interface import MAX_FRAME as _MAX_FRAME
-from sstpfarm.dataplane.interface import Cell, FramingError, Offload
+from sstpfarm.dataplane.interface import MAX_PACKET as _MAX_PACKET
+from sstpfarm.dataplane.interface import Cell, FramingError, Gate, Offload
 from sstpfarm.errors import LocalError
 
 include "_numbers.pxi"
@@ -40,7 +41,10 @@ include "_numbers.pxi"
 include "_counters.pxi"
 include "_sources.pxi"
 include "_coalesce.pxi"
+include "_frames.pxi"
 include "_segment.pxi"
+include "_checks.pxi"
+include "_bridge.pxi"
 include "_read.pxi"
 
 
@@ -57,10 +61,14 @@ cdef class FastPath:
     cdef Py_buffer _totals
     cdef Py_buffer _slot
     cdef int _tun
-    cdef int _offload
+    cdef int _tun_offload
+    cdef int _offload  # of the device that is attached: a TAP has none
+    cdef bint _bridged
     cdef int _gates
-    cdef size_t _receive_limit
-    cdef size_t _send_limit
+    cdef size_t _receive_limit, _send_limit
+    cdef size_t _fragment_header  # 0: no multilink
+    cdef size_t _whole_receive_limit, _whole_send_limit
+    cdef bytes _large
     cdef Sources _sources
     # An incomplete frame: its header, then a block of the frame's own size.
     cdef uint8_t _head[SSTP_HEADER]
@@ -71,7 +79,7 @@ cdef class FastPath:
 
     def __cinit__(self, totals, slot, offload=Offload.NONE):
         self._tun = -1
-        self._offload = Offload(offload)
+        self._tun_offload = self._offload = Offload(offload)
         self._receive_limit = self._send_limit = DEFAULT_LIMIT
         take_cells(&self._totals, totals)
         take_cells(&self._slot, slot)
@@ -84,20 +92,22 @@ cdef class FastPath:
         free(self._partial)
         free(self._remainder)
 
-    def attach(self, int tun):
+    def attach(self, int tun, *, bint bridged=False):
         """Use `tun` from now on; the caller keeps ownership."""
         if tun < 0:
             raise LocalError(f"no descriptor: {tun}")
         self.forget_remainder()
-        self._tun = tun
+        self._tun, self._large = tun, None
+        self._bridged = bridged
+        self._offload = Offload.NONE if bridged else self._tun_offload
 
     def detach(self):
         """Forget the descriptor; packets from the peer count as refused by the TUN from now on."""
         self.forget_remainder()
-        self._tun = -1
+        self._tun, self._large = -1, None
 
     def set_gates(self, gates):
-        """Open exactly these families in both directions."""
+        """Open exactly these in both directions; of a device only what it carries."""
         self._gates = gates
 
     def set_limits(self, *, Py_ssize_t receive, Py_ssize_t send):
@@ -106,6 +116,12 @@ cdef class FastPath:
             raise LocalError(f"limits must be 1 to {MAX_INFORMATION} bytes: receive {receive}, send {send}")
         self._receive_limit = receive
         self._send_limit = send
+
+    def set_multilink(self, *, int header, Py_ssize_t receive, Py_ssize_t send):
+        """Let larger packets travel in fragments."""
+        if header not in (2, 4) or not (0 < receive <= MAX_PACKET and 0 < send <= MAX_PACKET):
+            raise LocalError(f"multilink: header {header}, limits of 1 to {MAX_PACKET} bytes: {receive}, {send}")
+        self._fragment_header, self._whole_receive_limit, self._whole_send_limit = header, receive, send
 
     def set_sources(self, ipv4, ipv6):
         """Accept packets from the peer only from these (network, mask) pairs."""
@@ -196,69 +212,75 @@ cdef class FastPath:
     cdef bint take(self, const Span *frame) except -1:
         """Deal with a whole frame; True when it is not a network packet but Python's business."""
         cdef Span packet
-        cdef size_t position = SSTP_HEADER
-        cdef int protocol
         if byte_at(frame, 1) & CONTROL_BIT:
             _counts[CONTROL_IN] += 1
             return True
-        if position == frame.size:
+        if SSTP_HEADER == frame.size:
             return False  # an empty data packet says nothing
-        if frame.size - position >= 2 and u16_at(frame, position) == ADDRESS_CONTROL:
-            position += 2
+        part(&packet, frame, SSTP_HEADER, frame.size - SSTP_HEADER)
+        if self.carry(&packet, self._receive_limit, False):
+            return False
+        _counts[CONTROL_IN] += 1
+        return True
+
+    cdef bint carry(self, Span *packet, size_t limit, bint whole) except -1:
+        """Pass on what begins with its PPP protocol, or count why not; False when it is Python's business."""
+        cdef size_t position = 0
+        cdef size_t total
+        cdef int protocol, fault
+        if packet.size >= 2 and u16_at(packet, 0) == ADDRESS_CONTROL:
+            position = 2
         # RFC 1661 6.5: an odd first byte is a whole protocol number. Accepted without having been agreed.
-        if position < frame.size and byte_at(frame, position) & 1:
-            protocol = byte_at(frame, position)
+        if position < packet.size and byte_at(packet, position) & 1:
+            protocol = byte_at(packet, position)
             position += 1
-        elif frame.size - position >= 2:
-            protocol = u16_at(frame, position)
+        elif packet.size - position >= 2:
+            protocol = u16_at(packet, position)
             position += 2
         else:
             _counts[DROP_MALFORMED] += 1
-            return False
-        part(&packet, frame, position, frame.size - position)
-        if protocol == PPP_IPV4:
-            if self._gates & IPV4_GATE:
-                self.ipv4(&packet)
-            else:
-                _counts[DROP_GATE_IN] += 1
-        elif protocol == PPP_IPV6:
-            if self._gates & IPV6_GATE:
-                self.ipv6(&packet)
-            else:
-                _counts[DROP_GATE_IN] += 1
-        else:
-            _counts[CONTROL_IN] += 1
             return True
-        return False
+        part(packet, packet, position, packet.size - position)
+        if protocol == PPP_IPV4 or protocol == PPP_IPV6:
+            if not self.is_open(4 if protocol == PPP_IPV4 else 6):
+                _counts[DROP_GATE_IN] += 1
+                return True
+            fault = ip_fault(4 if protocol == PPP_IPV4 else 6, packet, limit, &self._sources, &total)
+            if fault:
+                _counts[fault] += 1
+            else:
+                self.write(packet, total)
+        elif protocol == PPP_BRIDGED:
+            if self._bridged and self._gates & BRIDGE_GATE:
+                take_frame(self._tun, packet, limit)
+            else:
+                _counts[DROP_GATE_IN] += 1
+        elif protocol == PPP_MULTILINK and not whole and is_whole(packet, self._fragment_header):
+            part(packet, packet, self._fragment_header, packet.size - self._fragment_header)
+            return self.carry(packet, self._whole_receive_limit, True)
+        else:
+            return False
+        return True
 
-    cdef int ipv4(self, Span *packet) except -1:
-        """Pass an IPv4 packet on, or count why not (RFC 791 3.1)."""
-        cdef size_t header, total
-        if packet.size > self._receive_limit:
-            return tally(DROP_TOO_LARGE)
-        if packet.size < IPV4_HEADER or byte_at(packet, 0) >> 4 != 4:
-            return tally(DROP_MALFORMED)
-        header = (byte_at(packet, 0) & 0x0F) * 4
-        total = u16_at(packet, 2)
-        if not IPV4_HEADER <= header <= total <= packet.size:
-            return tally(DROP_MALFORMED)
-        if not belongs4(&self._sources, packet):
-            return tally(DROP_SOURCE)
-        return self.write(packet, total)
+    def deliver(self, packet):
+        """Take a packet that was put together of fragments (see `interface.PacketPath.deliver`)."""
+        cdef Py_buffer view
+        cdef Span span
+        PyObject_GetBuffer(packet, &view, PyBUF_SIMPLE)
+        try:
+            span.at, span.size = <const uint8_t *>view.buf, view.len
+            if not self.carry(&span, self._whole_receive_limit, True):
+                _counts[DROP_PROTOCOL] += 1
+            end_runs(self._tun, self._offload)
+        finally:
+            forget_runs()
+            publish(&self._slot, &self._totals)
+            PyBuffer_Release(&view)
 
-    cdef int ipv6(self, Span *packet) except -1:
-        """Pass an IPv6 packet on, or count why not (RFC 8200 3)."""
-        cdef size_t total
-        if packet.size > self._receive_limit:
-            return tally(DROP_TOO_LARGE)
-        if packet.size < IPV6_HEADER or byte_at(packet, 0) >> 4 != 6:
-            return tally(DROP_MALFORMED)
-        total = IPV6_HEADER + u16_at(packet, 4)
-        if total > packet.size:
-            return tally(DROP_MALFORMED)
-        if not belongs6(&self._sources, packet):
-            return tally(DROP_SOURCE)
-        return self.write(packet, total)
+    def lose(self, count):
+        """Count that many fragments."""
+        _counts[DROP_FRAGMENT] += count
+        publish(&self._slot, &self._totals)
 
     cdef int write(self, Span *packet, size_t total) except -1:
         """Hand a packet to the TUN, without the padding that PPP allows."""
@@ -278,15 +300,23 @@ cdef class FastPath:
         try:
             if view.len < MAX_FRAME:
                 raise LocalError(f"drain() needs a buffer of at least {MAX_FRAME} bytes")
-            if self._tun < 0:
-                return 0, False
+            if self._tun < 0 or self._large is not None:
+                return 0, self._large is not None
             more = self.read_all(<uint8_t *>view.buf, view.len, &filled)
-            if shed and filled:
+            if shed and self._large is not None:
+                shed_one(len(self._large) - 2)
+                self._large = None
+            elif shed and filled:
                 filled = shed_last(<uint8_t *>view.buf, filled)
             return filled, more
         finally:
             publish(&self._slot, &self._totals)
             PyBuffer_Release(&view)
+
+    def large(self):
+        """Return and forget the packet that only fits in fragments."""
+        large, self._large = self._large, None
+        return large
 
     def discard(self):
         """Drop the TUN's packets (see `interface.PacketPath.discard`)."""
@@ -325,23 +355,26 @@ cdef class FastPath:
         cdef iovec vectors[3]
         cdef VirtioHeader virtio
         cdef uint8_t *at = out + filled[0] + HEADROOM
-        cdef size_t limit = self._send_limit
+        cdef size_t prefix = BRIDGE_HEADER if self._bridged else 0
+        cdef size_t limit = max(self._send_limit, prefix)
         cdef size_t header = sizeof(VirtioHeader) if self._offload else 0
         cdef size_t size
         cdef ssize_t got
         cdef Span head
         vectors[0].iov_base, vectors[0].iov_len = &virtio, header
-        vectors[1].iov_base, vectors[1].iov_len = at, limit
-        vectors[2].iov_base = _scratch + GAP  # what is longer than the limit: too large, or a super-packet
-        vectors[2].iov_len = SUPER if self._offload >= TSO else 1
+        vectors[1].iov_base, vectors[1].iov_len = at + prefix, limit - prefix
+        vectors[2].iov_base = _scratch + GAP  # what is longer than the limit: for fragments, too large, a super-packet
+        vectors[2].iov_len = SUPER if self._offload >= TSO else self.whole_limit() - self._send_limit + 1
         got = read_packet(self._tun, vectors, 3)
         if got == 0:
             return 0
         if <size_t>got <= header:
             tally(DROP_MALFORMED)
             return 1
-        size = got - header
+        size = got - header + prefix
         head.at, head.size = at, min(size, limit)
+        if self._bridged:
+            return self.pass_frame(at, &head, size, out, filled)
         if header and virtio.gso_type != GSO_NONE:
             return self.divide(&virtio, &head, size, out, room, filled)
         return self.pass_on(&virtio, &head, size, out, filled)
@@ -355,17 +388,37 @@ cdef class FastPath:
             tally(DROP_PROTOCOL)
         elif not self.is_open(version):
             tally(DROP_GATE_OUT)
-        elif size > self._send_limit:
+        elif size > self.whole_limit():
             tally(DROP_TOO_LARGE)
+        elif size > self._send_limit:
+            self._large = large_packet(head, size, protocol_of(version), virtio if self._offload else NULL)
+            return 1 if self._large is None else -1
         elif self._offload and virtio.flags & NEEDS_CSUM and not finish_checksum(
             out + filled[0] + HEADROOM, size, virtio
         ):
             tally(DROP_MALFORMED)
         else:
-            put_headers(out + filled[0], size, version)
-            tally(PACKETS_OUT)
-            _counts[BYTES_OUT] += size
+            put_headers(out + filled[0], size, protocol_of(version))
+            count_out(size)
             filled[0] += HEADROOM + size
+        return 1
+
+    cdef int pass_frame(self, uint8_t *at, const Span *head, size_t size, uint8_t *out, size_t *filled) except -2:
+        """An Ethernet frame, which leaves room in front of it, gets its headers."""
+        cdef Span frame
+        cdef int fault
+        at[0], at[1] = 0, MAC_ETHERNET
+        part(&frame, head, BRIDGE_HEADER, head.size - BRIDGE_HEADER)
+        fault = frame_fault(&frame, size - BRIDGE_HEADER, self._gates, self.whole_limit())
+        if fault:
+            tally(fault)
+            return 1
+        if size > self._send_limit:
+            self._large = large_packet(head, size, PPP_BRIDGED, NULL)
+            return -1
+        put_headers(out + filled[0], size, PPP_BRIDGED)
+        count_out(size)
+        filled[0] += HEADROOM + size
         return 1
 
     cdef int divide(
@@ -401,11 +454,18 @@ cdef class FastPath:
             bulk.behind = _scratch + GAP - behind
             if first == bulk.headers:
                 bulk.payload, bulk.behind = bulk.behind, NULL
-        filled[0] += emit(&bulk, out + filled[0], room - filled[0], self._send_limit)
+        filled[0] += emit(&bulk, out + filled[0], room - filled[0], self._send_limit, self.whole_limit())
+        self.see_large(&bulk)
         if bulk.left:
             self._remainder = keep_remainder(&bulk)
             return -1
-        return 1
+        return 1 if self._large is None else -1
+
+    cdef int see_large(self, Bulk *bulk) except -1:
+        """Hand out the next segment if `out` does not take it for its size."""
+        if bulk.left and bulk.headers + min(bulk.unit, bulk.left) > self._send_limit:
+            self._large = large_segment(bulk)
+        return 0
 
     cdef bint go_on(self, uint8_t *out, size_t room, size_t *filled) except -1:
         """Put the rest of a super-packet first; False when it is still not all."""
@@ -415,44 +475,23 @@ cdef class FastPath:
             _counts[DROP_GATE_OUT] += segments_of(&bulk)
         else:
             memcpy(_template, kept.headers, bulk.headers)
-            filled[0] = emit(&bulk, out, room, self._send_limit)
+            filled[0] = emit(&bulk, out, room, self._send_limit, self.whole_limit())
+            self.see_large(&bulk)
             if bulk.left:
                 kept.rest = bulk
                 memcpy(kept.headers, _template, bulk.headers)
                 return False
         self.forget_remainder()
-        return True
+        return self._large is None
 
     cdef inline bint is_open(self, int version) noexcept:
-        return self._gates & (IPV4_GATE if version == 4 else IPV6_GATE) != 0
+        return self._gates & (IPV4_GATE if version == 4 else IPV6_GATE) != 0 and not self._bridged
+
+    cdef inline size_t whole_limit(self) noexcept:
+        """Bytes of the largest packet towards the peer, in one piece or in fragments."""
+        return max(self._send_limit, self._whole_send_limit)
 
     cdef int forget_remainder(self) except -1:
         free(self._remainder)
         self._remainder = NULL
         return 0
-
-
-cdef size_t frame_length(const Span *stream, size_t position) except 0:
-    """Length of the frame that begins there; its 4 header bytes are present (MS-SSTP 2.2.1)."""
-    cdef int version = byte_at(stream, position)
-    cdef int length = u16_at(stream, position + 2) & LENGTH_MASK
-    if version != VERSION:
-        raise FramingError(f"SSTP version {version:#04x} (MS-SSTP 2.2.1)")
-    if length < (CONTROL_HEADER if byte_at(stream, position + 1) & CONTROL_BIT else SSTP_HEADER):
-        raise FramingError(f"SSTP packet length {length} (MS-SSTP 2.2.1)")
-    return length
-
-
-cdef size_t shed_last(const uint8_t *out, size_t filled) except? 0:
-    """Take the last packet out again; returns where it began."""
-    cdef Span stream
-    cdef size_t last = 0
-    cdef size_t position = 0
-    stream.at, stream.size = out, filled
-    while position < filled:
-        last = position
-        position += frame_length(&stream, position)
-    _counts[PACKETS_OUT] -= 1
-    _counts[BYTES_OUT] -= filled - last - HEADROOM
-    _counts[DROP_QUEUE] += 1
-    return last

@@ -72,22 +72,24 @@ cdef inline size_t segments_of(const Bulk *bulk) noexcept:
     return (bulk.left + bulk.unit - 1) // bulk.unit
 
 
-cdef size_t emit(Bulk *bulk, uint8_t *out, size_t room, size_t limit) except? 0:
-    """Put segments into `out` until nothing is left or the next does not fit; return the bytes written."""
+cdef size_t emit(Bulk *bulk, uint8_t *out, size_t room, size_t limit, size_t whole) except? 0:
+    """Put segments into `out` until nothing is left or the next does not fit; return the bytes written.
+
+    One beyond `limit` does not fit; one beyond `whole` does not pass at all.
+    """
     cdef size_t filled = 0
     cdef size_t chunk, size
     while bulk.left:
         chunk = min(bulk.unit, bulk.left)
         size = bulk.headers + chunk
-        if size > limit:
+        if size > whole:
             _counts[DROP_TOO_LARGE] += 1
-        elif room - filled < HEADROOM + size:
+        elif size > limit or room - filled < HEADROOM + size:
             break
         else:
             put_segment(bulk, out + filled, chunk)
             filled += HEADROOM + size
-            _counts[PACKETS_OUT] += 1
-            _counts[BYTES_OUT] += size
+            count_out(size)
         next_segment(bulk, chunk)
     return filled
 
@@ -102,7 +104,7 @@ cdef int put_segment(const Bulk *bulk, uint8_t *out, size_t chunk) except -1:
     if at + bulk.headers != bulk.payload:  # else it was read into its place
         memcpy(at + bulk.headers, bulk.payload, chunk)
     memcpy(at, _template, bulk.headers)
-    put_headers(out, size, bulk.version)
+    put_headers(out, size, protocol_of(bulk.version))
     if bulk.version == 4:
         put_u16(at + 2, <uint32_t>size)
         put_u16(at + 10, 0)
@@ -153,15 +155,15 @@ cdef Remainder *keep_remainder(const Bulk *bulk) except NULL:
     return kept
 
 
-cdef inline void put_headers(uint8_t *out, size_t size, int version) noexcept:
-    """SSTP data packet (MS-SSTP 2.2.3), FF 03, PPP protocol, in front of `size` bytes."""
-    out[0] = 0x10
-    out[1] = 0
-    put_u16(out + 2, <uint32_t>(HEADROOM + size))
-    out[4] = 0xFF
-    out[5] = 0x03
-    out[6] = 0
-    out[7] = PPP_IPV4 if version == 4 else PPP_IPV6
+cdef bytes large_segment(Bulk *bulk):
+    """Return the next segment, PPP protocol first, which is too large for `out`; it is counted."""
+    cdef size_t chunk = min(bulk.unit, bulk.left)
+    cdef size_t size = bulk.headers + chunk
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, HEADROOM + size)
+    put_segment(bulk, <uint8_t *>PyBytes_AS_STRING(made), chunk)
+    next_segment(bulk, chunk)
+    count_out(size)
+    return made[HEADROOM - 2 :]
 
 
 cdef int finish_checksum(uint8_t *at, size_t size, const VirtioHeader *virtio) except -1:
@@ -176,3 +178,20 @@ cdef int finish_checksum(uint8_t *at, size_t size, const VirtioHeader *virtio) e
         checksum = 0xFFFF
     put_sum(at + place, checksum)
     return 1
+
+
+cdef bytes large_packet(const Span *head, size_t size, int protocol, const VirtioHeader *virtio):
+    """Return a packet that only fits in fragments, its protocol first, and count it; None when its header is wrong.
+
+    What `head` lacks of it is in the scratch buffer; `virtio` is NULL for a device without offload.
+    """
+    cdef bytes packet = PyBytes_FromStringAndSize(NULL, 2 + size)
+    cdef uint8_t *at = <uint8_t *>PyBytes_AS_STRING(packet)
+    put_u16(at, protocol)
+    memcpy(at + 2, head.at, head.size)
+    memcpy(at + 2 + head.size, _scratch + GAP, size - head.size)
+    if virtio is not NULL and virtio.flags & NEEDS_CSUM and not finish_checksum(at + 2, size, virtio):
+        tally(DROP_MALFORMED)
+        return None
+    count_out(size)
+    return packet

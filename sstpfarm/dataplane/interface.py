@@ -14,6 +14,7 @@ SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1: version, C bit, length
 PPP_HEADER: Final = 4  # FF 03 and a 2-byte protocol; always sent so (PROTOCOL 6.1)
 HEADROOM: Final = SSTP_HEADER + PPP_HEADER
 MAX_FRAME: Final = 4095  # 12-bit length, MS-SSTP 2.2.1
+MAX_PACKET: Final = 16384  # the largest packet that fragments may carry (RFC 1990); ours
 
 
 class Cell(IntEnum):
@@ -33,7 +34,8 @@ class Cell(IntEnum):
     CONTROL_IN = 11  # control frames handed to Python
     DROP_QUEUE = 12  # shed because the way to the peer is too slow
     DROP_RATE = 13  # shed because the session has used up its rate limit
-    ACTIVE = 14  # milliseconds of CLOCK_MONOTONIC at the last packet that passed; 0 before, and in the totals
+    DROP_FRAGMENT = 14  # fragments of RFC 1990 that followed nothing, packets that stayed unfinished
+    ACTIVE = 15  # milliseconds of CLOCK_MONOTONIC at the last packet that passed; 0 before, and in the totals
 
 
 CELLS: Final = len(Cell)
@@ -47,15 +49,18 @@ DROP_CELLS: Final = {
     "tun": Cell.DROP_TUN,
     "queue": Cell.DROP_QUEUE,
     "rate": Cell.DROP_RATE,
+    "fragment": Cell.DROP_FRAGMENT,
 }
 
 
 class Gate(IntFlag):
-    """Which address families may pass, in both directions."""
+    """What may pass, in both directions: IP on a TUN device, Ethernet frames on a TAP device."""
 
     NONE = 0
     IPV4 = 1
     IPV6 = 2
+    BRIDGE = 4
+    TAGGED = 8  # frames with an IEEE 802.1Q tag towards the peer too
 
 
 class Offload(IntEnum):
@@ -77,25 +82,36 @@ class FramingError(Exception):
 class PacketPath(Protocol):
     """The packet path of one session. Not thread-safe; no call blocks, the TUN descriptor is non-blocking."""
 
-    def attach(self, tun: int) -> None:
+    def attach(self, tun: int, *, bridged: bool = False) -> None:
         """Use `tun` from now on; the caller keeps ownership.
 
-        It is a non-blocking descriptor, IFF_TUN | IFF_NO_PI, of the offload that the path was made for.
+        It is a non-blocking descriptor, IFF_TUN | IFF_NO_PI, of the offload that the path was made for; with `bridged`
+        it is IFF_TAP | IFF_NO_PI without offload, and IP packets pass only inside of Ethernet frames.
         """
 
     def detach(self) -> None:
         """Forget the descriptor; packets in either direction are dropped from now on. Idempotent."""
 
     def set_gates(self, gates: Gate) -> None:
-        """Open exactly these families in both directions."""
+        """Open exactly these in both directions."""
 
     def set_limits(self, *, receive: int, send: int) -> None:
         """Bound the PPP information field, in bytes, of packets from the peer and towards it."""
 
+    def set_multilink(self, *, header: int, receive: int, send: int) -> None:
+        """Let larger packets travel in fragments (RFC 1990), which are made and put together elsewhere.
+
+        Args:
+            header: bytes of the header of the peer's fragments, 2 or 4. A fragment that is a whole IP packet or
+                Ethernet frame is dealt with here, every other comes back from `feed`.
+            receive, send: bytes of a whole packet's information field, at most MAX_PACKET.
+        """
+
     def set_sources(self, ipv4: tuple[tuple[int, int], ...], ipv6: tuple[tuple[int, int], ...]) -> None:
         """Accept packets from the peer only from these networks: pairs of (network, mask) as integers.
 
-        An empty tuple accepts nothing of that family; ((0, 0),) accepts every source (client side).
+        An empty tuple accepts nothing of that family; ((0, 0),) accepts every source (client side). Addresses inside
+        of Ethernet frames are not looked at: a bridge's networks are not known here.
         """
 
     def feed(self, data: memoryview) -> tuple[int, bytes | None]:
@@ -104,14 +120,24 @@ class PacketPath(Protocol):
         Returns:
             (consumed, control): all bytes up to and including the first control frame, and that frame: the whole
             SSTP packet, header included, when its C bit is set, or a whole SSTP data packet that carries a PPP
-            control frame (protocol number 0x8000 and above) or a network protocol that needs PPP's answer
-            (a closed family's NCP is PPP's business: a network protocol other than IPv4 and IPv6 comes back too).
+            control frame (protocol number 0x8000 and above), a fragment (003d), or a network protocol that needs
+            PPP's answer (a network protocol other than IPv4, IPv6 and bridged frames comes back too).
             control is None when `data` is used up; an incomplete frame is kept (at most 4095 bytes).
             Call again with `data[consumed:]` until control is None.
 
         Raises:
             FramingError: drop the connection; the object must not be fed again.
         """
+
+    def deliver(self, packet: bytes) -> None:
+        """Take a packet that was put together of fragments, protocol field first, with or without FF 03.
+
+        It meets the same checks as those of `feed`, but for its size: up to what `set_multilink` says. What is not
+        network data is dropped and counted so.
+        """
+
+    def lose(self, count: int) -> None:
+        """Count that many fragments that could not be put together."""
 
     def drain(self, out: memoryview, shed: bool = False) -> tuple[int, bool]:
         """Read packets from the TUN and put SSTP data packets into `out` (at least MAX_FRAME bytes).
@@ -121,10 +147,17 @@ class PacketPath(Protocol):
         Returns:
             (filled, more): bytes written; more is True when the work bound was reached before the TUN was empty.
             What is left of a super-packet that did not fit is kept, and makes no descriptor readable: call again.
-            Packets that meet a closed gate are read, counted and dropped.
+            Packets that meet a closed gate are read, counted and dropped. A packet that only fits in fragments ends
+            the call, with `more`: it is behind those in `out`, and `large` gives it.
 
         Raises:
             OSError: the TUN no longer reads (its device is gone): detach, and end the session.
+        """
+
+    def large(self) -> bytes | None:
+        """Return and forget the packet, protocol field first, with which the last `drain` ended; None for none.
+
+        As long as it is not taken, `drain` gives nothing more.
         """
 
     def discard(self) -> bool:

@@ -4,7 +4,8 @@ It must not know TLS, PPP negotiation or the event loop. The native path answers
 and counter for counter; where the two differ, this file is right.
 
 Order of the checks, because it decides which counter a bad packet meets. From the peer: PPP protocol, gate, limit,
-IP version and lengths, source address, TUN. Towards the peer: IP version, gate, limit.
+IP version and lengths, source address, TUN. Towards the peer: IP version, gate, limit. Of Ethernet frames: length,
+gate, what bridges keep to themselves and tags, limit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sstpfarm.dataplane.interface import (
     CELLS,
     HEADROOM,
     MAX_FRAME,
+    MAX_PACKET,
     SSTP_HEADER,
     Cell,
     FramingError,
@@ -34,10 +36,25 @@ _LENGTH_MASK: Final = 0x0FFF  # the 4 bits above are reserved: ignored
 _CONTROL_HEADER: Final = 8  # MS-SSTP 2.2.2: header, message type, number of attributes
 _ADDRESS_CONTROL: Final = 0xFF03  # RFC 1662 3.1
 _PPP_IPV4: Final = 0x0021  # RFC 1332 2
+_PPP_BRIDGED: Final = 0x0031  # RFC 3518 4.1
+_PPP_MULTILINK: Final = 0x003D  # RFC 1990 3
 _PPP_IPV6: Final = 0x0057  # RFC 5072 3
+_WHOLE: Final = 0xC0  # RFC 1990 3: B and E, the first fragment and the last
 _IPV4_HEADER: Final = 20  # RFC 791 3.1
 _IPV6_HEADER: Final = 40  # RFC 8200 3
 _DEFAULT_LIMIT: Final = 1500  # RFC 1661 6.1: the MRU before LCP agreed on another
+# RFC 3518 4.1: one byte of flags, one of MAC type, then the frame
+_BRIDGE_HEADER: Final = 2
+_BRIDGE_FCS: Final = 0x80  # F: the frame's check sequence is there
+_BRIDGE_ZEROS: Final = 0x20  # Z: the sender took the zeros of a short frame away
+_BRIDGE_CONTROL: Final = 0x10  # B: a bridge control packet
+_BRIDGE_PADS: Final = 0x0F  # bytes behind the frame
+_MAC_ETHERNET: Final = 1
+_FCS: Final = 4
+_ETHERNET_HEADER: Final = 14  # IEEE 802.3 3.1.1
+_SHORTEST_FRAME: Final = 60  # without its check sequence
+_LINK_LOCAL: Final = 0x0180C2000000  # IEEE 802.1Q 8.6.3: to ...0f, between neighbours only: spanning tree, LACP, LLDP
+_TAGS: Final = (b"\x81\x00", b"\x88\xa8")  # IEEE 802.1Q 9.6
 
 _CLOCK_MONOTONIC_COARSE: Final = 6  # linux/time.h
 
@@ -58,11 +75,16 @@ class PurePath:
     """
 
     __slots__ = (
+        "_bridge_open",
+        "_bridged",
         "_counts",
+        "_fragment_header",
+        "_gates",
         "_ipv4_open",
         "_ipv4_sources",
         "_ipv6_open",
         "_ipv6_sources",
+        "_large",
         "_partial",
         "_receive_limit",
         "_send_limit",
@@ -70,6 +92,8 @@ class PurePath:
         "_spill",
         "_totals",
         "_tun",
+        "_whole_receive_limit",
+        "_whole_send_limit",
     )
 
     def __init__(self, totals: memoryview, slot: memoryview) -> None:
@@ -80,27 +104,37 @@ class PurePath:
         self._slot = slot
         self._counts = [0] * CELLS  # of the call that is running
         self._tun: int | None = None
-        self._ipv4_open = False
-        self._ipv6_open = False
+        self._bridged = False
+        self._gates = Gate.NONE
+        self._ipv4_open = self._ipv6_open = self._bridge_open = False
         self._ipv4_sources: Networks = ()
         self._ipv6_sources: Networks = ()
         self._receive_limit = _DEFAULT_LIMIT
         self._send_limit = _DEFAULT_LIMIT
+        self._fragment_header = 0  # no multilink
+        self._whole_receive_limit = self._whole_send_limit = 0
+        self._large: bytes | None = None
         self._partial = bytearray()  # an incomplete frame, shorter than MAX_FRAME
-        self._spill = bytearray(1)  # takes the first byte beyond the send limit: the packet is too large
+        self._spill = bytearray(1)  # takes what is beyond the send limit, and one byte beyond what fragments carry
 
-    def attach(self, tun: int) -> None:
+    def attach(self, tun: int, *, bridged: bool = False) -> None:
         """Use `tun` from now on; the caller keeps ownership."""
         self._tun = tun
+        self._bridged = bridged
+        self._large = None
+        self.set_gates(self._gates)
 
     def detach(self) -> None:
         """Forget the descriptor; packets from the peer count as refused by the TUN from now on."""
         self._tun = None
+        self._large = None
 
     def set_gates(self, gates: Gate) -> None:
-        """Open exactly these families in both directions."""
-        self._ipv4_open = Gate.IPV4 in gates
-        self._ipv6_open = Gate.IPV6 in gates
+        """Open exactly these in both directions; of a device only what it carries."""
+        self._gates = gates
+        self._ipv4_open = Gate.IPV4 in gates and not self._bridged
+        self._ipv6_open = Gate.IPV6 in gates and not self._bridged
+        self._bridge_open = Gate.BRIDGE in gates and self._bridged
 
     def set_limits(self, *, receive: int, send: int) -> None:
         """Bound the PPP information field, in bytes (1 to 4087)."""
@@ -108,6 +142,19 @@ class PurePath:
             raise LocalError(f"limits must be 1 to {MAX_INFORMATION} bytes: receive {receive}, send {send}")
         self._receive_limit = receive
         self._send_limit = send
+        self._make_spill()
+
+    def set_multilink(self, *, header: int, receive: int, send: int) -> None:
+        """Let larger packets travel in fragments."""
+        if header not in (2, 4) or not (0 < receive <= MAX_PACKET and 0 < send <= MAX_PACKET):
+            raise LocalError(f"multilink: header {header}, limits of 1 to {MAX_PACKET} bytes: {receive}, {send}")
+        self._fragment_header = header
+        self._whole_receive_limit = receive
+        self._whole_send_limit = send
+        self._make_spill()
+
+    def _make_spill(self) -> None:
+        self._spill = bytearray(max(self._whole_send_limit - self._send_limit, 0) + 1)
 
     def set_sources(self, ipv4: Networks, ipv6: Networks) -> None:
         """Accept packets from the peer only from these (network, mask) pairs."""
@@ -169,6 +216,23 @@ class PurePath:
         position = start + SSTP_HEADER
         if position == end:
             return False  # an empty data packet says nothing
+        cell = self._carry(data, position, end, self._receive_limit)
+        counts[Cell.CONTROL_IN if cell is None else cell] += 1
+        return cell is None
+
+    def deliver(self, packet: bytes) -> None:
+        """Take a packet that was put together of fragments (see `interface.PacketPath.deliver`)."""
+        cell = self._carry(memoryview(packet), 0, len(packet), self._whole_receive_limit, whole=True)
+        self._counts[Cell.DROP_PROTOCOL if cell is None else cell] += 1
+        self._publish()
+
+    def lose(self, count: int) -> None:
+        """Count that many fragments."""
+        self._counts[Cell.DROP_FRAGMENT] += count
+        self._publish()
+
+    def _carry(self, data: memoryview, position: int, end: int, limit: int, whole: bool = False) -> Cell | None:
+        """Pass on what begins with its PPP protocol; returns its counter, None when it is Python's business."""
         if end - position >= 2 and _u16(data, position)[0] == _ADDRESS_CONTROL:
             position += 2
         # RFC 1661 6.5: an odd first byte is a whole protocol number. Accepted without having been agreed.
@@ -179,22 +243,44 @@ class PurePath:
             protocol = _u16(data, position)[0]
             position += 2
         else:
-            counts[Cell.DROP_MALFORMED] += 1
-            return False
+            return Cell.DROP_MALFORMED
         if protocol == _PPP_IPV4:
-            cell = self._ipv4(data, position, end) if self._ipv4_open else Cell.DROP_GATE_IN
-        elif protocol == _PPP_IPV6:
-            cell = self._ipv6(data, position, end) if self._ipv6_open else Cell.DROP_GATE_IN
-        else:
-            counts[Cell.CONTROL_IN] += 1
-            return True
-        counts[cell] += 1
-        return False
+            return self._ipv4(data, position, end, limit) if self._ipv4_open else Cell.DROP_GATE_IN
+        if protocol == _PPP_IPV6:
+            return self._ipv6(data, position, end, limit) if self._ipv6_open else Cell.DROP_GATE_IN
+        if protocol == _PPP_BRIDGED:
+            return self._frame(data, position, end, limit) if self._bridge_open else Cell.DROP_GATE_IN
+        if protocol == _PPP_MULTILINK and self._fragment_header and not whole:
+            inside = position + self._fragment_header
+            if inside <= end and data[position] & _WHOLE == _WHOLE:
+                return self._carry(data, inside, end, self._whole_receive_limit, whole=True)
+        return None
 
-    def _ipv4(self, data: memoryview, start: int, end: int) -> Cell:
+    def _frame(self, data: memoryview, start: int, end: int, limit: int) -> Cell:
+        """Pass an Ethernet frame on; returns the counter that it belongs to (RFC 3518 4.1)."""
+        size = end - start
+        if size > limit:
+            return Cell.DROP_TOO_LARGE
+        if size < _BRIDGE_HEADER:
+            return Cell.DROP_MALFORMED
+        flags = data[start]
+        if flags & _BRIDGE_CONTROL or data[start + 1] != _MAC_ETHERNET:
+            return Cell.DROP_PROTOCOL
+        frame = data[start + _BRIDGE_HEADER : end]
+        length = len(frame) - (flags & _BRIDGE_PADS) - (_FCS if flags & _BRIDGE_FCS else 0)
+        if length < _ETHERNET_HEADER:
+            return Cell.DROP_MALFORMED
+        if _is_link_local(frame):
+            return Cell.DROP_PROTOCOL
+        frame = frame[:length]
+        if flags & _BRIDGE_ZEROS and length < _SHORTEST_FRAME:
+            frame = memoryview(bytes(frame).ljust(_SHORTEST_FRAME, b"\0"))
+        return self._write(frame)
+
+    def _ipv4(self, data: memoryview, start: int, end: int, limit: int) -> Cell:
         """Pass an IPv4 packet on; returns the counter that it belongs to (RFC 791 3.1)."""
         size = end - start
-        if size > self._receive_limit:
+        if size > limit:
             return Cell.DROP_TOO_LARGE
         if size < _IPV4_HEADER or data[start] >> 4 != 4:
             return Cell.DROP_MALFORMED
@@ -206,10 +292,10 @@ class PurePath:
             return Cell.DROP_SOURCE
         return self._write(data[start : start + total])  # without the padding that PPP allows
 
-    def _ipv6(self, data: memoryview, start: int, end: int) -> Cell:
+    def _ipv6(self, data: memoryview, start: int, end: int, limit: int) -> Cell:
         """Pass an IPv6 packet on; returns the counter that it belongs to (RFC 8200 3)."""
         size = end - start
-        if size > self._receive_limit:
+        if size > limit:
             return Cell.DROP_TOO_LARGE
         if size < _IPV6_HEADER or data[start] >> 4 != 6:
             return Cell.DROP_MALFORMED
@@ -236,11 +322,11 @@ class PurePath:
         """Turn the TUN's packets into SSTP data packets in `out` (see `interface.PacketPath.drain`)."""
         if len(out) < MAX_FRAME:
             raise LocalError(f"drain() needs a buffer of at least {MAX_FRAME} bytes")
-        if self._tun is None:
-            return 0, False
+        if self._tun is None or self._large is not None:
+            return 0, self._large is not None
         try:
             filled, more = self._read(self._tun, out)
-            return (self._shed(out, filled) if shed and filled else filled), more
+            return (self._shed(out, filled) if shed else filled), more
         finally:
             self._publish()
 
@@ -249,19 +335,28 @@ class PurePath:
         limit = self._send_limit
         room = len(out) - HEADROOM - limit  # the last place in `out` where a packet of any legal size fits
         spill = self._spill
+        whole = max(limit, self._whole_send_limit)
+        prefix = _BRIDGE_HEADER if self._bridged else 0
         filled = 0
         for _ in range(DRAIN_PACKETS):
             if filled > room:
                 break
             start = filled + HEADROOM
             try:
-                size = os.readv(tun, (out[start : start + limit], spill))
+                size = prefix + os.readv(tun, (out[start + prefix : start + limit], spill))
             except BlockingIOError:
                 return filled, False
-            if size == 0:  # never from a TUN; a socket in its place says so when its other end is closed
+            if size == prefix:  # never from a TUN; a socket in its place says so when its other end is closed
                 return filled, False
             version = out[start] >> 4
-            if version == 4:
+            if prefix:
+                out[start : start + prefix] = b"\0\x01"  # no flags, _MAC_ETHERNET
+                fault = self._frame_fault(out[start + prefix : start + min(size, limit)], size - prefix)
+                if fault is not None:
+                    counts[fault] += 1
+                    continue
+                protocol, is_open = _PPP_BRIDGED, True
+            elif version == 4:
                 protocol, is_open = _PPP_IPV4, self._ipv4_open
             elif version == 6:
                 protocol, is_open = _PPP_IPV6, self._ipv6_open
@@ -270,8 +365,13 @@ class PurePath:
                 continue
             if not is_open:
                 counts[Cell.DROP_GATE_OUT] += 1
-            elif size > limit:
+            elif size > whole:
                 counts[Cell.DROP_TOO_LARGE] += 1
+            elif size > limit:
+                self._large = b"".join((protocol.to_bytes(2, "big"), out[start : start + limit], spill[: size - limit]))
+                counts[Cell.PACKETS_OUT] += 1
+                counts[Cell.BYTES_OUT] += size
+                return filled, True
             else:
                 _put_headers(out, filled, _VERSION, 0, HEADROOM + size, _ADDRESS_CONTROL, protocol)
                 counts[Cell.PACKETS_OUT] += 1
@@ -279,14 +379,38 @@ class PurePath:
                 filled = start + size
         return filled, True
 
+    def large(self) -> bytes | None:
+        """Return and forget the packet that only fits in fragments."""
+        large, self._large = self._large, None
+        return large
+
+    def _frame_fault(self, frame: memoryview, size: int) -> Cell | None:
+        """Return the counter of a frame of the TAP's that is not for the peer; `frame` is at least its header."""
+        if size < _ETHERNET_HEADER:
+            return Cell.DROP_MALFORMED
+        if not self._bridge_open:
+            return Cell.DROP_GATE_OUT
+        if len(frame) < _ETHERNET_HEADER:  # a limit so small that not even the header is there
+            return Cell.DROP_TOO_LARGE
+        if _is_link_local(frame) or (bytes(frame[12:14]) in _TAGS and Gate.TAGGED not in self._gates):
+            return Cell.DROP_PROTOCOL
+        return None
+
     def _shed(self, out: memoryview, filled: int) -> int:
-        """Take the last packet out again; returns where it began."""
-        last = position = 0
-        while position < filled:
-            last, position = position, position + _frame_length(out, position)
+        """Take the last packet out again; returns where the others end."""
         counts = self._counts
+        if self._large is not None:
+            last, size = filled, len(self._large) - 2
+            self._large = None
+        elif filled:
+            last = position = 0
+            while position < filled:
+                last, position = position, position + _frame_length(out, position)
+            size = filled - last - HEADROOM
+        else:
+            return 0
         counts[Cell.PACKETS_OUT] -= 1
-        counts[Cell.BYTES_OUT] -= filled - last - HEADROOM
+        counts[Cell.BYTES_OUT] -= size
         counts[Cell.DROP_QUEUE] += 1
         return last
 
@@ -326,6 +450,11 @@ def _frame_length(data: memoryview | bytearray, position: int) -> int:
     if length < (_CONTROL_HEADER if flags & _CONTROL_BIT else SSTP_HEADER):
         raise FramingError(f"SSTP packet length {length} (MS-SSTP 2.2.1)")
     return int(length)
+
+
+def _is_link_local(frame: memoryview) -> bool:
+    """Whether a frame is addressed to what bridges do not forward; BPDUs of strangers could turn a LAN upside down."""
+    return int.from_bytes(frame[:6], "big") & ~0x0F == _LINK_LOCAL
 
 
 def _belongs(address: int, networks: Networks) -> bool:

@@ -187,7 +187,6 @@ def test_gates_are_closed_and_sources_empty_at_first(bench: Bench) -> None:
         data_packet(b"\xff\x03" + LCP_ECHO),
         data_packet(LCP_ECHO),
         data_packet(b"\xff\x03\x80\x21\x01\x01\x00\x04"),
-        data_packet(b"\xff\x03\x00\x31bridged"),  # needs Protocol-Reject: PPP's business
         data_packet(b"\x3dmultilink"),
         data_packet(b"\xff\x03\x40\x21"),
         data_packet(b"\x00\x20"),  # no legal number: RFC 1661 2 wants it treated as unrecognised
