@@ -15,11 +15,14 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from sstpfarm.client.plan import read_authorities, read_pem
 from sstpfarm.client.run import Counters, Observer, Tunnel, Up
-from sstpfarm.client.settings import METHODS, ClientSettings, Wishes
+from sstpfarm.client.settings import METHODS, ClientCertificate, ClientSettings, HttpProxy, Wishes
 from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
 from sstpfarm.config.client_checks import pin_digits
+from sstpfarm.config.fields import Password
+from sstpfarm.config.pem import check_pair
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.messages import Method
 from sstpfarm.net.tun import check_name
@@ -144,11 +147,25 @@ class Deadline(click.FloatRange):
 )
 @click.option(
     "--ca",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="PEM file with the certificates to trust instead of the system's.",
+    type=click.Path(exists=True, path_type=Path),
+    help="PEM file, or directory of such files, with the certificates to trust instead of the system's.",
 )
 @click.option("--pin", metavar="sha256:HEX", help="Trust exactly the certificate with this SHA-256.")
 @click.option("--insecure", is_flag=True, help="Trust any certificate: anyone on the way can read along.")
+@click.option("--insecure-anonymous", is_flag=True, help="For a server without a certificate: TLS protects nothing.")
+@click.option("--server-name", default="", help="Name to ask for and to check, instead of HOST.")
+@click.option(
+    "--certificate",
+    nargs=2,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CHAIN KEY",
+    help="PEM files: a certificate to show to the server, and its key.",
+)
+@click.option("--proxy", metavar="HOST:PORT", help="HTTP proxy to go through.")
+@click.option("--proxy-user", default="", help="Name for the proxy, if it asks.")
+@click.option(
+    "--proxy-password-file", type=click.Path(dir_okay=False, path_type=Path), help="File with the password for it."
+)
 @click.option(
     "--authentication", default="mschap2", show_default=True, help="Allowed methods: mschap2, mschap1, chap, pap."
 )
@@ -172,6 +189,12 @@ def connect(
     ca: Path | None,
     pin: str | None,
     insecure: bool,
+    insecure_anonymous: bool,
+    server_name: str,
+    certificate: tuple[Path, Path] | None,
+    proxy: str | None,
+    proxy_user: str,
+    proxy_password_file: Path | None,
     authentication: str,
     interface: str | None,
     no_default_route: bool,
@@ -186,8 +209,8 @@ def connect(
     as_json: bool,
 ) -> None:
     """Connect to an SSTP server and stay in the foreground until Ctrl-C, SIGTERM or the server ends it."""
-    if sum((ca is not None, pin is not None, insecure)) > 1:
-        raise click.UsageError("choose one of --ca, --pin and --insecure")
+    if sum((ca is not None, pin is not None, insecure, insecure_anonymous)) > 1:
+        raise click.UsageError("choose one of --ca, --pin, --insecure and --insecure-anonymous")
     host, port = _server(server)
     if interface is not None:
         try:
@@ -208,9 +231,13 @@ def connect(
         user=user,
         password=password,
         authentication=methods,
+        certificate=_certificate(*certificate) if certificate else None,
         ca_pem=authorities(ca) if ca else None,
         pin=_pin(pin) if pin else None,
         insecure=insecure,
+        insecure_anonymous=insecure_anonymous,
+        server_name=server_name,
+        proxy=_proxy(proxy, proxy_user, proxy_password_file) if proxy else None,
         keepalive_timeout=_keepalive(keepalive_timeout),
         max_mtu=max_mtu,
         max_mru=max_mru,
@@ -248,16 +275,35 @@ def _pin(text: str) -> str:
         raise click.UsageError(f"--pin {error}") from None
 
 
-def authorities(file: Path) -> str:
-    """Return the PEM text of a CA file; a faulty one is refused here, where it can be named."""
+def authorities(path: Path) -> str:
+    """Return the PEM text of a CA file or directory; a faulty one is refused here, where it can be named."""
+    pem = read_authorities(path)
     try:
-        pem = file.read_text("ascii", "ignore")  # comments of a bundle may hold other letters; ssl takes ASCII alone
         client_context(ca_pem=pem, verify=True)
-    except OSError as error:
-        raise ConfigError(f"--ca {file}: {error.strerror}") from None
     except ConfigError as error:
-        raise ConfigError(f"--ca {file}: {error}") from None
+        raise ConfigError(f"--ca {path}: {error}") from None
     return pem
+
+
+def _certificate(chain: Path, key: Path) -> ClientCertificate:
+    found = ClientCertificate(chain_pem=read_pem(chain), key_pem=Password(read_pem(key)))
+    try:
+        check_pair(found.chain_pem.encode(), found.key_pem.text.encode())
+    except ValueError as error:
+        raise ConfigError(f"--certificate {chain} {key}: {error}") from None
+    return found
+
+
+def _proxy(text: str, user: str, password_file: Path | None) -> HttpProxy:
+    try:
+        host, port = parse_server(text)
+    except ValueError as error:
+        raise click.UsageError(f"--proxy {text!r} {error}") from None
+    if ":" in user:
+        raise click.UsageError("--proxy-user holds a colon, which Basic authentication cannot carry")
+    if bool(user) != (password_file is not None):
+        raise click.UsageError("--proxy-user and --proxy-password-file belong together")
+    return HttpProxy(host=host, port=port, user=user, password=Password(_password(password_file, user) if user else ""))
 
 
 def _keepalive(text: str) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
+from sstpfarm.client.outer import OuterPath
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.interface import Gate, PacketPath
 from sstpfarm.dataplane.select import Dataplane
@@ -32,7 +32,7 @@ from sstpfarm.transport.connection import Connection, Surroundings
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
-from sstpfarm.transport.tls_context import client_context
+from sstpfarm.transport.tls_context import NO_CERTIFICATE
 
 ANY_SOURCE: Final = ((0, 0),)
 IPV4_PATIENCE: Final = 1.0  # seconds that IPV6CP waits for IPCP, so that the interface is made once
@@ -42,7 +42,7 @@ class Dialer:
     """The delegate of the client's one connection.
 
     Args:
-        settings: what the user wants; the TLS context is made here, before the rights are dropped.
+        settings: what the user wants; the outer path is made here, before the rights are dropped.
         stats: shared memory whose slot 0 is the session's.
         parent: the channel's socket to the privileged half.
         dataplane: what the privileged half makes the interface for.
@@ -52,7 +52,7 @@ class Dialer:
         self._settings = settings
         self._stats = stats
         self._dataplane = dataplane
-        self._context = client_context(ca_pem=settings.ca_pem, verify=not (settings.insecure or settings.pin))
+        self._outer = OuterPath(settings)
         self._parent = Channel(parent, may_send(Party.CLIENT, Party.CLIENT_PEER), self._from_parent, self._orphaned)
         self._began = monotonic()
         self._connection: Connection | None = None
@@ -113,36 +113,13 @@ class Dialer:
 
     async def _dial(self, addresses: Sequence[str], port: int) -> None:
         self._began = monotonic()
-        failures = []
-        for address in addresses:
-            try:
-                sock = await self._connect(address, port)
-            except OSError as error:  # TimeoutError is one, without a text
-                failures.append(f"{address} port {port}: {error.strerror or 'no answer in time'}")
-                continue
-            self._address = address
-            self._begin(sock)
-            return
-        self._finished(Reason.NETWORK_UNREACHABLE, "; ".join(failures))
-
-    async def _connect(self, address: str, port: int) -> socket.socket:
-        host, _, zone = address.partition("%")
-        six = ":" in host
-        sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
         try:
-            sock.setblocking(False)
-            # not the loop's sock_connect: uvloop's loses the zone
-            status = sock.connect_ex((host, port, 0, int(zone or 0)) if six else (host, port))
-            if status == errno.EINPROGRESS:
-                async with asyncio.timeout(self._settings.connect_timeout_s):
-                    await _writable(sock)
-                status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if status:
-                raise OSError(status, os.strerror(status))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+            reached = await self._outer.reach(addresses, port)
+        except PeerError as error:
+            self._finished(error.reason, str(error))
+            return
+        self._address = reached.address
+        self._begin(reached.sock)
 
     def _begin(self, sock: socket.socket) -> None:
         if self._stopped:
@@ -151,7 +128,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         around = Surroundings(loop, Poller(loop), SharedBuffers(), Deadlines(loop))
         self._phase(Phase.TCP, self._address)
-        pump = TlsPump(self._context, around.buffers, server_side=False, server_name=self._server_name())
+        pump = TlsPump(self._outer.context, around.buffers, server_side=False, server_name=self._outer.server_name)
         self._connection = Connection(
             around,
             self,
@@ -163,13 +140,6 @@ class Dialer:
         )
         self._connection.start(client=True)
 
-    def _server_name(self) -> str:
-        """The name for SNI, the name check and the Host header, without a zone, which means nothing to others.
-
-        Python sends no SNI for an address.
-        """
-        return self._settings.host.split("%", 1)[0]
-
     # -- from the connection -----------------------------------------------------------------------------------------
 
     def open_tunnel(self, connection: Connection, certificate: bytes) -> tuple[Tunnel, PacketPath]:
@@ -179,11 +149,10 @@ class Dialer:
         digest = hashlib.sha256(certificate).hexdigest()
         if settings.pin is not None and digest != settings.pin:
             raise PeerError(f"its SHA-256 is {digest}, not the pinned one", reason=Reason.CERTIFICATE_UNTRUSTED)
-        name = self._server_name()
+        name = settings.host.split("%", 1)[0]
         host = f"[{name}]" if ":" in name else name
-        sstp = SstpSettings(
-            role=Role.CLIENT, certificates=(CertificateHash.of(certificate),), keepalive=settings.keepalive_timeout
-        )
+        shown = CertificateHash.of(certificate) if certificate else NO_CERTIFICATE
+        sstp = SstpSettings(role=Role.CLIENT, certificates=(shown,), keepalive=settings.keepalive_timeout)
         allowed = set(settings.authentication)
         ppp = PppSettings(
             role=Role.CLIENT,
@@ -259,12 +228,3 @@ class Dialer:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Tell the parent; the process ends."""
         self._finished(reason, detail)
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_writer(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_writer(sock)

@@ -17,6 +17,7 @@ from sstpfarm.errors import ConfigError
 
 MAX_PEM: Final = 4 << 20  # bytes of one file, and of a directory of authorities; Debian's whole store has 0.2 MiB
 MTU: Final = 1500
+NO_PROXY: Final = ("", "0.0.0.0:443")
 
 
 class Delays(msgspec.Struct, frozen=True):
@@ -66,9 +67,10 @@ def _plan(config: ClientConfig, name: str, interface: Interface) -> Plan:
         password=interface.password.text,
         authentication=interface.authentication,
         certificate=_certificate(interface),
-        ca_pem=None if interface.ca == SYSTEM else _authorities(Path(interface.ca)),
+        ca_pem=None if interface.ca == SYSTEM else read_authorities(Path(interface.ca)),
         pin=pin_digits(interface.pin) if interface.pin else None,
         insecure=interface.insecure,
+        insecure_anonymous=interface.insecure_anonymous,
         server_name=interface.server_name,
         proxy=_proxy(interface),
         keepalive_timeout=None if interface.keepalive_timeout == DISABLED else float(interface.keepalive_timeout),
@@ -111,28 +113,29 @@ def _certificate(interface: Interface) -> ClientCertificate | None:
     files = interface.certificate
     if files is None:
         return None
-    return ClientCertificate(chain_pem=_pem(Path(files.chain)), key_pem=Password(_pem(Path(files.key))))
+    return ClientCertificate(chain_pem=read_pem(Path(files.chain)), key_pem=Password(read_pem(Path(files.key))))
 
 
 def _proxy(interface: Interface) -> HttpProxy | None:
-    if not interface.proxy:
+    if interface.proxy in NO_PROXY:
         return None
     host, port = parse_server(interface.proxy)
     return HttpProxy(host=host, port=port, user=interface.proxy_user, password=interface.proxy_password or Password(""))
 
 
-def _authorities(path: Path) -> str:
-    """The certificates of a file, or of all files of a directory."""
+def read_authorities(path: Path) -> str:
+    """Return the certificates of a file, or of all files of a directory; ConfigError when they cannot be had."""
     if not path.is_dir():
-        return _pem(path)
-    texts = [_pem(file) for file in sorted(path.iterdir()) if file.suffix in (".pem", ".crt") and file.is_file()]
+        return read_pem(path)
+    texts = [read_pem(file) for file in sorted(path.iterdir()) if file.suffix in (".pem", ".crt") and file.is_file()]
     found = "\n".join(texts)
     if len(found) > MAX_PEM:
         raise ConfigError(f"{path}: more than {MAX_PEM} bytes of certificates")
     return found
 
 
-def _pem(path: Path) -> str:
+def read_pem(path: Path) -> str:
+    """Return the text of a PEM file; ConfigError when it cannot be had."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_PEM + 1)

@@ -134,7 +134,7 @@ class Tunnel:
         try:
             addresses = await self._resolve()
         except OSError as error:
-            return Reason.NETWORK_UNREACHABLE, f"{self._settings.host}: {error.strerror or error}"
+            return Reason.NETWORK_UNREACHABLE, f"{self._settings.first_stop[0]}: {error.strerror or error}"
         if self._ended.done():
             return self._ended.result()
         await self._remove_leftovers(addresses)
@@ -142,7 +142,8 @@ class Tunnel:
         try:
             assert self._channel is not None
             if not self._ended.done():
-                self._channel.send(c.Dial(addresses=tuple(addresses[:MAX_ADDRESSES]), port=self._settings.port))
+                port = self._settings.first_stop[1]
+                self._channel.send(c.Dial(addresses=tuple(addresses[:MAX_ADDRESSES]), port=port))
             worker = asyncio.create_task(self._serve_interface())
             worker.add_done_callback(self._interface_done)
             try:
@@ -176,7 +177,7 @@ class Tunnel:
                 found.set_result(addresses)
 
         def look_up() -> None:
-            addresses = _addresses(self._settings.host, self._settings.port)
+            addresses = _addresses(*self._settings.first_stop)
             with suppress(RuntimeError):  # the loop is closed: the user did not wait
                 loop.call_soon_threadsafe(deliver, addresses)
 

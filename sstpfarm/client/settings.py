@@ -45,6 +45,7 @@ class ClientSettings(Part, frozen=True):
         ca_pem: certificates to trust instead of the system's.
         pin: SHA-256 of the server's certificate in DER form, 64 lower-case digits; replaces chain and name check.
         insecure: check neither.
+        insecure_anonymous: speak to a server that has no certificate, and to no other.
         server_name: for SNI and name check instead of `host`; "" for none.
         mrru: the largest packet to receive in fragments (multilink); None without.
         bridging: negotiate BCP, carry Ethernet frames instead of IP packets.
@@ -59,6 +60,7 @@ class ClientSettings(Part, frozen=True):
     ca_pem: str | None = None
     pin: str | None = None
     insecure: bool = False
+    insecure_anonymous: bool = False
     server_name: str = ""
     proxy: HttpProxy | None = None
     keepalive_timeout: float | None = 60.0
@@ -70,6 +72,11 @@ class ClientSettings(Part, frozen=True):
     peer_dns: bool = True
     connect_timeout_s: float = 10.0
     login_deadline_s: float = 120.0
+
+    @property
+    def first_stop(self) -> tuple[str, int]:
+        """Host and port that TCP goes to: those of the proxy, if there is one."""
+        return (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
 
     def __repr__(self) -> str:
         return f"ClientSettings({self.user}@{self.host}:{self.port})"

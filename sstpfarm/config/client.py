@@ -92,6 +92,7 @@ class Interface(Table, frozen=True):
     pin: Annotated[str, Meta(max_length=128, description='"sha256:" and 64 hexadecimal digits, or "" for none')] = ""
     server_name: Annotated[ClientName, Meta(description='a name, or "" for that of the server')] = ""
     insecure: Switch = False
+    insecure_anonymous: Switch = False
     proxy: Annotated[str, Meta(max_length=300, description='"HOST:PORT" or "[ADDRESS]:PORT", or "" for none')] = ""
     proxy_user: Annotated[
         str, Meta(max_length=253, pattern=r"^[^:\x00-\x1f]*\Z", description='text without a colon, or "" for none')

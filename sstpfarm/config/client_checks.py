@@ -89,9 +89,11 @@ def _check_interface(config: ClientConfig, interface: Interface, path: KeyPath, 
 
 def _check_trust(interface: Interface, path: KeyPath, report: Report) -> None:
     asked = {"ca": interface.ca != SYSTEM, "pin": bool(interface.pin), "insecure": interface.insecure}
+    asked["insecure-anonymous"] = interface.insecure_anonymous
     chosen = [key for key, is_asked in asked.items() if is_asked]
     if len(chosen) > 1:
-        report.add((*path, chosen[1]), f"stands beside {chosen[0]}; allowed: one of ca, pin and insecure")
+        allowed = "one of ca, pin, insecure and insecure-anonymous"
+        report.add((*path, chosen[1]), f"stands beside {chosen[0]}; allowed: {allowed}")
     if interface.pin:
         _parsed(pin_digits, interface.pin, (*path, "pin"), '"sha256:" and 64 hexadecimal digits', report)
 

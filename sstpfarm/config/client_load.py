@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -11,11 +13,14 @@ from sstpfarm.config.client_checks import check_client, check_name
 from sstpfarm.config.document import file_text, read_document, read_password, read_regular
 from sstpfarm.config.fields import Password
 from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.pem import check_pair
 from sstpfarm.config.report import Report
 from sstpfarm.config.schema import CertificateFiles
 from sstpfarm.errors import ConfigError
 from sstpfarm.proto.ppp.authentication import check_credentials
 from sstpfarm.proto.roles import AuthMethod
+
+MAX_PEM: Final = 1 << 20  # bytes of a certificate's or key's file
 
 
 def load_client(path: Path) -> ClientConfig:
@@ -46,8 +51,7 @@ def _resolve_interface(interface: Interface, base: Path, path: KeyPath, report: 
     certificate = interface.certificate
     if certificate is not None:
         certificate = CertificateFiles(chain=str(base / certificate.chain), key=str(base / certificate.key))
-        for key, name in (("chain", certificate.chain), ("key", certificate.key)):
-            _readable(Path(name), (*path, "certificate", key), report)
+        _check_certificate(certificate, (*path, "certificate"), report)
     authorities = interface.ca
     if authorities != SYSTEM:
         authorities = str(base / authorities)
@@ -73,6 +77,25 @@ def _check_credentials(interface: Interface, password: Password, path: KeyPath, 
         except ConfigError as error:
             report.add((*path, "user"), str(error))
             return
+
+
+def _check_certificate(files: CertificateFiles, path: KeyPath, report: Report) -> None:
+    read: list[bytes] = []
+    for key, name in (("chain", files.chain), ("key", files.key)):
+        try:
+            data, mode = read_regular(Path(name), MAX_PEM)
+        except OSError as error:
+            report.add((*path, key), f"{name} cannot be read: {error.strerror}")
+            continue
+        read.append(data)
+        if key == "key" and mode & stat.S_IRWXO:
+            allowed = "allowed: no rights for others, chmod o-rwx"
+            report.add((*path, key), f"{name} is open to every user (mode {mode:04o}); {allowed}")
+    if len(read) == 2:
+        try:
+            check_pair(*read)
+        except ValueError as error:
+            report.add(path, f"{files.chain} with {files.key}: {error}")
 
 
 def _readable(path: Path, key: KeyPath, report: Report) -> None:

@@ -6,7 +6,6 @@ import datetime
 import ipaddress
 import os
 import socket
-import ssl
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sstpfarm.config.addresses import Endpoint
+from sstpfarm.config.pem import check_pair
 from sstpfarm.config.schema import CertificateFiles, Config, Server
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.telemetry.log import Log
@@ -200,20 +200,7 @@ def _read(path: str, what: str) -> bytes:
 
 def _pair(chain: bytes, key: bytes) -> Certificate:
     """Raises ValueError, without a byte of the key in its text."""
-    try:
-        leaf = x509.load_pem_x509_certificate(chain)
-        ssl.PEM_cert_to_DER_cert(leaf.public_bytes(serialization.Encoding.PEM).decode())
-    except ValueError:
-        raise ValueError("the chain holds no certificate in PEM") from None
-    try:
-        private = serialization.load_pem_private_key(key, None)
-    except TypeError:
-        raise ValueError("the key has a passphrase: store it without one, readable by root only") from None
-    except Exception:  # its text could quote the file
-        raise ValueError("the key is no private key in PEM") from None
-    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if private.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
-        raise ValueError("the key does not belong to the first certificate of the chain")
+    leaf = check_pair(chain, key)
     return Certificate(chain, key, leaf.fingerprint(hashes.SHA256()).hex(), leaf.not_valid_after_utc)
 
 

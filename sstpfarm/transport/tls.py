@@ -19,6 +19,19 @@ RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
 RECEIVE: Final = 256 * 1024  # bytes taken from a socket at once
 OUTBOUND: Final = 144 * 1024  # bytes of SSTP packets encrypted and sent at once: two super-packets of 64 KiB
 HANDSHAKE_RECORD: Final = 0x16  # first byte of a TLS handshake record, RFC 8446 5.1
+ADVICE: Final = {
+    9: "look at this machine's clock",
+    10: "the server needs a new one; or this machine's clock is wrong",
+    18: "trust it by its file (ca) or its SHA-256 (pin)",
+    19: "trust its authority by the file of that (ca)",
+    20: "trust its authority by the file of that (ca); or the server does not send the certificates between",
+    21: "trust its authority by the file of that (ca); or the server does not send the certificates between",
+    26: "it is not meant for servers",
+    62: "dial one of its names, or set server-name to one",
+    64: "dial one of its names, or set server-name to one",
+}
+"""What the owner of a client can do, by OpenSSL's X509_V_ERR number (openssl/x509_vfy.h)."""
+
 # OpenSSL's words: at the server, and for the alerts that tell a client what the server thinks of its certificate.
 NO_CLIENT_CERTIFICATE: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE"})
 CLIENT_CERTIFICATE_REFUSED: Final = frozenset(
@@ -105,7 +118,9 @@ class TlsPump:
             self.peer_closed = True
         except ssl.SSLCertVerificationError as error:
             reason = Reason.CERTIFICATE_MISSING if self._object.server_side else Reason.CERTIFICATE_UNTRUSTED
-            raise PeerError(error.verify_message, reason=reason) from None
+            advice = ADVICE.get(error.verify_code) if reason is Reason.CERTIFICATE_UNTRUSTED else None
+            text = error.verify_message.rstrip(".") + (f": {advice}" if advice else "")
+            raise PeerError(text, reason=reason) from None
         except ssl.SSLError as error:
             told = NO_CLIENT_CERTIFICATE if self._object.server_side else CLIENT_CERTIFICATE_REFUSED
             reason = Reason.CERTIFICATE_MISSING if error.reason in told else Reason.TLS_FAILED

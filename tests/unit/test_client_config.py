@@ -61,7 +61,7 @@ FAULTS: Final = (
     ),
     Fault(
         f'pin = "sha256:{"ab" * 32}"\ninsecure = true',
-        "6: interface.a.insecure: stands beside pin; allowed: one of ca, pin and insecure",
+        "6: interface.a.insecure: stands beside pin; allowed: one of ca, pin, insecure and insecure-anonymous",
     ),
     Fault('insecure = "no"', '5: interface.a.insecure: "no" is not allowed; allowed: true or false'),
     Fault(
