@@ -351,7 +351,13 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
     session: SessionId
     cipher: Short
     tls_version: Short
-    ipv6_peer: Identifier8 | None = None
+
+
+class Ipv6Opened(Message, frozen=True, tag="ipv6-opened"):
+    """IPV6CP is open: the interface gets its link-local address, and the way to that of the peer."""
+
+    session: SessionId
+    peer: Identifier8
 
 
 class SessionClosed(Message, frozen=True, tag="session-closed"):

@@ -60,7 +60,13 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.Shutdown,
         m.Ping,
     ),
-    (Party.WORKER, Party.MASTER): (m.WorkerReady, m.SessionOpened, m.SessionClosed, m.Pong),
+    (Party.WORKER, Party.MASTER): (
+        m.WorkerReady,
+        m.SessionOpened,
+        m.Ipv6Opened,
+        m.SessionClosed,
+        m.Pong,
+    ),
     (Party.CLIENT, Party.CLIENT_PEER): (c.Dial, m.InterfaceReady, m.InterfaceRefused, m.Shutdown),
     (Party.CLIENT_PEER, Party.CLIENT): (c.PhaseReached, c.TunnelFacts, c.InterfaceWanted, c.TunnelClosed),
 }

@@ -63,6 +63,7 @@ class SessionKeeper:
         self.closed_to_new = False
         self._devices = Devices(links, offload, lambda detail: log.emit("internal.error", detail=detail))
         self.effects = effects or SessionEffects(log)
+        self._links = links
         self._log = log
         self._stats_of = stats_of
         self._to_worker = to_worker
@@ -125,10 +126,29 @@ class SessionKeeper:
         session.tls_version = message.tls_version
         self._to_auth(
             m.SessionStarted(
-                worker=worker, session=message.session, interface=session.name, ipv6_peer=message.ipv6_peer
+                worker=worker, session=message.session, interface=session.name, ipv6_peer=session.ipv6_peer
             )
         )
         self.effects.opened(session)
+
+    def ipv6_opened(self, worker: int, message: m.Ipv6Opened) -> None:
+        """Give the interface its link-local address.
+
+        Raises:
+            IpcViolation: not now, not that worker's session, or auth did not grant it IPv6.
+        """
+        session = self._permitted(worker, message)
+        local = session.grant.terms.ipv6_local
+        if local is None:
+            raise IpcViolation("Ipv6Opened for a session without IPv6")
+        assert session.device is not None
+        before, session.ipv6_peer = session.ipv6_peer, message.peer
+        if session.grant.terms.bridged:
+            return
+        try:
+            self._links.open_ipv6(session.device.index, local, message.peer, before)
+        except OSError as error:  # IPv6 is switched off on this host, or the MTU is too small for it: IPv4 works
+            self._log.emit("interface.incomplete", session=message.session, detail=str(error))
 
     def closed(self, worker: int, message: m.SessionClosed) -> None:
         """Park the interface of a session whose worker has closed the descriptor, or begin to delete it.
@@ -268,7 +288,7 @@ class SessionKeeper:
         await self._devices.discard(session.device)
         self._release(session)
 
-    def _permitted(self, worker: int, message: m.SessionOpened | m.SessionClosed) -> Session:
+    def _permitted(self, worker: int, message: m.SessionOpened | m.Ipv6Opened | m.SessionClosed) -> Session:
         session = self.table.get(worker, message.session)
         check_session(session.phase if session is not None else None, message)
         assert session is not None
@@ -328,7 +348,6 @@ def _plan(grant: m.Grant) -> LinkPlan:
         mtu=grant.mtu,
         local=ipaddress.IPv4Address(terms.local_address),
         remote=ipaddress.IPv4Address(terms.remote_address),
-        ipv6_local=terms.ipv6_local,
         group=group,
     )
 

@@ -41,13 +41,13 @@ PROCESS_ACCEPTS: Final[Mapping[tuple[Party, ProcessPhase], tuple[type[m.Message]
         m.Pong,
     ),
     (Party.WORKER, ProcessPhase.STARTING): (m.WorkerReady,),
-    (Party.WORKER, ProcessPhase.READY): (m.SessionOpened, m.SessionClosed, m.Pong),
+    (Party.WORKER, ProcessPhase.READY): (m.SessionOpened, m.Ipv6Opened, m.SessionClosed, m.Pong),
 }
 
 SESSION_ACCEPTS: Final[Mapping[SessionPhase | None, tuple[type[m.Message], ...]]] = {
     None: (),  # no such session of that worker
-    SessionPhase.HANDED: (m.SessionOpened, m.SessionClosed),
-    SessionPhase.OPENED: (m.SessionClosed,),
+    SessionPhase.HANDED: (m.SessionOpened, m.Ipv6Opened, m.SessionClosed),
+    SessionPhase.OPENED: (m.Ipv6Opened, m.SessionClosed),
     SessionPhase.CLOSING: (),
 }
 

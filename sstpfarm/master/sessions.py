@@ -45,6 +45,7 @@ class Session:
         opened: monotonic time at which it began to carry packets; None before.
         device: its interface; None before it has one.
         effects: what it may change and use up: as granted, or as changed since.
+        ipv6_peer: the peer's interface identifier; None before IPV6CP is open.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
         applied: what it has changed in the kernel beside its interface, and is to be undone.
@@ -58,6 +59,7 @@ class Session:
     device: Device | None = None
     cipher: str = ""
     tls_version: str = ""
+    ipv6_peer: bytes | None = None
     reason: str = ""
     traffic: Traffic | None = None
     lost: bool = False

@@ -334,6 +334,8 @@ class Supervisor:
                 self._share_listeners()
             case m.SessionOpened():
                 self.keeper.opened(place.number, message)
+            case m.Ipv6Opened():
+                self.keeper.ipv6_opened(place.number, message)
             case m.SessionClosed():
                 self.keeper.closed(place.number, message)
 

@@ -32,7 +32,17 @@ from sstpfarm.net import rtnetlink
 from sstpfarm.net.bridge import bridge_mtu, join_bridge, port_address
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
 from sstpfarm.net.netlink import Netlink, attribute, check, number
-from sstpfarm.net.rtnetlink import IFLA_ADDRESS, IFLA_GROUP, IFLA_MTU, IFLA_TXQLEN, NO_ADDRESS, change_link
+from sstpfarm.net.rtnetlink import (
+    IFLA_ADDRESS,
+    IFLA_GROUP,
+    IFLA_MTU,
+    IFLA_TXQLEN,
+    NO_ADDRESS,
+    RT_TABLE_MAIN,
+    RTN_UNICAST,
+    RTPROT_SSTPFARM,
+    change_link,
+)
 
 IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
 MAX_TAP_MTU: Final = 65521  # linux drivers/net/tun.c: 65535 less the Ethernet header
@@ -46,13 +56,10 @@ MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
 MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: a session has one, an operator adds few
 IFF_LOWER_UP: Final = 0x10000  # linux/if.h
 # linux/rtnetlink.h
-RT_TABLE_MAIN: Final = 254
-RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of it
 HOST_ROUTES: Final = 8  # routes to one address that a clean-up deletes; one is what there can be
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
 RT_SCOPE_NOWHERE: Final = 255  # in a deletion: whatever the scope is
-RTN_UNICAST: Final = 1
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -65,7 +72,8 @@ class LinkPlan:
     Attributes:
         mtu: bytes of one IP packet; below 1280 the interface carries no IPv6.
         local, remote: our IPv4 address and the peer's; None for an interface without IPv4.
-        ipv6_local: our 8-byte interface identifier: the address fe80::IDENTIFIER/64 (RFC 5072 5); None for none.
+        ipv6_local: our 8-byte interface identifier: the address fe80::IDENTIFIER/64 (RFC 5072 5); None for none, or for
+            one that comes later, with `open_ipv6`.
         group: interface group, see `groups`; None leaves the default.
         bridge: name of the bridge that the interface, a TAP device, is a port of: then it has no address of its own,
             and the bridge's MTU in place of `mtu` (a port with a smaller one would change that of the bridge).
@@ -128,9 +136,13 @@ class Links:
         self._sessions.close()
 
     def configure(self, index: int, plan: LinkPlan) -> None:
-        """Give a new or parked link its MTU, queue, group and addresses, and take it up: one datagram.
+        """Give a new or parked link its MTU, queue and group, take it up, and give it its addresses: one datagram.
 
-        The kernel makes no address of its own on it, so it sends no router solicitation either.
+        The kernel makes no address of its own on it, so it sends no router solicitation either. Up comes first: it
+        would add the routes of addresses that are there once more.
+
+        A link without `ipv6_local` has no IPv6 route at all: the kernel walks all of them, of all links, whenever one
+        goes up or down, and each would cost each session that comes or goes.
 
         Raises:
             SystemRefusal: the plan's bridge is none, or does not take it.
@@ -144,17 +156,36 @@ class Links:
             attributes += number(IFLA_GROUP, plan.group)
         if ipv6:
             attributes += rtnetlink.QUIET_IPV6
-        requests = [change_link(index, attributes=attributes)]
-        refusable = -1
+        # in one request it would be up before QUIET_IPV6 holds
+        requests = [change_link(index, attributes=attributes), change_link(index, up=True)]
+        if ipv6:  # one that can fail, and then IPv4 works all the same: where the operator has set disable_ipv6
+            quiet = rtnetlink.delete_multicast(index)
+            own = plan.ipv6_local
+            requests.append(quiet if own is None else rtnetlink.add_ipv6(index, LINK_LOCAL + own, 64))
         if plan.local is not None and plan.remote is not None:
             requests.append(rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed))
-        if plan.ipv6_local is not None and ipv6:
-            refusable = len(requests)  # EACCES where the operator has set disable_ipv6: IPv4 works all the same
-            requests.append(rtnetlink.add_ipv6(index, LINK_LOCAL + plan.ipv6_local, 64))
-        requests.append(change_link(index, up=True))
         failed = self._sessions.send(requests)
-        failed.pop(refusable, None)
+        if ipv6:
+            failed.pop(2, None)
         check(failed)
+
+    def open_ipv6(self, index: int, local: bytes, remote: bytes, before: bytes | None = None) -> None:
+        """Give a link that is up our link-local address and the way to the peer's.
+
+        Args:
+            local, remote: the 8-byte interface identifiers (RFC 5072 5).
+            before: the peer's identifier until now.
+
+        Raises:
+            OSError: EACCES where IPv6 is switched off on the link, EINVAL where its MTU is too small for IPv6.
+        """
+        requests = [
+            rtnetlink.add_ipv6_host(index, LINK_LOCAL + local),
+            rtnetlink.host_route(RTM_NEWROUTE, index, LINK_LOCAL + remote),
+        ]
+        if before is not None:
+            requests.insert(0, rtnetlink.host_route(RTM_DELROUTE, index, LINK_LOCAL + before))
+        check(self._sessions.send(requests), ignore=errno.ESRCH)
 
     def _configure_port(self, index: int, plan: LinkPlan) -> None:
         attributes = number(IFLA_MTU, min(bridge_mtu(plan.bridge), MAX_TAP_MTU)) + number(IFLA_TXQLEN, plan.queue)
@@ -172,8 +203,10 @@ class Links:
 
         Its traffic counters and the settings that `configure` makes stay.
         """
-        clean = rtnetlink.delete_any_ipv4(index)  # down takes all else off, but IPv4 addresses would come back with up
-        batch = [change_link(index, up=False, attributes=number(IFLA_GROUP, POOL_GROUP)), clean, clean]
+        # Down takes all else off, but IPv4 addresses would come back with up. They go first: it is cheaper so, the
+        # kernel then has no IPv4 route of the link to look for among all others.
+        clean = rtnetlink.delete_any_ipv4(index)
+        batch = [clean, change_link(index, up=False, attributes=number(IFLA_GROUP, POOL_GROUP)), clean]
         for _ in range(MAX_ADDRESSES):
             failed = self._sessions.send(batch)
             check(failed, ignore=NO_ADDRESS)

@@ -10,13 +10,21 @@ import socket
 import struct
 from typing import Final
 
-from sstpfarm.net.netlink import NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, Request, attribute, number
+from sstpfarm.net.netlink import NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, attribute, number
 
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RT_TABLE_MAIN: Final = 254
+RT_TABLE_LOCAL: Final = 255
+RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of it
+RTN_UNICAST: Final = 1
 # linux/if_link.h, linux/if_addr.h
 IFLA_ADDRESS: Final = 1
 IFLA_MTU: Final = 4
@@ -29,10 +37,13 @@ IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
 IFA_FLAGS: Final = 8
 IFA_F_NODAD: Final = 0x02
+IFA_F_NOPREFIXROUTE: Final = 0x200
 IFF_UP: Final = 0x1  # linux/if.h
 
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
+_ROUTE: Final = struct.Struct("=8BI")  # struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags
+_MULTICAST: Final = b"\xff" + bytes(15)  # ff00::/8, RFC 4291 2.7
 
 NO_ADDRESS: Final = errno.EADDRNOTAVAIL  # of `delete_any_ipv4`
 
@@ -58,6 +69,28 @@ def add_ipv6(index: int, address: bytes, prefix: int) -> Request:
     """Return the request that gives a link an IPv6 address, without duplicate detection (which would delay it)."""
     body = _ADDRESS.pack(socket.AF_INET6, prefix, 0, 0, index) + attribute(IFA_ADDRESS, address)
     return RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body + number(IFA_FLAGS, IFA_F_NODAD)
+
+
+def add_ipv6_host(index: int, address: bytes) -> Request:
+    """Return the request that gives a link an IPv6 address and no route; where it has it already, nothing changes."""
+    body = _ADDRESS.pack(socket.AF_INET6, 128, 0, 0, index) + attribute(IFA_ADDRESS, address)
+    return RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body + number(IFA_FLAGS, IFA_F_NODAD | IFA_F_NOPREFIXROUTE)
+
+
+def host_route(kind: int, index: int, address: bytes) -> Request:
+    """Return the request that adds (RTM_NEWROUTE) or deletes (RTM_DELROUTE) the route to an IPv6 address on a link."""
+    body = _ROUTE.pack(socket.AF_INET6, 128, 0, 0, RT_TABLE_MAIN, RTPROT_SSTPFARM, 0, RTN_UNICAST, 0)
+    return kind, NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWROUTE else 0, body + _on_link(index, address)
+
+
+def delete_multicast(index: int) -> Request:
+    """Return the request that deletes the link's route to all IPv6 multicast; ESRCH when it has none."""
+    body = _ROUTE.pack(socket.AF_INET6, 8, 0, 0, RT_TABLE_LOCAL, 0, 0, 0, 0)
+    return RTM_DELROUTE, 0, body + _on_link(index, _MULTICAST)
+
+
+def _on_link(index: int, destination: bytes) -> bytes:
+    return attribute(RTA_DST, destination) + number(RTA_OIF, index)
 
 
 def delete_any_ipv4(index: int) -> Request:

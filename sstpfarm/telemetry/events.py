@@ -52,6 +52,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "script.failed": LogEvent("warning", ("session", "program", "detail")),
     "scripts.abandoned": LogEvent("warning", ("count",)),
     "interface.failed": LogEvent("error", ("session", "detail")),
+    "interface.incomplete": LogEvent("warning", ("session", "detail")),
     "accept.paused": LogEvent("warning", ("error",)),
     "radius.unsigned": LogEvent("warning", ("server",)),
     "radius.server_dead": LogEvent("warning", ("server",)),

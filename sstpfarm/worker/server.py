@@ -215,6 +215,10 @@ class WorkerServer:
         )
         self._count_sessions(+1)
 
+    def ipv6_opened(self, session: str, peer: bytes) -> None:
+        """IPV6CP is open; `peer` is the peer's interface identifier."""
+        self._master.send(m.Ipv6Opened(session=session, peer=peer))
+
     def session_gone(self, session: str, slot: int, *, named: bool, opened: bool, handed: bool, reason: Reason) -> None:
         """Forget the session; its descriptor is closed. `named`: its slot was named to auth, and so to the master."""
         if self._sessions.pop(session, None) is None:

@@ -140,6 +140,7 @@ class Session:
         ipv4.insert(0, (int(IPv4Address(self._terms.remote_address)), HOST_MASK))
         if isinstance(event, Ipv6Opened):
             self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK), *ipv6)
+            self._worker.ipv6_opened(self.id, event.peer)
         self._path.set_sources(tuple(ipv4), self._ipv6)
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:

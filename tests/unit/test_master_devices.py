@@ -26,7 +26,6 @@ def plan(number: int, mtu: int = 1400) -> LinkPlan:
         mtu=mtu,
         local=IPv4Address("10.20.0.1"),
         remote=IPv4Address("10.20.1.0") + number,
-        ipv6_local=b"\x02" + number.to_bytes(7, "big"),
         group=worker_group(0),
     )
 
@@ -85,6 +84,7 @@ def test_a_parked_device_has_nothing_of_its_session() -> None:
         place.run("ip", "address", "add", "10.77.0.1/24", "dev", device.name)  # an operator's
         place.run("ip", "route", "add", "10.78.0.0/16", "dev", device.name)
         place.run("ip", "-6", "route", "add", "fd77::/64", "dev", device.name)
+        bench.links.open_ipv6(device.index, b"\x02" + bytes(7), b"\x06" + bytes(7))
         os.close(tun)
         assert bench.devices.give_back(device)
         (shown,) = place.ip("-details", "addr", "show", "dev", device.name)
@@ -110,9 +110,8 @@ def test_the_next_session_gets_the_same_device() -> None:
         assert shown["mtu"] == 1300
         assert shown["group"] == str(worker_group(0))
         assert "UP" in shown["flags"]
-        v4, v6 = shown["addr_info"]
+        (v4,) = shown["addr_info"]
         assert (v4["local"], v4["address"]) == ("10.20.0.1", "10.20.1.2")
-        assert v6["local"] == "fe80::200:0:0:2"
         assert bench.failures == []
         os.close(tun)
         assert bench.devices.give_back(second)
@@ -242,6 +241,8 @@ def test_ipv6_that_is_switched_off_later() -> None:
         assert bench.devices.give_back(bench.session(1))
         sysctl.write("net/ipv6/conf/sstp0/disable_ipv6", "1")
         device = bench.session(2)
+        with pytest.raises(PermissionError):
+            bench.links.open_ipv6(device.index, bytes(8), bytes(8))
         (shown,) = bench.place.ip("addr", "show", "dev", device.name)
         assert [address["family"] for address in shown["addr_info"]] == ["inet"]
         assert bench.devices.give_back(device)

@@ -60,6 +60,7 @@ class Bench:
     workers: list[tuple[int, m.Message]] = field(default_factory=list)
     accused: list[tuple[int, str]] = field(default_factory=list)
     auth: list[m.SessionReleased] = field(default_factory=list)
+    started: list[m.SessionStarted] = field(default_factory=list)
     tuns: dict[str, int] = field(default_factory=dict)
 
     def phase(self, number: int, worker: int = 0) -> SessionPhase | None:
@@ -89,6 +90,7 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 bench.auth.append(message)
             else:
                 assert isinstance(message, m.SessionStarted)
+                bench.started.append(message)
 
         async with Links() as links:
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
@@ -147,6 +149,33 @@ def test_a_life() -> None:
         cells.release()
         keeper.grant(grant(1))  # address and name serve again at once
         assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp0"))
+
+    run(scenario)
+
+
+@needs_root
+def test_ipv6_comes_with_ipv6cp() -> None:
+    async def scenario(bench: Bench) -> None:
+        def addresses(interface: str) -> list[str]:
+            (shown,) = bench.place.ip("-6", "address", "show", "dev", interface) or [{"addr_info": []}]
+            return [address["local"] for address in shown.get("addr_info", [])]
+
+        keeper = bench.keeper
+        one = grant(1)
+        keeper.grant(structs.replace(one, terms=structs.replace(one.terms, ipv6_local=bytes(7) + b"\1")))
+        assert addresses("sstp0") == []
+        keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=bytes(7) + b"\2"))
+        assert addresses("sstp0") == ["fe80::1"]
+        assert "fe80::2 dev sstp0" in bench.place.run("ip", "-6", "route").stdout
+        keeper.opened(0, opened(1))
+        assert bench.started[-1].ipv6_peer == bytes(7) + b"\2"
+        keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=bytes(7) + b"\3"))
+        assert "fe80::2" not in bench.place.run("ip", "-6", "route").stdout
+        keeper.grant(grant(2))
+        with pytest.raises(IpcViolation, match="without IPv6"):
+            keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(2), peer=bytes(8)))
+        with pytest.raises(IpcViolation, match="not there"):
+            keeper.ipv6_opened(1, m.Ipv6Opened(session=identifier(1), peer=bytes(8)))
 
     run(scenario)
 

@@ -31,6 +31,7 @@ MESSAGES: list[m.Message] = [
     m.Pong(number=1),
     m.WorkerReady(),
     m.SessionOpened(session=SESSION, cipher="c", tls_version="v"),
+    m.Ipv6Opened(session=SESSION, peer=b"identify"),
     m.SessionClosed(session=SESSION, reason="shutdown"),
     m.Shutdown(),
 ]
@@ -52,7 +53,7 @@ def test_process_cells(party: Party, phase: ProcessPhase, message: m.Message) ->
             "Pong",
         },
         (Party.WORKER, ProcessPhase.STARTING): {"WorkerReady"},
-        (Party.WORKER, ProcessPhase.READY): {"SessionOpened", "SessionClosed", "Pong"},
+        (Party.WORKER, ProcessPhase.READY): {"SessionOpened", "Ipv6Opened", "SessionClosed", "Pong"},
     }[party, phase]
     if type(message).__name__ in expected:
         check_process(party, phase, message)
@@ -64,8 +65,8 @@ def test_process_cells(party: Party, phase: ProcessPhase, message: m.Message) ->
 @pytest.mark.parametrize(("phase", "message"), list(itertools.product((None, *SessionPhase), MESSAGES)))
 def test_session_cells(phase: SessionPhase | None, message: m.Message) -> None:
     expected = {
-        SessionPhase.HANDED: {"SessionOpened", "SessionClosed"},
-        SessionPhase.OPENED: {"SessionClosed"},
+        SessionPhase.HANDED: {"SessionOpened", "Ipv6Opened", "SessionClosed"},
+        SessionPhase.OPENED: {"Ipv6Opened", "SessionClosed"},
     }.get(phase or SessionPhase.CLOSING, set())
     if type(message).__name__ in expected:
         check_session(phase, message)

@@ -88,6 +88,34 @@ def test_small_mtu_has_no_ipv6() -> None:
 
 
 @needs_root
+def test_ipv6_that_comes_later() -> None:
+    async def scenario(place: Namespace, links: Links) -> None:
+        fd, index = make("sstp0")
+        links.configure(index, LinkPlan(mtu=1400, local=PLAN.local, remote=PLAN.remote))
+        shown = place.run("ip", "-6", "route", "show", "table", "all").stdout
+        assert "sstp0" not in shown  # else each link would cost each other one: the kernel walks all of them
+        before = None
+        for last in (7, 7, 8):  # IPV6CP may open once more, for another identifier
+            peer = bytes(7) + bytes((last,))
+            links.open_ipv6(index, IDENTIFIER, peer, before)
+            before = peer
+            (link,) = place.ip("-6", "address", "show", "dev", "sstp0")
+            (v6,) = link["addr_info"]
+            assert (v6["local"], v6["prefixlen"], v6["scope"]) == ("fe80::200:0:0:1", 128, "link")
+            assert "tentative" not in v6
+            routes = place.run("ip", "-6", "route").stdout.splitlines()
+            assert [line.split()[:3] for line in routes if "sstp0" in line] == [[f"fe80::{last}", "dev", "sstp0"]]
+        links.park(index)
+        assert "sstp0" not in place.run("ip", "-6", "route", "show", "table", "all").stdout
+        links.configure(index, LinkPlan(mtu=1279, local=PLAN.local, remote=PLAN.remote))
+        with pytest.raises(OSError, match="Invalid"):
+            links.open_ipv6(index, IDENTIFIER, bytes(8))
+        os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
 def test_ipv4_works_where_ipv6_is_switched_off() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         sysctl.write("net/ipv6/conf/default/disable_ipv6", "1")
