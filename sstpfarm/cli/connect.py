@@ -167,7 +167,7 @@ class Deadline(click.FloatRange):
     "--proxy-password-file", type=click.Path(dir_okay=False, path_type=Path), help="File with the password for it."
 )
 @click.option(
-    "--authentication", default="mschap2", show_default=True, help="Allowed methods: mschap2, mschap1, chap, pap."
+    "--authentication", default="mschap2", show_default=True, help="Allowed methods: eap, mschap2, mschap1, chap, pap."
 )
 @click.option("--interface", metavar="NAME", help="Name of the interface.  [default: sstpc0, sstpc1, ...]")
 @click.option("--no-default-route", is_flag=True, help="Leave the default route alone.")

@@ -11,7 +11,7 @@ from sstpfarm.config.fields import Password
 from sstpfarm.config.routes import Route
 from sstpfarm.ipc.messages import Method
 
-METHODS: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
+METHODS: Final[tuple[Method, ...]] = ("eap", "mschap2", "mschap1", "chap", "pap")
 
 ClampToPmtu = Literal["clamp-mss-to-pmtu"]
 SourceValidation = Literal["strict", "loose", "disable"]

@@ -51,7 +51,7 @@ def warnings(config: Config) -> tuple[str, ...]:
     found = [
         f"server.authentication: {method} leaves the crypto binding without its protection"
         for method in server.methods()
-        if method != "mschap2"
+        if method not in ("eap", "mschap2")
     ]
     if server.ipv6 and min(server.max_mtu, server.max_mru) < IPV6_MTU_MIN:
         found.append(f"server.ipv6: IPv6 needs a max-mtu and max-mru of {IPV6_MTU_MIN} or more")

@@ -83,7 +83,7 @@ class Interface(Table, frozen=True):
     profile: Annotated[str, Meta(description="the name of a profile")] = "default"
     authentication: Annotated[
         tuple[Method, ...],
-        Meta(min_length=1, description='a list of one or more of "mschap2", "mschap1", "chap", "pap"'),
+        Meta(min_length=1, description='a list of one or more of "eap", "mschap2", "mschap1", "chap", "pap"'),
     ] = ("mschap2",)
     certificate: Annotated[CertificateFiles, Meta(description='{ chain = "FILE", key = "FILE" }')] | None = None
     ca: Annotated[

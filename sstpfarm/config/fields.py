@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-Method = Literal["mschap2", "mschap1", "chap", "pap"]
+Method = Literal["eap", "mschap2", "mschap1", "chap", "pap"]
 LogFormat = Literal["auto", "json", "console"]
-STRENGTH: Final[tuple[Method, ...]] = ("mschap2", "mschap1", "chap", "pap")
+STRENGTH: Final[tuple[Method, ...]] = ("eap", "mschap2", "mschap1", "chap", "pap")
 """The methods, strongest first: the order in which they are offered, whatever the order in the file."""
 
 AUTO: Final = "auto"

@@ -84,7 +84,7 @@ class Server(Table, frozen=True):
     client_certificate_user: Annotated[Literal["ignore", "match"], Meta(description='"ignore" or "match"')] = "ignore"
     authentication: Annotated[
         tuple[Method, ...],
-        Meta(min_length=1, description='a list of one or more of "mschap2", "mschap1", "chap", "pap"'),
+        Meta(min_length=1, description='a list of one or more of "eap", "mschap2", "mschap1", "chap", "pap"'),
     ] = ("mschap2",)
     default_profile: Annotated[str, Meta(description="the name of a profile")] = "default"
     keepalive_timeout: Annotated[

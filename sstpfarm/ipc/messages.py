@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from sstpfarm.dataplane.rates import RateLimit
 
-Method = Literal["mschap2", "mschap1", "chap", "pap"]
+Method = Literal["eap", "mschap2", "mschap1", "chap", "pap"]
 SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Short = Annotated[str, Meta(max_length=256)]
 Address = Annotated[str, Meta(max_length=45)]
@@ -40,7 +40,10 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 class AccessRequest(Message, frozen=True, tag="access-request"):
-    """A peer's proof, for auth to judge. PAP fills `password`; the CHAP family the three other fields."""
+    """A peer's proof, for auth to judge. PAP fills `password`; the CHAP family the three fields behind it.
+
+    EAP fills `eap` with the peer's Response; `user` is the identity that it told first.
+    """
 
     session: SessionId
     user: Annotated[bytes, Meta(max_length=255)]
@@ -52,6 +55,7 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     identifier: Annotated[int, Meta(ge=0, le=255)] = 0
     challenge: Annotated[bytes, Meta(max_length=255)] = b""
     value: Annotated[bytes, Meta(max_length=255)] = b""
+    eap: Annotated[bytes, Meta(max_length=4096)] = b""
     called_id: Short = ""  # "address:port" that the peer connected to
     connect_info: Short = ""  # TLS version and cipher suite
     certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate

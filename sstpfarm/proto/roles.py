@@ -23,6 +23,7 @@ class Role(StrEnum):
 class AuthMethod(StrEnum):
     """PPP authentication methods, strongest first, under their RouterOS names."""
 
+    EAP = "eap"
     MSCHAP2 = "mschap2"
     MSCHAP1 = "mschap1"
     CHAP = "chap"
@@ -51,7 +52,14 @@ class ChapProof:
     value: bytes = field(repr=False)
 
 
-Proof = PapProof | ChapProof
+@dataclass(frozen=True, slots=True)
+class EapProof:
+    """A Response of an EAP peer, whole (RFC 3748 4.1); the first one is its identity."""
+
+    packet: bytes = field(repr=False)
+
+
+Proof = PapProof | ChapProof | EapProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,18 @@ class AuthAccept:
 
     Attributes:
         hlak: 32 bytes, the higher-layer authentication key (PROTOCOL 5.1); zeros for PAP and CHAP.
-        message: the text of Authenticate-Ack or Success; for MS-CHAPv2 it begins with ``S=``.
+        message: the text of Authenticate-Ack or Success; for MS-CHAPv2 it begins with ``S=``; EAP has none.
     """
 
     hlak: bytes = field(repr=False)
     message: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthChallenge:
+    """No decision yet: the peer must answer another EAP Request, `message` (RFC 3748 4.1)."""
+
+    message: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,9 @@ class AuthReject:
 
     message: bytes = b""
     reason: Reason = Reason.AUTH_REFUSED
+
+
+AuthDecision = AuthAccept | AuthChallenge | AuthReject
 
 
 @dataclass(frozen=True, slots=True)

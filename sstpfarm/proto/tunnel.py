@@ -32,7 +32,7 @@ from sstpfarm.proto.events import (
 from sstpfarm.proto.ppp.constants import NETWORK_DATA
 from sstpfarm.proto.ppp.frame import decode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
-from sstpfarm.proto.roles import AuthAccept, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.roles import AuthDecision, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp import http
 from sstpfarm.proto.sstp.call import SstpCall, SstpSettings
 from sstpfarm.proto.sstp.packets import encode_data
@@ -204,7 +204,7 @@ class Tunnel:
         """Any bytes came: the peer lives."""
         self._call.heard(now)
 
-    def auth_result(self, result: AuthAccept | AuthReject, now: float) -> None:
+    def auth_result(self, result: AuthDecision, now: float) -> None:
         """Server: what auth decided on the AuthRequest."""
         if not self._ended:
             self._link.auth_result(result, now)

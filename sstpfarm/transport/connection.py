@@ -19,7 +19,7 @@ from typing import Final
 from sstpfarm.dataplane.interface import FramingError, Gate, PacketPath
 from sstpfarm.errors import PeerError, place_of
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, LcpOpened, NetworkClosed, Phase
-from sstpfarm.proto.roles import AuthAccept, AuthReject, Ipv4Terms, Ipv6Terms
+from sstpfarm.proto.roles import AuthDecision, Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.deadlines import Deadlines
@@ -113,7 +113,7 @@ class Connection:
 
     # -- what the delegate calls -------------------------------------------------------------------------------------
 
-    def auth_result(self, result: AuthAccept | AuthReject) -> None:
+    def auth_result(self, result: AuthDecision) -> None:
         """Server: hand the decision to the PPP link."""
         if self._tunnel is not None and self._stage is Stage.OPEN:
             self._step(self._tunnel.auth_result, result, monotonic())

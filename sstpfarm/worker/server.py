@@ -338,6 +338,9 @@ class WorkerServer:
             case m.AccessReject(session=session_id):
                 if (session := self._sessions.get(session_id)) is not None:
                     session.rejected(message)
+            case m.AccessChallenge(session=session_id):
+                if (session := self._sessions.get(session_id)) is not None:
+                    session.challenged(message)
 
 
 def endpoint(address: tuple[object, ...]) -> str:

@@ -12,7 +12,16 @@ from sstpfarm.dataplane.interface import Cell, Gate, PacketPath
 from sstpfarm.ipc import messages as m
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.exchange import readable
-from sstpfarm.proto.roles import AuthAccept, AuthReject, ChapProof, Ipv4Terms, Ipv6Terms, PapProof
+from sstpfarm.proto.roles import (
+    AuthAccept,
+    AuthChallenge,
+    AuthReject,
+    ChapProof,
+    EapProof,
+    Ipv4Terms,
+    Ipv6Terms,
+    PapProof,
+)
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.certificate_names import names_of
@@ -35,6 +44,7 @@ class Login(StrEnum):
 
     NONE = "none"
     ASKED = "asked"
+    CHALLENGED = "challenged"  # auth wants another answer of the peer
     ACCEPTED = "accepted"
     REFUSED = "refused"
 
@@ -119,6 +129,7 @@ class Session:
             identifier=chap.identifier if chap else 0,
             challenge=chap.challenge if chap else b"",
             value=chap.value if chap else b"",
+            eap=proof.packet if isinstance(proof, EapProof) else b"",
             called_id=self._called,
             connect_info=f"SSTP {connection.tls_version} {connection.cipher}",
             certificate_names=names_of(self._certificate),
@@ -161,7 +172,7 @@ class Session:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Count, log and tell the master."""
         worker = self._worker
-        if self._login in (Login.NONE, Login.ASKED) and reason in UNDECIDED_LOGINS:
+        if self._login in (Login.NONE, Login.ASKED, Login.CHALLENGED) and reason in UNDECIDED_LOGINS:
             self._refused(reason, detail)
         if self._opened_at is not None:
             cells = worker.stats.slot(self._slot)
@@ -217,6 +228,13 @@ class Session:
         )
         self.connection.auth_result(AuthAccept(message.hlak, message.message))
         self._configure()
+
+    def challenged(self, message: m.AccessChallenge) -> None:
+        """Auth wants another answer of the peer."""
+        if self._login is not Login.ASKED or self.connection is None:
+            return
+        self._login, self._request = Login.CHALLENGED, None
+        self.connection.auth_result(AuthChallenge(message.message))
 
     def rejected(self, message: m.AccessReject) -> None:
         """Auth keeps the peer out."""

@@ -18,11 +18,11 @@ from sstpfarm.dataplane.interface import CELLS, FramingError, Gate
 from sstpfarm.dataplane.pure import PurePath
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, LcpOpened
 from sstpfarm.proto.ppp.link import PppSettings
-from sstpfarm.proto.ppp.verify import failure_message, verify
-from sstpfarm.proto.roles import AuthMethod, AuthReject, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.roles import AuthMethod, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp.call import CertificateHash, SstpSettings
 from sstpfarm.proto.tunnel import GatesChanged, Tunnel, TunnelEnded, TunnelEvent, TunnelSettings
 from sstpfarm.reasons import Reason
+from tests.unit.judging import PasswordJudge
 
 CERTIFICATE = CertificateHash(sha1=b"\x01" * 20, sha256=b"\x02" * 32)
 GATEWAY, ADDRESS = IPv4Address("10.20.0.1"), IPv4Address("10.20.0.7")
@@ -57,6 +57,7 @@ class End:
         self.mute = False  # what it sends is lost from now on
         self.auth_delay = self.configure_delay = 0.0
         self.wire_free_at = 0.0
+        self.judge = PasswordJudge(PASSWORD, self.entropy)
         self.other: End
 
     def receive(self, data: bytes) -> None:
@@ -103,10 +104,9 @@ class End:
                 self.path.set_gates((Gate.IPV4 if ipv4 else Gate.NONE) | (Gate.IPV6 if ipv6 else Gate.NONE))
                 if ipv4 and self.opened_at is None:
                     self.opened_at = world.now
-            case AuthRequest(method, user, proof):
-                accept = verify(method, user, proof, PASSWORD)
-                refusal = AuthReject(failure_message(method, 691, self.entropy, "no"))
-                world.later(self.auth_delay, lambda: self.tunnel.auth_result(accept or refusal, world.now))
+            case AuthRequest():
+                decision = self.judge.decide(event)
+                world.later(self.auth_delay, lambda: self.tunnel.auth_result(decision, world.now))
             case AuthSucceeded():
                 server = self.role is Role.SERVER
                 terms = Ipv4Terms(local=GATEWAY, peer=ADDRESS, dns=(GATEWAY,)) if server else Ipv4Terms()

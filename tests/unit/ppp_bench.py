@@ -15,8 +15,8 @@ from sstpfarm.proto.ppp.constants import Code, PppProtocol
 from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.ppp.packet import Option, Packet, decode_options, decode_packet, encode_options, encode_packet
-from sstpfarm.proto.ppp.verify import failure_message, verify
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.roles import AuthDecision, AuthMethod, Entropy, Ipv4Terms, Ipv6Terms, Role
+from tests.unit.judging import PasswordJudge
 
 LCP, IPCP, IPV6CP, CCP = PppProtocol.LCP, PppProtocol.IPCP, PppProtocol.IPV6CP, PppProtocol.CCP
 REQUEST, ACK, NAK, REJECT = Code.CONFIGURE_REQUEST, Code.CONFIGURE_ACK, Code.CONFIGURE_NAK, Code.CONFIGURE_REJECT
@@ -143,7 +143,8 @@ class Pair:
         }
         self.events: dict[Role, list[PppEvent]] = {Role.SERVER: [], Role.CLIENT: []}
         self.now = 0.0
-        self._delay, self._lose, self._password = delay, lose, password
+        self._delay, self._lose = delay, lose
+        self._judge = PasswordJudge(password, seeded(9), "wrong")
         self._terms = {Role.SERVER: server_terms, Role.CLIENT: client_terms}
         self._configure_delay = {Role.SERVER: configure_delay, Role.CLIENT: 0.0}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -198,9 +199,7 @@ class Pair:
         for event in link.events():
             self.events[role].append(event)
             if isinstance(event, AuthRequest):
-                accept = verify(event.method, event.user, event.proof, self._password)
-                refusal = AuthReject(failure_message(event.method, 691, seeded(9), "wrong"))
-                self._later(0.3, partial(self._decide, role, accept or refusal))
+                self._later(0.3, partial(self._decide, role, self._judge.decide(event)))
             elif isinstance(event, AuthSucceeded):
                 self._later(self._configure_delay[role], partial(self._configure, role))
         for frame in link.frames_to_send():
@@ -210,7 +209,7 @@ class Pair:
             self._arrival[other] = max(self._arrival[other], self.now + self._delay())
             self._at(self._arrival[other], partial(self._deliver, other, frame))
 
-    def _decide(self, role: Role, decision: AuthAccept | AuthReject) -> None:
+    def _decide(self, role: Role, decision: AuthDecision) -> None:
         self.links[role].auth_result(decision, self.now)
 
     def _configure(self, role: Role) -> None:

@@ -58,7 +58,7 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
         (["h", "--user", "u"], ExitCode.USAGE, "use --password-file"),
         (["h", "--user", "u", "--pin", f"sha256:{SHA}", "--insecure"], ExitCode.USAGE, "one of --ca, --pin"),
         (["h", "--user", "u", "--pin", "sha256:abc"], ExitCode.USAGE, "64 hexadecimal digits"),
-        (["h", "--user", "u", "--authentication", "eap"], ExitCode.USAGE, "mschap2, mschap1, chap, pap"),
+        (["h", "--user", "u", "--authentication", "eep"], ExitCode.USAGE, "eap, mschap2, mschap1, chap, pap"),
         (["h", "--user", "u", "--keepalive-timeout", "0"], ExitCode.USAGE, "1 to 86400"),
         (["h", "--user", "u" * 300], ExitCode.CONFIG, ""),
         (["h", "--user", "\udcff"], ExitCode.USAGE, "not UTF-8"),

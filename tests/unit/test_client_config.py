@@ -39,7 +39,7 @@ GOOD: Final = '[interface.a]\nserver = "vpn.example"\nuser = "u"\npassword = "p"
 SERVER: Final = '"HOST", "HOST:PORT", "ADDRESS" or "[ADDRESS]:PORT"'
 ROUTE: Final = '"NETWORK/LENGTH [GATEWAY [METRIC]]"'
 PROXY: Final = '"HOST:PORT" or "[ADDRESS]:PORT", or "" for none'
-METHODS: Final = 'a list of one or more of "mschap2", "mschap1", "chap", "pap"'
+METHODS: Final = 'a list of one or more of "eap", "mschap2", "mschap1", "chap", "pap"'
 
 FAULTS: Final = (
     Fault('conect-to = "h"', "5: interface.a.conect-to: unknown key; did you mean connect-to?"),
@@ -47,7 +47,7 @@ FAULTS: Final = (
     Fault("port = 0", "5: interface.a.port: 0 is not allowed; allowed: a whole number, 1 to 65535"),
     Fault('password-file = "x.pw"', "5: interface.a.password-file: stands beside password; allowed: one of them"),
     Fault('profile = "x"', '5: interface.a.profile: there is no profile "x"; none is defined'),
-    Fault('authentication = ["eap"]', f'5: interface.a.authentication[0]: "eap" is not allowed; allowed: {METHODS}'),
+    Fault('authentication = ["eep"]', f'5: interface.a.authentication[0]: "eep" is not allowed; allowed: {METHODS}'),
     Fault('authentication = ["pap", "pap"]', '5: interface.a.authentication[1]: "pap" is listed twice'),
     Fault(
         'certificate = { chain = "c.pem" }',

@@ -26,7 +26,7 @@ remote-address = "pool:main"
 ranges = ["10.20.0.2-10.20.15.254"]
 """
 MTU: Final = "a whole number of bytes, 576 to 4087"
-METHODS: Final = 'a list of one or more of "mschap2", "mschap1", "chap", "pap"'
+METHODS: Final = 'a list of one or more of "eap", "mschap2", "mschap1", "chap", "pap"'
 ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
@@ -100,8 +100,8 @@ FAULTS: Final[dict[str, Fault]] = {
         (f"2: server.authentication: an empty array is not allowed; allowed: {METHODS}",),
     ),
     "unknown method, in the third line of an array": Fault(
-        '[server]\nauthentication = [\n  "mschap2", # the best\n  "eap",\n]' + REST,
-        (f'4: server.authentication[1]: "eap" is not allowed; allowed: {METHODS}',),
+        '[server]\nauthentication = [\n  "mschap2", # the best\n  "eep",\n]' + REST,
+        (f'4: server.authentication[1]: "eep" is not allowed; allowed: {METHODS}',),
     ),
     "a method twice": Fault(
         '[server]\nauthentication = ["chap", "chap"]' + REST, ('2: server.authentication[1]: "chap" is listed twice',)

@@ -6,10 +6,12 @@ from typing import Protocol
 
 from sstpfarm.errors import ConfigError
 from sstpfarm.proto.ppp.chap import ChapAuthenticator, ChapPeer
+from sstpfarm.proto.ppp.eap import EapAuthenticator
+from sstpfarm.proto.ppp.eap_peer import EapPeer
 from sstpfarm.proto.ppp.exchange import MAX_NAME, AuthEvent, AuthFailed
 from sstpfarm.proto.ppp.pap import PapAuthenticator, PapPeer
 from sstpfarm.proto.ppp.passwords import as_utf8
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Role
+from sstpfarm.proto.roles import AuthDecision, AuthMethod, Entropy, Role
 
 __all__ = ["AuthEvent", "AuthFailed", "Authentication", "check_credentials", "make_authentication"]
 
@@ -24,7 +26,7 @@ class Authentication(Protocol):
 
     @property
     def protocol(self) -> int:
-        """Return the PPP protocol number: 0xC023 PAP, 0xC223 CHAP."""
+        """Return the PPP protocol number: 0xC023 PAP, 0xC223 CHAP, 0xC227 EAP."""
 
     def start(self, now: float) -> None:
         """Begin: LCP is open."""
@@ -32,7 +34,7 @@ class Authentication(Protocol):
     def receive(self, packet: bytes, now: float) -> None:
         """Take one packet of this protocol; what is malformed or out of place is dropped."""
 
-    def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
+    def result(self, decision: AuthDecision, now: float) -> None:
         """Give the decision on the AuthRequest (server); without an open one it is ignored."""
 
     def packets_to_send(self) -> list[bytes]:
@@ -74,8 +76,16 @@ def make_authentication(
         ConfigError: at a client, as `check_credentials` does.
     """
     if role is Role.SERVER:
-        return PapAuthenticator() if method is AuthMethod.PAP else ChapAuthenticator(method, name, entropy)
+        match method:
+            case AuthMethod.PAP:
+                return PapAuthenticator()
+            case AuthMethod.EAP:
+                return EapAuthenticator(entropy)
+        return ChapAuthenticator(method, name, entropy)
     check_credentials(method, user, password)
-    if method is AuthMethod.PAP:
-        return PapPeer(user, password, entropy(1)[0])
+    match method:
+        case AuthMethod.PAP:
+            return PapPeer(user, password, entropy(1)[0])
+        case AuthMethod.EAP:
+            return EapPeer(user, password, entropy)
     return ChapPeer(method, user, password, entropy)

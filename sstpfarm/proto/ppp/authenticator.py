@@ -1,6 +1,6 @@
-"""The server's automaton of a PPP authentication, the same for PAP and the CHAP family (RFC 1334, RFC 1994).
+"""The server's automaton of a PPP authentication, the same for PAP, the CHAP family and EAP (RFC 1334, 1994, 3748).
 
-The protocols differ in how the proof is asked for and in the form of the packets: pap.py and chap.py.
+The protocols differ in how the proof is asked for and in the form of the packets: pap.py, chap.py and eap.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+from sstpfarm.errors import LocalError
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded
 from sstpfarm.proto.ppp.exchange import MAX_TRANSMISSIONS, AuthFailed, Exchange
 from sstpfarm.proto.ppp.failure import describe_failure
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Proof
+from sstpfarm.proto.roles import AuthAccept, AuthChallenge, AuthDecision, AuthMethod, AuthReject, Proof
 from sstpfarm.reasons import Reason
 
 
@@ -34,6 +35,7 @@ class Input(Enum):
 
     START = auto()
     PROOF = auto()
+    CHALLENGE = auto()  # the driver wants another proof
     ACCEPT = auto()
     REJECT = auto()
     TIMEOUT = auto()
@@ -46,6 +48,7 @@ class Action(Enum):
     NONE = auto()
     PROMPT = auto()  # ask the peer for its proof (CHAP: Challenge; PAP: the peer speaks first)
     ASK = auto()  # hand the proof to the driver
+    ASK_ON = auto()  # ask the peer for another proof (EAP)
     NOTE = auto()  # a repetition while the driver decides: only its identifier can matter
     ADMIT = auto()  # Ack or Success
     REFUSE = auto()  # Nak or Failure
@@ -60,11 +63,15 @@ TABLE: Final[Mapping[tuple[State, Input], tuple[Action, State]]] = {
     (State.WAITING, Input.TIMEOUT): (Action.PROMPT, State.WAITING),
     (State.WAITING, Input.EXHAUSTED): (Action.GIVE_UP, State.GIVEN_UP),
     (State.ASKED, Input.PROOF): (Action.NOTE, State.ASKED),
+    (State.ASKED, Input.CHALLENGE): (Action.ASK_ON, State.WAITING),
     (State.ASKED, Input.ACCEPT): (Action.ADMIT, State.ACCEPTED),
     (State.ASKED, Input.REJECT): (Action.REFUSE, State.REFUSED),
     (State.ACCEPTED, Input.PROOF): (Action.REPEAT, State.ACCEPTED),
     (State.REFUSED, Input.PROOF): (Action.REPEAT, State.REFUSED),
 }
+
+
+_INPUTS: Final = {AuthAccept: Input.ACCEPT, AuthChallenge: Input.CHALLENGE, AuthReject: Input.REJECT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +105,9 @@ class Authenticator(Exchange):
         """Begin: LCP is open."""
         self._step(Input.START, now)
 
-    def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
+    def result(self, decision: AuthDecision, now: float) -> None:
         """Give the decision on the AuthRequest; without an open one (it came too late) it is ignored."""
-        self._step(Input.ACCEPT if isinstance(decision, AuthAccept) else Input.REJECT, now, decision=decision)
+        self._step(_INPUTS[type(decision)], now, decision=decision)
 
     @abstractmethod
     def _message_data(self, message: bytes) -> bytes:
@@ -110,6 +117,14 @@ class Authenticator(Exchange):
     def _prompt(self, now: float) -> None:
         """Ask the peer for its proof."""
 
+    def _ask_on(self, message: bytes, now: float) -> None:
+        """Ask the peer for another proof, with what the driver says; only EAP can.
+
+        Raises:
+            LocalError: this protocol has no such thing.
+        """
+        raise LocalError(f"{self._method} has no further challenges")
+
     def _timed_out(self, now: float) -> None:
         self._step(Input.TIMEOUT, now)
 
@@ -117,7 +132,7 @@ class Authenticator(Exchange):
         self._step(Input.EXHAUSTED, now)
 
     def _step(
-        self, event: Input, now: float, *, claim: Claim | None = None, decision: AuthAccept | AuthReject | None = None
+        self, event: Input, now: float, *, claim: Claim | None = None, decision: AuthDecision | None = None
     ) -> None:
         """Take the one step that the table gives; the only place that changes the state."""
         action, self._state = TABLE.get((self._state, event), (Action.NONE, self._state))
@@ -134,6 +149,10 @@ class Authenticator(Exchange):
                 assert self._claim is not None
                 if (claim.user, claim.proof) == (self._claim.user, self._claim.proof):
                     self._claim = claim  # pppd repeats a PAP request under a new identifier
+            case Action.ASK_ON:
+                assert isinstance(decision, AuthChallenge)
+                self._claim = None
+                self._ask_on(decision.message, now)
             case Action.ADMIT:
                 assert isinstance(decision, AuthAccept)
                 user = self._reply(self.accept_code, decision.message)

@@ -18,7 +18,7 @@ from sstpfarm.proto.ppp.exchange import MAX_NAME, AuthFailed, Exchange
 from sstpfarm.proto.ppp.failure import describe_failure
 from sstpfarm.proto.ppp.packet import Packet
 from sstpfarm.proto.ppp.passwords import as_utf8
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, ChapProof, Entropy
+from sstpfarm.proto.roles import AuthDecision, AuthMethod, ChapProof, Entropy
 from sstpfarm.reasons import Reason
 
 CHALLENGE: Final = 1  # RFC 1994 4
@@ -179,7 +179,7 @@ class ChapPeer(Exchange):
     def start(self, now: float) -> None:
         """Do nothing: in CHAP the server speaks first, and repeats itself."""
 
-    def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
+    def result(self, decision: AuthDecision, now: float) -> None:
         """Do nothing: a client decides nothing."""
 
     def _received(self, packet: Packet, now: float) -> None:
@@ -228,8 +228,8 @@ class ChapPeer(Exchange):
             case AuthMethod.CHAP:
                 value = md5_response(identifier, self._secret, challenge)
                 return _Response(identifier, challenge, value, mschap.ZERO_HLAK, b"")
-            case AuthMethod.PAP:
-                raise LocalError("PAP is not a CHAP method")
+            case AuthMethod.PAP | AuthMethod.EAP:
+                raise LocalError(f"{self._method} is not a CHAP method")
 
     def _timed_out(self, now: float) -> None:
         """Never happens: a client's Response is repeated when the server repeats its Challenge."""

@@ -22,6 +22,7 @@ class PppProtocol(IntEnum):
     LCP = 0xC021
     PAP = 0xC023
     CHAP = 0xC223
+    EAP = 0xC227
 
 
 class Code(IntEnum):
@@ -86,6 +87,7 @@ class Ipv6cpOption(IntEnum):
 NETWORK_DATA: Final = (PppProtocol.IPV4, PppProtocol.IPV6, PppProtocol.BRIDGED)
 
 AUTHENTICATION_VALUES: Final[dict[AuthMethod, bytes]] = {
+    AuthMethod.EAP: bytes.fromhex("c227"),  # RFC 3748 2.1, RFC 2284 2.1
     AuthMethod.MSCHAP2: bytes.fromhex("c22381"),  # RFC 2759 2
     AuthMethod.MSCHAP1: bytes.fromhex("c22380"),  # RFC 2433 2
     AuthMethod.CHAP: bytes.fromhex("c22305"),  # RFC 1994 3, MD5

@@ -43,11 +43,13 @@ def failure_message(method: AuthMethod, error: int, entropy: Entropy, text: str)
             return b"E=%d R=0 C=%b V=2" % (error, challenge)  # RFC 2433 6 has no M=
         case AuthMethod.CHAP | AuthMethod.PAP:
             return shown
+        case AuthMethod.EAP:
+            return b""  # RFC 3748 4.2: a Failure has no data
 
 
 def describe_failure(method: AuthMethod, message: bytes) -> str:
     """Return for people what a refusal means, cleaned and bounded; the challenge in it is left out."""
-    if method in (AuthMethod.CHAP, AuthMethod.PAP):
+    if method not in (AuthMethod.MSCHAP2, AuthMethod.MSCHAP1):
         return readable(message) or "no reason was given"
     code = _ERROR_CODE.search(message)
     if code is None:

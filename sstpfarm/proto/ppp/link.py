@@ -35,7 +35,7 @@ from sstpfarm.proto.ppp.ipv6cp import Ipv6cp
 from sstpfarm.proto.ppp.lcp import Lcp
 from sstpfarm.proto.ppp.mschap import ZERO_HLAK
 from sstpfarm.proto.ppp.multilink import Fragmenter, Reassembler
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.proto.roles import AuthDecision, AuthMethod, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.reasons import OUTCOMES, Reason
 
 _NETWORKS: Final = {
@@ -168,7 +168,7 @@ class PppLink:
         elif self._phase is LinkPhase.NETWORK:
             self._receive_network(protocol, information, now)
 
-    def auth_result(self, result: AuthAccept | AuthReject, now: float) -> None:
+    def auth_result(self, result: AuthDecision, now: float) -> None:
         """Server: the answer to AuthRequest; too late an answer is ignored."""
         if self._phase is LinkPhase.AUTHENTICATE and self._authentication is not None:
             self._authentication.result(result, now)

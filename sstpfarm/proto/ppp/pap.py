@@ -14,7 +14,7 @@ from sstpfarm.proto.ppp.failure import describe_failure
 from sstpfarm.proto.ppp.mschap import ZERO_HLAK
 from sstpfarm.proto.ppp.packet import Packet
 from sstpfarm.proto.ppp.passwords import as_utf8
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, PapProof
+from sstpfarm.proto.roles import AuthDecision, AuthMethod, PapProof
 from sstpfarm.reasons import Reason
 
 REQUEST: Final = 1  # RFC 1334 2.2
@@ -135,7 +135,7 @@ class PapPeer(Exchange):
         elif packet.code == NAK:
             self._step(PeerInput.NAK, now, parse_message(packet.data))
 
-    def result(self, decision: AuthAccept | AuthReject, now: float) -> None:
+    def result(self, decision: AuthDecision, now: float) -> None:
         """Do nothing: a client decides nothing."""
 
     def _timed_out(self, now: float) -> None:

@@ -35,6 +35,8 @@ def verify(method: AuthMethod, user: bytes, proof: Proof, password: str) -> Auth
     Raises:
         ConfigError: the password cannot be used (longer than 256 characters, not Unicode).
     """
+    if method is AuthMethod.EAP:
+        raise LocalError("EAP is a conversation: see eap_mschapv2.py")
     if method is AuthMethod.PAP:
         if not isinstance(proof, PapProof):
             raise LocalError("the proof is not one of PAP")
