@@ -124,7 +124,7 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.QUOTA: Outcome(_D, 0, 10, _C.OK, "the session's volume is used up"),
     Reason.EXPIRED: Outcome(_D, 0, 10, _C.AUTHENTICATION, "the account has expired"),
     Reason.REPLACED: Outcome(_D, 0, 13, _C.OK, "the user logged in again elsewhere"),
-    Reason.NETWORK_CHANGED: Outcome(_D, 0, 2, _C.NETWORK, "the way to the server changed"),
+    Reason.NETWORK_CHANGED: Outcome(_X, 0, 2, _C.NETWORK, "the way to the server changed"),
     Reason.PEER_ABORT: Outcome(_A, 0, 17, _C.PROTOCOL, "the peer aborted the call"),
     Reason.TRANSPORT_LOST: Outcome(_X, 0, 2, _C.NETWORK, "the connection was lost"),
     Reason.PEER_DEAD: Outcome(_X, 0, 2, _C.NETWORK, "the peer no longer answers"),

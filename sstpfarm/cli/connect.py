@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from sstpfarm.client.foreground import connect as connect_tunnel
 from sstpfarm.client.plan import read_authorities, read_pem
-from sstpfarm.client.run import Counters, Observer, Tunnel, Up
+from sstpfarm.client.run import Counters, Observer, Up
 from sstpfarm.client.settings import METHODS, ClientCertificate, ClientSettings, HttpProxy, Wishes
 from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
@@ -250,7 +251,7 @@ def connect(
         interface=interface, default_route=not no_default_route, default_route_distance=default_route_distance
     )
     display: Observer = JsonDisplay() if as_json else ConsoleDisplay(Console(highlight=False))
-    context.exit(asyncio.run(Tunnel(settings, wishes, display).run()))
+    context.exit(asyncio.run(connect_tunnel(settings, wishes, display)))
 
 
 def _server(text: str) -> Endpoint:

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final
 
 from sstpfarm.client.outer import OuterPath
+from sstpfarm.client.queued import waiting_packets
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.interface import Gate, PacketPath
 from sstpfarm.dataplane.select import Dataplane
@@ -79,16 +80,20 @@ class Dialer:
                 task = asyncio.get_running_loop().create_task(self._dial(addresses, port))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case m.InterfaceReady():
-                if self._connection is None:
-                    os.close(fds[0])
-                else:
-                    self._connection.attach(fds[0])
-                    self._phase(Phase.INTERFACE, message.name)
-            case m.InterfaceRefused(detail=detail):
+            case c.DeviceReady():
+                self._attach(message, fds[0])
+            case c.DeviceRefused(detail=detail):
                 self._close(Reason.INTERFACE_FAILED, detail)
-            case m.Shutdown():
-                self._close(Reason.USER_REQUEST, "")
+            case c.HangUp(reason=reason):
+                self._close(Reason(reason), "")
+
+    def _attach(self, ready: c.DeviceReady, tun: int) -> None:
+        if self._connection is None:
+            os.close(tun)
+            return
+        queued = waiting_packets(tun, ready, self._dataplane.offload)
+        if self._connection.attach(tun, queued):  # else it is ending, and tells so itself
+            self._phase(Phase.INTERFACE, ready.name)
 
     def _orphaned(self, why: str) -> None:
         os._exit(1)  # the interface and its routes went with the parent

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sstpfarm.ipc.messages import Address, Identifier8, Message, Method, Mtu, Short
+from sstpfarm.ipc.messages import Address, Identifier8, InterfaceName, Message, Method, Mtu, Short
 
 # -- client: privileged half > unprivileged half -----------------------------------------------------------------------
 
@@ -16,6 +16,31 @@ class Dial(Message, frozen=True, tag="dial"):
 
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=16)]
     port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class DeviceReady(Message, frozen=True, tag="device-ready"):
+    """One descriptor comes along: the device, addressed and up.
+
+    Attributes:
+        queued_from: packets that wait in the device are sent, those from this address as if from `local_address`;
+            None: they are dropped.
+    """
+
+    name: InterfaceName
+    local_address: Address | None = None
+    queued_from: Address | None = None
+
+
+class DeviceRefused(Message, frozen=True, tag="device-refused"):
+    """The device could not be made or addressed."""
+
+    detail: Short
+
+
+class HangUp(Message, frozen=True, tag="hang-up"):
+    """End the tunnel in the way of that reason."""
+
+    reason: Short
 
 
 # -- client: unprivileged half > privileged half -----------------------------------------------------------------------

@@ -67,12 +67,13 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.SessionClosed,
         m.Pong,
     ),
-    (Party.CLIENT, Party.CLIENT_PEER): (c.Dial, m.InterfaceReady, m.InterfaceRefused, m.Shutdown),
+    (Party.CLIENT, Party.CLIENT_PEER): (c.Dial, c.DeviceReady, c.DeviceRefused, c.HangUp),
     (Party.CLIENT_PEER, Party.CLIENT): (c.PhaseReached, c.TunnelFacts, c.InterfaceWanted, c.TunnelClosed),
 }
 
 DESCRIPTORS: Final[Mapping[type[m.Message], int]] = {
     m.InterfaceReady: 1,
+    c.DeviceReady: 1,
     m.LendListener: 1,
     m.WorkerAttached: 1,
     m.ReloadUsers: 1,

@@ -35,6 +35,7 @@ from sstpfarm.net.netlink import Netlink, attribute, check, number
 from sstpfarm.net.rtnetlink import (
     IFLA_ADDRESS,
     IFLA_GROUP,
+    IFLA_IFALIAS,
     IFLA_MTU,
     IFLA_TXQLEN,
     NO_ADDRESS,
@@ -52,6 +53,7 @@ LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)  # fe80::/64, RFC 4291 2.5.6
 # twice for each), and a wait of 20 ms for all together; our loop stands still meanwhile.
 DELETE_BATCH: Final = 256
 DELETE_TIME: Final = 0.1  # seconds that one delete should take
+MAX_ALIAS: Final = 255  # IFALIASZ less one, linux/if.h
 MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
 MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: a session has one, an operator adds few
 IFF_LOWER_UP: Final = 0x10000  # linux/if.h
@@ -100,13 +102,14 @@ class LinkFacts:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table; `gateway` None means directly on the link."""
+    """A route of the main table; `gateway` None means directly on the link, `protocol` says who made it."""
 
     destination: IpNetwork
     index: int
     gateway: IpAddress | None = None
     metric: int | None = None
     source: IpAddress | None = None
+    protocol: int = RTPROT_SSTPFARM
 
 
 class Links:
@@ -203,10 +206,17 @@ class Links:
 
         Its traffic counters and the settings that `configure` makes stay.
         """
+        self._strip(index, number(IFLA_GROUP, POOL_GROUP))
+
+    def lay_down(self, index: int) -> None:
+        """Take a link down: its addresses, routes and neighbours are gone, the link stays."""
+        self._strip(index, b"")
+
+    def _strip(self, index: int, attributes: bytes) -> None:
         # Down takes all else off, but IPv4 addresses would come back with up. They go first: it is cheaper so, the
         # kernel then has no IPv4 route of the link to look for among all others.
         clean = rtnetlink.delete_any_ipv4(index)
-        batch = [clean, change_link(index, up=False, attributes=number(IFLA_GROUP, POOL_GROUP)), clean]
+        batch = [clean, change_link(index, up=False, attributes=attributes), clean]
         for _ in range(MAX_ADDRESSES):
             failed = self._sessions.send(batch)
             check(failed, ignore=NO_ADDRESS)
@@ -214,6 +224,21 @@ class Links:
                 return  # none was left for it
             batch = [clean]
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    def take_off(self, index: int, plan: LinkPlan) -> None:
+        """Take the addresses of a plan off a link that stays up; one that is gone already is no error."""
+        requests = []
+        if plan.local is not None and plan.remote is not None:
+            requests.append(rtnetlink.delete_ipv4(index, plan.local.packed, plan.remote.packed))
+        if plan.ipv6_local is not None:
+            requests.append(rtnetlink.delete_ipv6(index, LINK_LOCAL + plan.ipv6_local, 64))
+        if requests:
+            check(self._sessions.send(requests), ignore=NO_ADDRESS)
+
+    def set_alias(self, index: int, text: str) -> None:
+        """Write about a link what its owner wants to read there (IFLA_IFALIAS): at most 255 bytes are kept."""
+        alias = text.encode()[:MAX_ALIAS].decode(errors="ignore").encode()
+        check(self._sessions.send([change_link(index, attributes=attribute(IFLA_IFALIAS, alias))]))
 
     async def delete(self, index: int) -> None:
         """Delete a link; when it returns, the interface, its addresses and its routes are gone.
@@ -363,7 +388,7 @@ def _route(action: int, flags: int, route: Route) -> Any:
         "family": _family(route.destination),
         "dst_len": route.destination.prefixlen,
         "table": RT_TABLE_MAIN,
-        "proto": RTPROT_SSTPFARM,
+        "proto": route.protocol,
         "scope": RT_SCOPE_UNIVERSE if route.gateway is not None else RT_SCOPE_LINK,
         "type": RTN_UNICAST,
     }

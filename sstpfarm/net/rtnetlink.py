@@ -29,6 +29,7 @@ RTN_UNICAST: Final = 1
 IFLA_ADDRESS: Final = 1
 IFLA_MTU: Final = 4
 IFLA_TXQLEN: Final = 13
+IFLA_IFALIAS: Final = 20
 IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
 IFLA_INET6_ADDR_GEN_MODE: Final = 8
@@ -96,6 +97,17 @@ def _on_link(index: int, destination: bytes) -> bytes:
 def delete_any_ipv4(index: int) -> Request:
     """Return the request that deletes the link's first IPv4 address, whatever it is; NO_ADDRESS without any."""
     return RTM_DELADDR, 0, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, index)
+
+
+def delete_ipv4(index: int, local: bytes, remote: bytes) -> Request:
+    """Return the request that undoes `add_ipv4`; NO_ADDRESS when it is not there."""
+    body = _ADDRESS.pack(socket.AF_INET, 32, 0, 0, index) + attribute(IFA_LOCAL, local)
+    return RTM_DELADDR, 0, body + attribute(IFA_ADDRESS, remote)
+
+
+def delete_ipv6(index: int, address: bytes, prefix: int) -> Request:
+    """Return the request that undoes `add_ipv6`; NO_ADDRESS when it is not there."""
+    return RTM_DELADDR, 0, _ADDRESS.pack(socket.AF_INET6, prefix, 0, 0, index) + attribute(IFA_ADDRESS, address)
 
 
 QUIET_IPV6: Final = attribute(

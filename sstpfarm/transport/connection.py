@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
@@ -123,12 +123,20 @@ class Connection:
         if self._tunnel is not None and self._stage is Stage.OPEN:
             self._step(self._tunnel.configure, ipv4, ipv6, monotonic())
 
-    def attach(self, tun: int) -> None:
-        """Take that TUN descriptor; it is closed with the connection."""
+    def attach(self, tun: int, queued: Sequence[bytes] = ()) -> bool:
+        """Take that TUN descriptor; it is closed with the connection, or now if there is no use for it any more.
+
+        Args:
+            queued: packets as they were read from it, to be sent before what is read from now on.
+
+        Returns:
+            Whether it was taken.
+        """
         if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.attached:
             os.close(tun)
-        else:
-            self._downlink.attach(tun)
+            return False
+        self._downlink.attach(tun, queued)
+        return True
 
     def close(self, reason: Reason, detail: str = "") -> None:
         """End the connection for that reason, in the way that the reason asks for. Idempotent."""

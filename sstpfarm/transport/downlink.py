@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -19,24 +22,47 @@ class Downlink:
         outlet: watches the descriptor.
     """
 
-    __slots__ = ("_outlet", "_path", "_queue", "_tun")
+    __slots__ = ("_behind", "_outlet", "_path", "_queue", "_tun")
 
     def __init__(self, path: PacketPath, outlet: Outlet) -> None:
         self._path = path
         self._outlet = outlet
         self._queue = StandingQueue()
         self._tun = -1
+        self._behind = -1  # the TUN, as long as a socket in its place holds what is sent before
 
     @property
     def attached(self) -> bool:
         """Whether there is a TUN."""
         return self._tun >= 0
 
-    def attach(self, tun: int) -> None:
-        """Take that TUN descriptor and watch it; it is closed by `close`."""
+    def attach(self, tun: int, queued: Sequence[bytes] = ()) -> None:
+        """Take that TUN descriptor and watch it; it is closed by `close`.
+
+        Args:
+            queued: packets as they were read from it, which go first: the path reads them from a socket.
+        """
+        if queued:
+            before, feeder = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            before.setblocking(False)
+            feeder.setblocking(False)
+            with feeder, suppress(BlockingIOError):  # the buffer is full: as in a TUN's ring, the last ones are lost
+                for packet in queued:
+                    feeder.send(packet)
+            self._behind, tun = tun, before.detach()
+        self._watch(tun)
+
+    def _watch(self, tun: int) -> None:
         self._tun = tun
         self._path.attach(tun)
         self._outlet.set_tun(tun)
+
+    def _turn_to_tun(self) -> None:
+        """What was queued is sent: from now on the TUN is read."""
+        self._outlet.set_tun(-1)
+        os.close(self._tun)
+        tun, self._behind = self._behind, -1
+        self._watch(tun)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
@@ -45,6 +71,9 @@ class Downlink:
             self._path.detach()
             os.close(self._tun)
             self._tun = -1
+        if self._behind >= 0:
+            os.close(self._behind)
+            self._behind = -1
 
     def read(self, out: memoryview) -> tuple[int, bool]:
         """Put a batch of packets into `out`, as `PacketPath.drain` does; a queue that only adds delay loses one.
@@ -60,4 +89,6 @@ class Downlink:
         filled, more = self._path.drain(out, queue.due <= now)
         if more or queue.due < inf:
             queue.seen(now, empty=not more)
+        if not more and self._behind >= 0:
+            self._turn_to_tun()
         return filled, more

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
-from collections.abc import Iterator
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sstpfarm.client.run import Counters, Tunnel, Up
+from sstpfarm.client.run import Counters, Tunnel, Up, resolve
 from sstpfarm.client.settings import ClientSettings, Wishes
+from sstpfarm.dataplane.select import choose
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.reasons import Reason
 
@@ -34,33 +34,31 @@ class Watcher:
     def closed(self, reason: Reason, detail: str) -> None: ...
 
 
-class Completed:
-    """What an awaitable of a done thing is."""
+class Done:
+    """Device and routes that only note what they are asked for."""
 
-    def __await__(self) -> Iterator[Any]:
-        return iter(())
-
-
-class Links:
-    """A netlink socket that only notes what it is asked for."""
+    name, index, fd, local = "lo", 1, 0, None
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def configure(self, index: int, plan: Any) -> Completed:
-        self.done.append(f"address {plan.local}" if plan.local else "link")
-        return Completed()
+    def make(self) -> None: ...
 
-    async def route_to(self, server: Any) -> Any:
-        return SimpleNamespace(destination=server, index=1, gateway=None)
+    def configure_for(self, wanted: c.InterfaceWanted) -> None:
+        self.done.append(f"address {wanted.local_address}" if wanted.local_address else "link")
 
-    async def add_route(self, route: Any, *, first: bool) -> None:
-        self.done.append(f"route {route.destination}")
+    async def lead(self, servers: list[Any], index: int) -> None:
+        self.done += [f"routes past {server}" for server in servers]
+
+    async def clear_way(self, servers: list[str]) -> None: ...
+
+    async def remove(self) -> None: ...
 
 
-def tunnel(host: str = "vpn.example") -> Tunnel:
+def tunnel(host: str = "vpn.example", done: Done | None = None) -> Tunnel:
     settings = ClientSettings(host=host, port=443, user="u", password="p")
-    return Tunnel(settings, Wishes(), Watcher())
+    double: Any = done or Done()
+    return Tunnel(settings, Wishes(), Watcher(), device=double, routes=double, dataplane=choose(), user=60_799)
 
 
 def test_nobody_waits_for_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +73,8 @@ def test_nobody_waits_for_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch)
 
     async def dial() -> tuple[Reason, str]:
         made = tunnel()
-        made._ended = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.05, made._stop)
-        return await made._dial_and_wait()
+        asyncio.get_running_loop().call_later(0.05, made.hang_up, Reason.USER_REQUEST)
+        return await made.run()
 
     try:
         assert asyncio.run(asyncio.wait_for(dial(), 10)) == (Reason.USER_REQUEST, "")
@@ -92,59 +89,47 @@ def test_a_name_without_addresses_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
 
     async def dial() -> tuple[Reason, str]:
-        made = tunnel()
-        made._ended = asyncio.get_running_loop().create_future()
-        return await made._dial_and_wait()
+        return await tunnel().run()
 
     assert asyncio.run(dial()) == (Reason.NETWORK_UNREACHABLE, "vpn.example: Name or service not known")
 
 
 def test_a_link_local_server_keeps_its_zone() -> None:
-    async def resolve() -> list[str]:
-        made = tunnel("fe80::1%lo")
-        made._ended = asyncio.get_running_loop().create_future()
-        return await made._resolve()
-
-    assert asyncio.run(resolve()) == [f"fe80::1%{socket.if_nametoindex('lo')}"]
+    assert asyncio.run(resolve("fe80::1%lo", 443)) == [f"fe80::1%{socket.if_nametoindex('lo')}"]
 
 
-@pytest.fixture
-def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tunnel, Links]]:
-    """A tunnel whose child has attached its interface, which is a pipe here, called lo."""
-    made, links = tunnel(), Links()
-    read, write = os.pipe()
-    made._links = links  # type: ignore[assignment]  # the part of it that is used
-    made._channel = SimpleNamespace(send=lambda *_: None)  # type: ignore[assignment]  # as above
-    made._interface = "lo"
+def attached() -> tuple[Tunnel, Done]:
+    """A tunnel whose child has attached its device."""
+    done = Done()
+    made = tunnel(done=done)
+    made._channel = SimpleNamespace(send=lambda *_: None)  # type: ignore[assignment]  # the part of it that is used
     made._facts = c.TunnelFacts("mschap2", "c", "TLSv1.3", "192.0.2.1", "ab")
     made._attached.set()
-    monkeypatch.setattr(made, "_make_tun", lambda: read)
-    yield made, links
-    os.close(write)
+    return made, done
 
 
-def test_ipv4_that_opens_after_ipv6_still_gets_the_default_route(attached: tuple[Tunnel, Links]) -> None:
+def test_ipv4_that_opens_after_ipv6_still_gets_the_default_route() -> None:
     """On a slow line IPCP takes more rounds than IPV6CP: all traffic must go into the tunnel all the same."""
-    made, links = attached
 
-    async def serve() -> None:
+    async def serve() -> tuple[Tunnel, Done]:
+        made, done = attached()
         worker = asyncio.create_task(made._serve_interface())
         made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, ipv6_local=b"\1" * 8))
         made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, local_address="10.0.0.2", ipv6_local=b"\1" * 8))
         await asyncio.sleep(0.05)
         worker.cancel()
+        return made, done
 
-    asyncio.run(serve())
-    assert links.done == ["link", "address 10.0.0.2", "route 192.0.2.1", "route 0.0.0.0/0"]
+    made, done = asyncio.run(serve())
+    assert done.done == ["link", "address 10.0.0.2", "routes past 192.0.2.1"]
     assert isinstance(made._observer, Watcher)
     assert [up.local_address for up in made._observer.ups] == [None, "10.0.0.2"]
 
 
-def test_a_bug_beside_the_interface_ends_the_tunnel(attached: tuple[Tunnel, Links]) -> None:
-    made, _ = attached
-
+def test_a_bug_beside_the_interface_ends_the_tunnel() -> None:
     async def serve() -> tuple[Reason, str]:
-        made._ended = asyncio.get_running_loop().create_future()
+        made, _ = attached()
+        made._facts = None
         worker = asyncio.create_task(made._serve_interface())
         worker.add_done_callback(made._interface_done)
         made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, local_address="no address"))
@@ -153,3 +138,20 @@ def test_a_bug_beside_the_interface_ends_the_tunnel(attached: tuple[Tunnel, Link
     reason, detail = asyncio.run(serve())
     assert reason is Reason.INTERNAL_ERROR
     assert "no address" not in detail
+
+
+def test_time_and_traffic_are_looked_at_each_second() -> None:
+    """An idle tunnel ends for that reason, one whose time is over for that."""
+    said: list[c.HangUp] = []
+
+    async def tick(wishes: Wishes) -> None:
+        made, _ = attached()
+        made._wishes = wishes
+        made._told, made._began = True, monotonic() - 10
+        made._channel = SimpleNamespace(send=said.append)  # type: ignore[assignment]  # as above
+        made._tick()
+
+    asyncio.run(tick(Wishes(idle_timeout=10)))
+    asyncio.run(tick(Wishes(session_timeout=10)))
+    asyncio.run(tick(Wishes(idle_timeout=11, session_timeout=11)))
+    assert [hang_up.reason for hang_up in said] == ["idle-timeout", "session-timeout"]

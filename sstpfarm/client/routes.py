@@ -1,0 +1,154 @@
+"""The routes of one tunnel: into it, and past it to its own server.
+
+A route into the tunnel that covers the server's address would swallow the tunnel itself. So the server has a host route
+the way that it is reached now, and that route is moved when the way changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from sstpfarm.client.settings import Wishes
+from sstpfarm.net.links import IpAddress, IpNetwork, Links, Route
+from sstpfarm.net.rtnetlink import RTPROT_SSTPFARM
+from sstpfarm.net.ways import RTPROT_CLIENT, Way, list_ways, way_to
+
+DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
+OURS: Final = frozenset({RTPROT_CLIENT, RTPROT_SSTPFARM})
+
+
+class TunnelRoutes:
+    """The routes of one tunnel.
+
+    Args:
+        protocol: the number that marks them (`net.ways`).
+    """
+
+    def __init__(self, links: Links, wishes: Wishes, protocol: int) -> None:
+        self._links = links
+        self._wishes = wishes
+        self._protocol = protocol
+        self._past: dict[IpAddress, Route] = {}  # host routes to servers
+        self._into: list[Route] = []
+
+    @property
+    def into_tunnel(self) -> bool:
+        """Whether there are routes into the tunnel."""
+        return bool(self._into)
+
+    async def clear_way(self, servers: Sequence[str]) -> None:
+        """Remove what `sstpfarm connect`, killed, left on the way to these servers: it may lead nowhere by now."""
+        if self._protocol == RTPROT_SSTPFARM:
+            for server in servers:
+                with suppress(OSError):
+                    await self._links.delete_leftover(ipaddress.ip_address(server))
+
+    async def lead(self, servers: Sequence[IpAddress], index: int) -> None:
+        """Lead what is wished for into the link of that index, and the way to these servers past it. Idempotent.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        for server in servers:
+            await self._pass_by(server)
+        if self._into:
+            return
+        for wished in self._wishes.routes:
+            route = Route(
+                ipaddress.ip_network(wished.destination),
+                index,
+                ipaddress.ip_address(wished.gateway) if wished.gateway else None,
+                wished.metric or None,
+                protocol=self._protocol,
+            )
+            await self._add(route)
+        if self._wishes.default_route:
+            metric = self._wishes.default_route_distance
+            await self._add(Route(DEFAULT, index, metric=metric, protocol=self._protocol), first=True)
+
+    async def _add(self, route: Route, *, first: bool = False) -> None:
+        with suppress(FileExistsError):  # somebody else's: it serves us, and stays
+            await self._links.add_route(route, first=first)
+            self._into.append(route)
+
+    async def _pass_by(self, server: IpAddress) -> None:
+        if server in self._past or server.is_loopback or not self._covers(server):
+            return
+        present = await self._links.route_to(server)
+        route = Route(present.destination, present.index, present.gateway, protocol=self._protocol)
+        with suppress(FileExistsError):
+            await self._links.add_route(route)
+            self._past[server] = route
+
+    def _covers(self, server: IpAddress) -> bool:
+        wished: list[IpNetwork] = [ipaddress.ip_network(route.destination) for route in self._wishes.routes]
+        if self._wishes.default_route:
+            wished.append(DEFAULT)
+        return any(server in network for network in wished)
+
+    async def follow(self, server: IpAddress, before: Way | None, now: Way | None) -> bool:
+        """Take note that the way to a server may have changed; return whether a connection over it can live on.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        if now is None or before is None or _same(before, now):
+            return True  # without a way there is nothing to gain by a new connection
+        if before in list_ways(server.version):
+            return True  # a better one came, and the old one still works
+        if before.index != now.index:
+            return False
+        old = self._past.pop(server, None)
+        if old is not None:
+            await self._links.delete_route(old)
+            route = Route(old.destination, now.index, now.gateway, protocol=self._protocol)
+            with suppress(FileExistsError):
+                await self._links.add_route(route)
+                self._past[server] = route
+        return True
+
+    async def remove_into(self) -> None:
+        """Lead nothing into the tunnel any more."""
+        for route in reversed(self._into):
+            with suppress(OSError):
+                await self._links.delete_route(route)
+        self._into.clear()
+
+    async def remove(self) -> None:
+        """Remove all of them. Idempotent, never fails: routes of a link that is gone are gone."""
+        await self.remove_into()
+        for route in self._past.values():
+            with suppress(OSError):
+                await self._links.delete_route(route)
+        self._past.clear()
+
+
+def outer_way(server: IpAddress) -> Way | None:
+    """Return how a server is reached beside all tunnels of ours; None when it is not."""
+    try:
+        return way_to(server, list_ways(server.version), without=OURS)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # no IPv6
+            return None
+        raise
+
+
+async def remove_leftovers(links: Links) -> int:
+    """Remove the routes that a client left behind when it was killed; return how many."""
+    found = 0
+    for version in (4, 6):
+        with suppress(OSError):
+            for way in list_ways(version):
+                if way.protocol == RTPROT_CLIENT:
+                    route = Route(way.destination, way.index, way.gateway, way.metric or None, protocol=RTPROT_CLIENT)
+                    await links.delete_route(route)
+                    found += 1
+    return found
+
+
+def _same(one: Way, other: Way) -> bool:
+    return (one.index, one.gateway) == (other.index, other.gateway)
