@@ -121,7 +121,7 @@ class _Farm:
             include=server.nftables_include,
         )
         stack.callback(self._quietly, nft.remove)
-        settings = sysctl.Sysctl(run / "sysctl.json")
+        settings = sysctl.Sysctl(state / "sysctl.json")
         settings.recover()
         stack.callback(settings.restore)
         with suppress(SystemRefusal):  # an older kernel has no such setting, and works without

@@ -20,6 +20,7 @@ from sstpfarm.telemetry.log import Log
 MOST_AT_ONCE: Final = 16
 MOST_WAITING: Final = 16_384  # a mass logout of 10,000 sessions fits; some 2 KiB each
 MOST_OUTPUT: Final = 4096  # bytes that are kept of what a program says; the rest is read and dropped
+CLOSE_PATIENCE_S: Final = 10.0  # for all of them when the farm stops: the unit's TimeoutStopSec is 30 s
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -76,10 +77,10 @@ class Scripts:
             before.then = job
 
     async def close(self) -> None:
-        """Wait until all have ended, for as long as one may run; what is left then is killed or not run at all."""
+        """Wait until all have ended, but not long; what is left then is killed or not run at all."""
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(CLOSE_PATIENCE_S):
                     await self._idle.wait()
         finally:
             if self._waiting:

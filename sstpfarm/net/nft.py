@@ -86,15 +86,15 @@ def install(
     Raises:
         SystemRefusal: the program nft is missing, or refused.
     """
-    _nft(
-        ruleset(
-            forwarding=forwarding,
-            client_to_client=client_to_client,
-            masquerade=masquerade,
-            lists=lists,
-            include=include,
-        )
+    text = ruleset(
+        forwarding=forwarding, client_to_client=client_to_client, masquerade=masquerade, lists=lists, include=include
     )
+    try:
+        _nft(text)
+    except SystemRefusal:
+        for name in lists:
+            _check_list(name)
+        raise
 
 
 def remove() -> None:
@@ -106,13 +106,23 @@ def remove() -> None:
     _nft(f"table {TABLE}\ndelete table {TABLE}\n")
 
 
-def _nft(text: str) -> None:
+def _check_list(name: str) -> None:
+    """Refuse a name that is a word of nft's own language (its list depends on the version): it cannot be quoted."""
+    try:
+        _nft(f"table {TABLE} {{\n  set {name} {{ type ipv4_addr; }}\n}}\n", "--check")
+    except SystemRefusal as error:
+        raise SystemRefusal(
+            f"address-list {name}: nft takes no set of this name, choose another one ({error})"
+        ) from None
+
+
+def _nft(text: str, *options: str) -> None:
     program = shutil.which("nft", path=SEARCH_PATH)
     if program is None:
         raise SystemRefusal("the program nft is missing: install the Debian package nftables")
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program from system directories, no shell
-            [program, "-f", "-"], input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [program, *options, "-f", "-"], input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemRefusal(f"nft: {error}") from error

@@ -11,6 +11,8 @@ import msgspec
 from sstpfarm.errors import SystemRefusal
 
 ROOT: Final = Path("/proc/sys")
+BOOT_ID: Final = "kernel/random/boot_id"
+NAMESPACE: Final = Path("/proc/thread-self/ns/net")
 IPV4_FORWARDING: Final = "net/ipv4/ip_forward"
 
 
@@ -32,6 +34,13 @@ def write(key: str, value: str) -> None:
     (ROOT / key).write_text(value, "ascii")
 
 
+class _Journal(msgspec.Struct, frozen=True):
+    """What a process has changed: before and after, by key; and in which life of which network namespace."""
+
+    life: str
+    changed: dict[str, tuple[str, str]]
+
+
 class Sysctl:
     """Settings that are changed for as long as the farm runs.
 
@@ -48,7 +57,9 @@ class Sysctl:
         if self._journal is None:
             return
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            self._changed = msgspec.json.decode(self._journal.read_bytes(), type=dict[str, tuple[str, str]])
+            found = msgspec.json.decode(self._journal.read_bytes(), type=_Journal)
+            if found.life == _life():  # else it was another kernel that was changed
+                self._changed = dict(found.changed)
         self.restore()
 
     def set(self, key: str, value: str) -> None:
@@ -63,7 +74,7 @@ class Sysctl:
                 return
             self._changed.setdefault(key, (before, value))
             if self._journal is not None:
-                self._journal.write_bytes(msgspec.json.encode(self._changed))
+                self._journal.write_bytes(msgspec.json.encode(_Journal(_life(), self._changed)))
             write(key, value)
         except OSError as error:
             raise SystemRefusal(f"sysctl {key} = {value}: {error.strerror}") from error
@@ -78,3 +89,8 @@ class Sysctl:
         if self._journal is not None:
             with contextlib.suppress(OSError):
                 self._journal.unlink(missing_ok=True)
+
+
+def _life() -> str:
+    """Name this boot of the kernel and this network namespace."""
+    return f"{read(BOOT_ID)} {NAMESPACE.stat().st_ino}"

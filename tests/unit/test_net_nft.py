@@ -14,6 +14,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,47 @@ def test_missing_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nft, "SEARCH_PATH", "/nowhere")
     with pytest.raises(SystemRefusal, match="package nftables"):
         nft.install(forwarding=False, client_to_client=False, masquerade="")
+
+
+@needs_root
+@needs_nft
+def test_a_list_with_a_name_that_nft_does_not_take(net: Net) -> None:
+    with pytest.raises(SystemRefusal, match="address-list all: nft takes no set of this name, choose another one"):
+        inside(
+            net.router,
+            lambda: nft.install(forwarding=False, client_to_client=False, masquerade="", lists=("staff", "all")),
+        )
+
+
+@needs_root
+@needs_nft
+def test_chains_of_the_operator(net: Net, tmp_path: Path) -> None:
+    net.right.run("ip", "route", "replace", "10.20.0.0/16", "via", "10.9.0.1")
+    rules = tmp_path / "rules of ours.nft"
+
+    def install(text: str) -> None:
+        rules.write_text(text)
+        options = {"forwarding": True, "client_to_client": False}
+        inside(net.router, lambda: nft.install(**options, masquerade="", lists=("quarantine",), include=str(rules)))
+
+    install("chain ours { type filter hook forward priority -10; ip saddr @quarantine drop; }\n")
+    assert net.passes(net.left, "10.9.0.2")
+    net.router.run("nft", "add element inet sstpfarm quarantine { 10.20.0.2 }")
+    assert not net.passes(net.left, "10.9.0.2")
+    with pytest.raises(SystemRefusal, match=r"rules of ours\.nft:1:.*[Ee]rror"):
+        install("chain ours { nonsense; }\n")
+    assert not net.passes(net.left, "10.9.0.2")  # nothing was changed
+    net.right.run("ip", "route", "del", "10.20.0.0/16")
+
+
+@needs_root
+@needs_nft
+def test_mss_is_left_alone_where_it_should_be(net: Net) -> None:
+    net.router.run("ip", "link", "set", "tun0", "mtu", "1300")
+    net.router.run("ip", "link", "set", "tun0", "group", str(worker_group(0, clamped=False)))
+    net.install(forwarding=True, masquerade="lan")
+    with net.right.listener("10.9.0.2", 8) as listener, net.left.dial("10.9.0.2", 8) as dialled:
+        accepted, _ = listener.accept()
+        with accepted:
+            assert dialled.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == 1500 - 40 - 12
+    net.router.run("ip", "link", "set", "tun0", "group", str(worker_group(0)), "mtu", "1500")

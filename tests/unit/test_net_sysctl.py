@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sstpfarm.errors import SystemRefusal
@@ -31,6 +33,44 @@ def test_restored() -> None:
 
     with namespace("sysctl") as place:
         inside(place, scenario)
+
+
+@needs_root
+def test_a_killed_process_is_made_good_by_the_next(tmp_path: Path) -> None:
+    journal = tmp_path / "sysctl.json"
+
+    def scenario() -> None:
+        killed = sysctl.Sysctl(journal)
+        killed.set(sysctl.IPV4_FORWARDING, "1")
+        killed.set(HOPS, "99")
+        sysctl.write(HOPS, "77")
+        settings = sysctl.Sysctl(journal)
+        settings.recover()
+        assert sysctl.read(sysctl.IPV4_FORWARDING) == "0"
+        assert sysctl.read(HOPS) == "77"  # the operator's hand
+        assert not journal.exists()
+        settings.recover()
+        settings.set(sysctl.IPV4_FORWARDING, "1")
+        settings.restore()
+        assert not journal.exists()
+
+    def elsewhere() -> None:
+        sysctl.write(sysctl.IPV4_FORWARDING, "1")  # the operator's, in another namespace or after another boot
+        sysctl.Sysctl(journal).recover()
+        assert sysctl.read(sysctl.IPV4_FORWARDING) == "1"
+        assert not journal.exists()
+
+    with namespace("sysctl") as place, namespace("other") as other:
+        inside(place, scenario)
+        inside(place, lambda: sysctl.Sysctl(journal).set(sysctl.IPV4_FORWARDING, "1"))
+        inside(other, elsewhere)
+
+
+def test_a_broken_journal_is_no_obstacle(tmp_path: Path) -> None:
+    journal = tmp_path / "sysctl.json"
+    journal.write_bytes(b'{"life": 1')
+    sysctl.Sysctl(journal).recover()
+    assert not journal.exists()
 
 
 def test_unknown_setting() -> None:
