@@ -61,6 +61,10 @@ class JsonDisplay:
         """Once a second."""
         self._line({"event": "counters", **_fields(counters)})
 
+    def trouble(self, text: str) -> None:
+        """The tunnel lives without it."""
+        self._line({"event": "trouble", "text": text})
+
     def closed(self, reason: Reason, detail: str) -> None:
         """The end."""
         text = OUTCOMES[reason].text
@@ -113,6 +117,10 @@ class ConsoleDisplay:
                 f"up {int(counters.seconds)} s   in {counters.bytes_in:,} bytes, {counters.packets_in:,} packets   "
                 f"out {counters.bytes_out:,} bytes, {counters.packets_out:,} packets   (Ctrl-C ends)"
             )
+
+    def trouble(self, text: str) -> None:
+        """The tunnel lives without it."""
+        self._console.print(Text.assemble(("!", "yellow"), f" {text}"))
 
     def closed(self, reason: Reason, detail: str) -> None:
         """The end."""

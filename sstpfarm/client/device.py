@@ -18,6 +18,7 @@ from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.client_messages import InterfaceWanted
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, make_tun
+from sstpfarm.net.vrf import join_vrf
 
 INTERFACE_NAMES: Final = 1000
 PLACEHOLDERS: Final = ipaddress.IPv4Network("10.112.112.0/24")  # where RouterOS takes them from
@@ -30,16 +31,25 @@ class Device:
 
     Args:
         name: None takes the first free sstpc0, sstpc1, ...
+        vrf: name of the VRF that it is in, "" for none.
         number: which placeholder it has, 0 and up; devices of one process have different ones.
     """
 
     def __init__(
-        self, links: Links, dataplane: Dataplane, name: str | None, *, description: str = "", number: int = 0
+        self,
+        links: Links,
+        dataplane: Dataplane,
+        name: str | None,
+        *,
+        description: str = "",
+        number: int = 0,
+        vrf: str = "",
     ) -> None:
         self._links = links
         self._dataplane = dataplane
         self._wanted_name = name
         self._description = description
+        self._vrf = vrf
         self._placeholder = PLACEHOLDERS[FIRST_PLACEHOLDER + number % (PLACEHOLDERS.num_addresses - 3)]
         self._fd = -1
         self._has: LinkPlan | None = None  # the addresses that are on it
@@ -67,6 +77,8 @@ class Device:
             return
         self._fd = self._open()
         self.index = socket.if_nametoindex(self.name)
+        if self._vrf:
+            join_vrf(self._vrf, self.index)
         if self._description:
             self._links.set_alias(self.index, self._description)
 

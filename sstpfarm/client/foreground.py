@@ -7,6 +7,7 @@ import os
 import signal
 
 from sstpfarm.client.device import Device
+from sstpfarm.client.host import HostSettings, sweep
 from sstpfarm.client.identities import CONNECT_ID
 from sstpfarm.client.routes import TunnelRoutes
 from sstpfarm.client.run import Observer, Tunnel
@@ -42,9 +43,20 @@ async def connect(settings: ClientSettings, wishes: Wishes, observer: Observer) 
     dataplane = usable_dataplane()
     loop = asyncio.get_running_loop()
     async with Links() as links:
-        device = Device(links, dataplane, wishes.interface, description=wishes.description)
+        device = Device(links, dataplane, wishes.interface, description=wishes.description, vrf=wishes.vrf)
         routes = TunnelRoutes(links, wishes, RTPROT_SSTPFARM)
-        tunnel = Tunnel(settings, wishes, observer, device=device, routes=routes, dataplane=dataplane, user=CONNECT_ID)
+        host = HostSettings(wishes, observer.trouble)
+        await sweep()
+        tunnel = Tunnel(
+            settings,
+            wishes,
+            observer,
+            device=device,
+            routes=routes,
+            host=host,
+            dataplane=dataplane,
+            user=CONNECT_ID,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, tunnel.hang_up, Reason.USER_REQUEST)
         try:
@@ -52,5 +64,6 @@ async def connect(settings: ClientSettings, wishes: Wishes, observer: Observer) 
         finally:
             device.close()
             await routes.remove()
+            await host.remove()
     observer.closed(reason, detail)
     return OUTCOMES[reason].exit_code

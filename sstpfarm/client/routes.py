@@ -14,7 +14,8 @@ from typing import Final
 
 from sstpfarm.client.settings import Wishes
 from sstpfarm.net.links import IpAddress, IpNetwork, Links, Route
-from sstpfarm.net.rtnetlink import RTPROT_SSTPFARM
+from sstpfarm.net.rtnetlink import RT_TABLE_MAIN, RTPROT_SSTPFARM
+from sstpfarm.net.vrf import find_vrf
 from sstpfarm.net.ways import RTPROT_CLIENT, Way, list_ways, way_to
 
 DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
@@ -57,6 +58,7 @@ class TunnelRoutes:
             await self._pass_by(server)
         if self._into:
             return
+        table = find_vrf(self._wishes.vrf).table if self._wishes.vrf else RT_TABLE_MAIN
         for wished in self._wishes.routes:
             route = Route(
                 ipaddress.ip_network(wished.destination),
@@ -64,11 +66,12 @@ class TunnelRoutes:
                 ipaddress.ip_address(wished.gateway) if wished.gateway else None,
                 wished.metric or None,
                 protocol=self._protocol,
+                table=table,
             )
             await self._add(route)
         if self._wishes.default_route:
             metric = self._wishes.default_route_distance
-            await self._add(Route(DEFAULT, index, metric=metric, protocol=self._protocol), first=True)
+            await self._add(Route(DEFAULT, index, metric=metric, protocol=self._protocol, table=table), first=True)
 
     async def _add(self, route: Route, *, first: bool = False) -> None:
         with suppress(FileExistsError):  # somebody else's: it serves us, and stays
@@ -85,6 +88,8 @@ class TunnelRoutes:
             self._past[server] = route
 
     def _covers(self, server: IpAddress) -> bool:
+        if self._wishes.vrf:
+            return False  # the tunnel's own packets are routed outside of the VRF
         wished: list[IpNetwork] = [ipaddress.ip_network(route.destination) for route in self._wishes.routes]
         if self._wishes.default_route:
             wished.append(DEFAULT)

@@ -1,7 +1,7 @@
 """One run of one tunnel, in the client's privileged half: names, the device, routes, and the child that dials.
 
 Nothing that the server sends is parsed here but what the child reports in typed messages. Who runs it (`foreground`,
-`interface`) owns device and routes, which can outlive a run.
+`interface`) owns device, routes and the host's settings, which can outlive a run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from sstpfarm.client.device import Device
+from sstpfarm.client.host import HostSettings
 from sstpfarm.client.routes import TunnelRoutes
 from sstpfarm.client.settings import ClientSettings, Wishes
 from sstpfarm.dataplane.interface import Cell
@@ -82,6 +83,9 @@ class Observer(Protocol):
     def counters(self, counters: Counters) -> None:
         """Once a second."""
 
+    def trouble(self, text: str) -> None:
+        """Something failed that the tunnel lives without."""
+
     def closed(self, reason: Reason, detail: str) -> None:
         """The tunnel has ended."""
 
@@ -103,6 +107,7 @@ class Tunnel:
         *,
         device: Device,
         routes: TunnelRoutes,
+        host: HostSettings,
         dataplane: Dataplane,
         user: int,
     ) -> None:
@@ -111,6 +116,7 @@ class Tunnel:
         self._observer = observer
         self._device = device
         self._routes = routes
+        self._host = host
         self._dataplane = dataplane
         self._user = user
         self._stats = Stats.create(1)
@@ -149,8 +155,10 @@ class Tunnel:
                 worker.cancel()
                 await asyncio.wait([worker])
         finally:
+            await self._host.unregister()
             if not self._wishes.dial_on_demand:
                 await self._routes.remove()
+                await self._host.remove()
             if self._channel is not None:
                 self._channel.close()
             await _reap(child)
@@ -248,6 +256,7 @@ class Tunnel:
             await self._attached.wait()
             self._began = monotonic()
             self._told = True
+            await self._host.register(self._device.name, wanted.dns_servers)
             self._observer.up(self._describe(wanted))
             while True:
                 try:
@@ -257,6 +266,7 @@ class Tunnel:
                     self._tick()
                     continue
                 if await self._apply(more):
+                    await self._host.register(self._device.name, more.dns_servers)
                     self._observer.up(self._describe(more))
         except (OSError, SystemRefusal) as error:
             assert self._channel is not None
@@ -278,6 +288,7 @@ class Tunnel:
         """Configure the interface; return whether this gave it its IPv4 address, with which the routes come."""
         assert self._facts is not None
         newly = wanted.local_address is not None and not self._addressed
+        await self._host.apply(self._device.name, wanted.mtu)
         self._device.configure_for(wanted)
         if newly:
             self._addressed = True

@@ -54,6 +54,8 @@ LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)  # fe80::/64, RFC 4291 2.5.6
 DELETE_BATCH: Final = 256
 DELETE_TIME: Final = 0.1  # seconds that one delete should take
 MAX_ALIAS: Final = 255  # IFALIASZ less one, linux/if.h
+RT_TABLE_UNSPEC: Final = 0  # linux/rtnetlink.h: the table's number is in an attribute
+MAX_SHORT_TABLE: Final = 255
 MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
 MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: a session has one, an operator adds few
 IFF_LOWER_UP: Final = 0x10000  # linux/if.h
@@ -102,7 +104,7 @@ class LinkFacts:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table; `gateway` None means directly on the link, `protocol` says who made it."""
+    """A route; `gateway` None means directly on the link, `protocol` says who made it."""
 
     destination: IpNetwork
     index: int
@@ -110,6 +112,7 @@ class Route:
     metric: int | None = None
     source: IpAddress | None = None
     protocol: int = RTPROT_SSTPFARM
+    table: int = RT_TABLE_MAIN
 
 
 class Links:
@@ -384,10 +387,12 @@ def _route(action: int, flags: int, route: Route) -> Any:
         attributes.append(("RTA_PRIORITY", route.metric))
     if route.source is not None:
         attributes.append(("RTA_PREFSRC", str(route.source)))
+    if route.table > MAX_SHORT_TABLE:
+        attributes.append(("RTA_TABLE", route.table))
     fields = {
         "family": _family(route.destination),
         "dst_len": route.destination.prefixlen,
-        "table": RT_TABLE_MAIN,
+        "table": route.table if route.table <= MAX_SHORT_TABLE else RT_TABLE_UNSPEC,
         "proto": route.protocol,
         "scope": RT_SCOPE_UNIVERSE if route.gateway is not None else RT_SCOPE_LINK,
         "type": RTN_UNICAST,

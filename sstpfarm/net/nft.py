@@ -90,7 +90,7 @@ def install(
         forwarding=forwarding, client_to_client=client_to_client, masquerade=masquerade, lists=lists, include=include
     )
     try:
-        _nft(text)
+        apply(text)
     except SystemRefusal:
         for name in lists:
             _check_list(name)
@@ -103,20 +103,25 @@ def remove() -> None:
     Raises:
         SystemRefusal: the program nft is missing, or refused.
     """
-    _nft(f"table {TABLE}\ndelete table {TABLE}\n")
+    apply(f"table {TABLE}\ndelete table {TABLE}\n")
 
 
 def _check_list(name: str) -> None:
     """Refuse a name that is a word of nft's own language (its list depends on the version): it cannot be quoted."""
     try:
-        _nft(f"table {TABLE} {{\n  set {name} {{ type ipv4_addr; }}\n}}\n", "--check")
+        apply(f"table {TABLE} {{\n  set {name} {{ type ipv4_addr; }}\n}}\n", "--check")
     except SystemRefusal as error:
         raise SystemRefusal(
             f"address-list {name}: nft takes no set of this name, choose another one ({error})"
         ) from None
 
 
-def _nft(text: str, *options: str) -> None:
+def apply(text: str, *options: str) -> None:
+    """Have the program nft carry out that text in one transaction.
+
+    Raises:
+        SystemRefusal: the program is missing, or refused.
+    """
     program = shutil.which("nft", path=SEARCH_PATH)
     if program is None:
         raise SystemRefusal("the program nft is missing: install the Debian package nftables")
@@ -127,4 +132,4 @@ def _nft(text: str, *options: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemRefusal(f"nft: {error}") from error
     if done.returncode:
-        raise SystemRefusal(f"nft refused the farm's rules: {done.stderr.strip()[:500]}")
+        raise SystemRefusal(f"nft refused the rules: {done.stderr.strip()[:500]}")

@@ -31,11 +31,13 @@ class Watcher:
 
     def counters(self, counters: Counters) -> None: ...
 
+    def trouble(self, text: str) -> None: ...
+
     def closed(self, reason: Reason, detail: str) -> None: ...
 
 
 class Done:
-    """Device and routes that only note what they are asked for."""
+    """Device, routes and host's settings that only note what they are asked for."""
 
     name, index, fd, local = "lo", 1, 0, None
 
@@ -54,11 +56,19 @@ class Done:
 
     async def remove(self) -> None: ...
 
+    async def apply(self, interface: str, mtu: int) -> None: ...
+
+    async def register(self, interface: str, servers: tuple[str, ...]) -> None: ...
+
+    async def unregister(self) -> None: ...
+
 
 def tunnel(host: str = "vpn.example", done: Done | None = None) -> Tunnel:
     settings = ClientSettings(host=host, port=443, user="u", password="p")
     double: Any = done or Done()
-    return Tunnel(settings, Wishes(), Watcher(), device=double, routes=double, dataplane=choose(), user=60_799)
+    return Tunnel(
+        settings, Wishes(), Watcher(), device=double, routes=double, host=double, dataplane=choose(), user=60_799
+    )
 
 
 def test_nobody_waits_for_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
