@@ -18,19 +18,11 @@ from rich.text import Text
 from sstpfarm.client.foreground import connect as connect_tunnel
 from sstpfarm.client.plan import read_authorities, read_pem
 from sstpfarm.client.run import Counters, Observer, Up
-from sstpfarm.client.settings import (
-    METHODS,
-    ClampToPmtu,
-    ClientCertificate,
-    ClientSettings,
-    HttpProxy,
-    SourceValidation,
-    Wishes,
-)
+from sstpfarm.client.settings import METHODS, ClientCertificate, ClientSettings, HttpProxy, Wishes
 from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
 from sstpfarm.config.client_checks import pin_digits
-from sstpfarm.config.fields import Password
+from sstpfarm.config.fields import DISABLED, MRRU_MAX, MRRU_MIN, Password
 from sstpfarm.config.pem import check_pair
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.messages import Method
@@ -109,8 +101,9 @@ class ConsoleDisplay:
     def up(self, up: Up) -> None:
         """The tunnel carries packets."""
         dns = f", DNS {', '.join(up.dns)}" if up.dns else ""
+        ours = f"in bridge {up.bridge}" if up.bridge else up.local_address or up.ipv6_local
         facts = (
-            f" {up.local_address or up.ipv6_local} > {up.remote_address or up.server_address}, "
+            f" {ours} > {up.remote_address or up.server_address}, "
             f"MTU {up.mtu}, {up.method}, {up.tls_version} {up.cipher}{dns}"
         )
         self._console.print(Text.assemble((up.interface, "bold"), facts))
@@ -153,6 +146,20 @@ class Deadline(click.FloatRange):
         return seconds
 
 
+class Mrru(click.ParamType):  # type: ignore[type-arg]  # generic only for type checkers, in click 8.4
+    """Bytes, MRRU_MIN to MRRU_MAX, or "disabled", which is None."""
+
+    name = "bytes"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number."""
+        if value == DISABLED:
+            return None
+        if not value.isdecimal() or not MRRU_MIN <= int(value) <= MRRU_MAX:
+            self.fail(f'{value!r} is not {MRRU_MIN} to {MRRU_MAX}, or "{DISABLED}"', param, ctx)
+        return int(value)
+
+
 @click.command(
     epilog="Exit codes: 0 ended in order, 64 usage, 65 certificate not trusted, 69 network, 70 internal error, "
     "71 system, 76 protocol, 77 authentication refused, 78 a file is wrong."
@@ -190,15 +197,22 @@ class Deadline(click.FloatRange):
 @click.option("--no-default-route", is_flag=True, help="Leave the default route alone.")
 @click.option("--default-route-distance", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--no-peer-dns", is_flag=True, help="Do not ask for DNS servers.")
-@click.option("--use-peer-dns", is_flag=True, help="Give the server's DNS servers to this machine's resolver.")
-@click.option("--vrf", metavar="NAME", default="", help="VRF that the interface and its routes belong to.")
-@click.option("--adjust-mss", metavar="N|clamp-mss-to-pmtu", help="Bound the segments of TCP through the tunnel.")
-@click.option("--disable-forwarding", is_flag=True, help="Forward no IPv4 packets that come out of the tunnel.")
-@click.option("--source-validation", type=click.Choice(["strict", "loose", "disable"]), help="Reverse path filter.")
 @click.option("--no-ipv6", is_flag=True, help="Do not offer IPv6 inside the tunnel.")
 @click.option("--keepalive-timeout", default="60", show_default=True, help='Seconds, or "disabled".')
 @click.option("--max-mtu", type=click.IntRange(576, 4087), default=1500, show_default=True)
 @click.option("--max-mru", type=click.IntRange(576, 4087), default=1500, show_default=True)
+@click.option(
+    "--mrru",
+    type=Mrru(),
+    default="disabled",
+    show_default=True,
+    help='The largest packet that may travel in fragments (multilink), 1500 to 16384, or "disabled".',
+)
+@click.option(
+    "--bridge",
+    metavar="NAME",
+    help="Carry Ethernet frames (BCP), and make the interface a port of this bridge; it has no address then.",
+)
 @click.option("--connect-timeout-s", type=Deadline(), default=10.0, show_default=True)
 @click.option("--login-deadline-s", type=Deadline(), default=120.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
@@ -222,15 +236,12 @@ def connect(
     no_default_route: bool,
     default_route_distance: int,
     no_peer_dns: bool,
-    use_peer_dns: bool,
-    vrf: str,
-    adjust_mss: str | None,
-    disable_forwarding: bool,
-    source_validation: SourceValidation | None,
     no_ipv6: bool,
     keepalive_timeout: str,
     max_mtu: int,
     max_mru: int,
+    mrru: int | None,
+    bridge: str | None,
     connect_timeout_s: float,
     login_deadline_s: float,
     as_json: bool,
@@ -239,11 +250,12 @@ def connect(
     if sum((ca is not None, pin is not None, insecure, insecure_anonymous)) > 1:
         raise click.UsageError("choose one of --ca, --pin, --insecure and --insecure-anonymous")
     host, port = _server(server)
-    if interface is not None:
-        try:
-            check_name(interface)
-        except SystemRefusal as error:
-            raise click.UsageError(f"--interface: {error}") from None
+    for option, device in (("--interface", interface), ("--bridge", bridge)):
+        if device is not None:
+            try:
+                check_name(device)
+            except SystemRefusal as error:
+                raise click.UsageError(f"{option}: {error}") from None
     try:
         name = user.encode()
     except UnicodeEncodeError:
@@ -268,6 +280,8 @@ def connect(
         keepalive_timeout=_keepalive(keepalive_timeout),
         max_mtu=max_mtu,
         max_mru=max_mru,
+        mrru=mrru,
+        bridging=bridge is not None,
         ipv6=not no_ipv6,
         peer_dns=not no_peer_dns,
         connect_timeout_s=connect_timeout_s,
@@ -277,11 +291,7 @@ def connect(
         interface=interface,
         default_route=not no_default_route,
         default_route_distance=default_route_distance,
-        register_dns=use_peer_dns and not no_peer_dns,
-        vrf=vrf,
-        adjust_mss=_segment_size(adjust_mss) if adjust_mss else None,
-        disable_forwarding=disable_forwarding,
-        source_validation=source_validation,
+        bridge=bridge or "",
     )
     display: Observer = JsonDisplay() if as_json else ConsoleDisplay(Console(highlight=False))
     context.exit(asyncio.run(connect_tunnel(settings, wishes, display)))
@@ -326,14 +336,6 @@ def _certificate(chain: Path, key: Path) -> ClientCertificate:
     except ValueError as error:
         raise ConfigError(f"--certificate {chain} {key}: {error}") from None
     return found
-
-
-def _segment_size(text: str) -> int | ClampToPmtu:
-    if text == "clamp-mss-to-pmtu":
-        return "clamp-mss-to-pmtu"
-    if not text.isdecimal() or not 536 <= int(text) <= 65535:
-        raise click.UsageError(f'--adjust-mss {text!r}: 536 to 65535, or "clamp-mss-to-pmtu"')
-    return int(text)
 
 
 def _proxy(text: str, user: str, password_file: Path | None) -> HttpProxy:

@@ -11,13 +11,15 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.client_messages import InterfaceWanted
+from sstpfarm.net.bridge import leave_bridge
 from sstpfarm.net.links import LinkPlan, Links
-from sstpfarm.net.tun import InterfaceExists, make_tun
+from sstpfarm.net.tun import InterfaceExists, Kind, make_tun
 from sstpfarm.net.vrf import join_vrf
 
 INTERFACE_NAMES: Final = 1000
@@ -32,6 +34,7 @@ class Device:
     Args:
         name: None takes the first free sstpc0, sstpc1, ...
         vrf: name of the VRF that it is in, "" for none.
+        bridge: name of the bridge that it is a port of, "" for none: then it is a TAP device and has no address.
         number: which placeholder it has, 0 and up; devices of one process have different ones.
     """
 
@@ -44,12 +47,14 @@ class Device:
         description: str = "",
         number: int = 0,
         vrf: str = "",
+        bridge: str = "",
     ) -> None:
         self._links = links
         self._dataplane = dataplane
         self._wanted_name = name
         self._description = description
         self._vrf = vrf
+        self._bridge = bridge
         self._placeholder = PLACEHOLDERS[FIRST_PLACEHOLDER + number % (PLACEHOLDERS.num_addresses - 3)]
         self._fd = -1
         self._has: LinkPlan | None = None  # the addresses that are on it
@@ -94,7 +99,10 @@ class Device:
         names: Sequence[str] = [wanted] if wanted else [f"sstpc{i}" for i in range(INTERFACE_NAMES)]
         for name in names:
             try:
-                fd = make_tun(name, persistent=False, offload=self._dataplane.offload)
+                if self._bridge:
+                    fd = make_tun(name, kind=Kind.TAP, persistent=False)
+                else:
+                    fd = make_tun(name, persistent=False, offload=self._dataplane.offload)
             except InterfaceExists:
                 continue
             self.name = name
@@ -115,6 +123,11 @@ class Device:
 
         Of several messages of one session a later one only adds a family.
         """
+        if self._bridge:
+            with suppress(SystemRefusal):  # it is no port yet, or the bridge is gone: joining will tell
+                leave_bridge(self._bridge, self.index)
+            self._links.configure(self.index, LinkPlan(mtu=wanted.mtu, bridge=self._bridge))
+            return
         before = self._has
         local, remote = (before.local, before.remote) if before is not None else (None, None)
         if wanted.local_address is not None:

@@ -20,7 +20,7 @@ from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.ipv6cp import IDENTIFIER_SIZE, interface_identifier
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.roles import AuthMethod, Ipv4Terms, Ipv6Terms, Role
@@ -91,8 +91,9 @@ class Dialer:
         if self._connection is None:
             os.close(tun)
             return
-        queued = waiting_packets(tun, ready, self._dataplane.offload)
-        if self._connection.attach(tun, queued):  # else it is ending, and tells so itself
+        bridged = self._settings.bridging
+        queued = () if bridged else waiting_packets(tun, ready, self._dataplane.offload)
+        if self._connection.attach(tun, queued, bridged=bridged):  # else it is ending, and tells so itself
             self._phase(Phase.INTERFACE, ready.name)
 
     def _orphaned(self, why: str) -> None:
@@ -164,6 +165,7 @@ class Dialer:
             methods=tuple(method for method in AuthMethod if method.value in allowed),  # strongest first
             mru=settings.max_mru,
             mtu=settings.max_mtu,
+            mrru=settings.mrru,
             user=settings.user.encode(),
             password=settings.password,
             ipv6=settings.ipv6,
@@ -195,12 +197,17 @@ class Dialer:
                 certificate_sha256=hashlib.sha256(self._certificate).hexdigest(),
             )
         )
+        if self._settings.bridging:  # IP goes inside of the frames
+            connection.configure(None, None, bridge=True)
+            return
         ipv6 = Ipv6Terms(local=interface_identifier(os.urandom(IDENTIFIER_SIZE))) if self._settings.ipv6 else None
         connection.configure(Ipv4Terms(request_dns=self._settings.peer_dns), ipv6)
 
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened | BridgeOpened) -> None:
         """Ask the parent for the interface, or for another address on it."""
-        if isinstance(event, Ipv4Opened):
+        if isinstance(event, BridgeOpened):
+            self._want(connection)
+        elif isinstance(event, Ipv4Opened):
             self._ipv4 = event
             self._want(connection)
         else:

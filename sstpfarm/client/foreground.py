@@ -43,7 +43,14 @@ async def connect(settings: ClientSettings, wishes: Wishes, observer: Observer) 
     dataplane = usable_dataplane()
     loop = asyncio.get_running_loop()
     async with Links() as links:
-        device = Device(links, dataplane, wishes.interface, description=wishes.description, vrf=wishes.vrf)
+        device = Device(
+            links,
+            dataplane,
+            wishes.interface,
+            description=wishes.description,
+            vrf=wishes.vrf,
+            bridge=wishes.bridge,
+        )
         routes = TunnelRoutes(links, wishes, RTPROT_SSTPFARM)
         host = HostSettings(wishes, observer.trouble)
         await sweep()

@@ -32,6 +32,7 @@ from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.net.bridge import bridge_mtu
 from sstpfarm.proto.events import Phase
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
@@ -52,6 +53,7 @@ class Up:
     dns: tuple[str, ...]
     mtu: int
     ipv6_local: str | None
+    bridge: str
     method: str
     cipher: str
     tls_version: str
@@ -316,8 +318,9 @@ class Tunnel:
             local_address=wanted.local_address,
             remote_address=wanted.remote_address,
             dns=wanted.dns_servers,
-            mtu=wanted.mtu,
+            mtu=bridge_mtu(self._wishes.bridge) if self._wishes.bridge else wanted.mtu,
             ipv6_local=str(ipv6) if ipv6 else None,
+            bridge=self._wishes.bridge,
             method=facts.method,
             cipher=facts.cipher,
             tls_version=facts.tls_version,

@@ -17,6 +17,7 @@ from sstpfarm.config.fields import (
     FilePath,
     LogFormat,
     Method,
+    Mrru,
     Mtu,
     Password,
     Seconds,
@@ -119,10 +120,7 @@ class Interface(Table, frozen=True):
     max_mtu: Mtu | None = None
     max_mru: Mtu | None = None
     mtu: Mtu | None = None
-    mrru: Annotated[
-        Annotated[int, Meta(ge=512, le=65535)] | Literal["disabled"],
-        Meta(description='a whole number of bytes, 512 to 65535, or "disabled"'),
-    ] = "disabled"
+    mrru: Mrru = "disabled"
     bridge: DeviceName = ""
     ipv6: Switch | None = None
     vrf: DeviceName = ""

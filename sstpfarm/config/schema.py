@@ -10,7 +10,6 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, field
 
 from sstpfarm.config.addresses import Endpoint, parse_endpoint, parse_listener
-from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.fields import (
     ANONYMOUS,
     AUTO,
@@ -20,6 +19,7 @@ from sstpfarm.config.fields import (
     FilePath,
     LogFormat,
     Method,
+    Mrru,
     Mtu,
     Switch,
     Table,
@@ -94,6 +94,7 @@ class Server(Table, frozen=True):
     ] = 60
     max_mtu: Mtu = 1500
     max_mru: Mtu = 1500
+    mrru: Mrru = "disabled"
     ipv6: Switch = True
     forwarding: Switch = False
     client_to_client: Switch = False
@@ -151,8 +152,6 @@ class Config(Table, frozen=True):
 
     farm: Farm = Farm()
     server: Server = Server()
-    auth: Auth = Auth()
-    accounting: Accounting = Accounting()
     profile: dict[str, Profile] = field(default_factory=dict)
     pool: dict[str, Pool] = field(default_factory=dict)
     secret: dict[str, Secret] = field(default_factory=dict)

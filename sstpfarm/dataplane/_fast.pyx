@@ -119,7 +119,9 @@ cdef class FastPath:
 
     def set_multilink(self, *, int header, Py_ssize_t receive, Py_ssize_t send):
         """Let larger packets travel in fragments."""
-        if header not in (2, 4) or not (0 < receive <= MAX_PACKET and 0 < send <= MAX_PACKET):
+        cdef Py_ssize_t least = 1 if header else 0
+        cdef Py_ssize_t most = MAX_PACKET * least
+        if header not in (0, 2, 4) or not (least <= receive <= most and least <= send <= most):
             raise LocalError(f"multilink: header {header}, limits of 1 to {MAX_PACKET} bytes: {receive}, {send}")
         self._fragment_header, self._whole_receive_limit, self._whole_send_limit = header, receive, send
 

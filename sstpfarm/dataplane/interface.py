@@ -102,9 +102,9 @@ class PacketPath(Protocol):
         """Let larger packets travel in fragments (RFC 1990), which are made and put together elsewhere.
 
         Args:
-            header: bytes of the header of the peer's fragments, 2 or 4. A fragment that is a whole IP packet or
-                Ethernet frame is dealt with here, every other comes back from `feed`.
-            receive, send: bytes of a whole packet's information field, at most MAX_PACKET.
+            header: bytes of the header of the peer's fragments, 2 or 4; 0 for no fragments. A fragment that is a whole
+                IP packet or Ethernet frame is dealt with here, every other comes back from `feed`.
+            receive, send: bytes of a whole packet's information field, at most MAX_PACKET; 0 for no fragments.
         """
 
     def set_sources(self, ipv4: tuple[tuple[int, int], ...], ipv6: tuple[tuple[int, int], ...]) -> None:

@@ -146,7 +146,9 @@ class PurePath:
 
     def set_multilink(self, *, header: int, receive: int, send: int) -> None:
         """Let larger packets travel in fragments."""
-        if header not in (2, 4) or not (0 < receive <= MAX_PACKET and 0 < send <= MAX_PACKET):
+        least = 1 if header else 0
+        most = MAX_PACKET * least
+        if header not in (0, 2, 4) or not (least <= receive <= most and least <= send <= most):
             raise LocalError(f"multilink: header {header}, limits of 1 to {MAX_PACKET} bytes: {receive}, {send}")
         self._fragment_header = header
         self._whole_receive_limit = receive

@@ -19,7 +19,7 @@ SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Short = Annotated[str, Meta(max_length=256)]
 Address = Annotated[str, Meta(max_length=45)]
 InterfaceName = Annotated[str, Meta(min_length=1, max_length=15)]
-Mtu = Annotated[int, Meta(ge=68, le=4087)]
+Mtu = Annotated[int, Meta(ge=68, le=16384)]  # up to the largest MRRU
 Slot = Annotated[int, Meta(ge=0, le=1_048_575)]
 Network = Annotated[str, Meta(max_length=49)]  # ADDRESS/LENGTH
 Worker = Annotated[int, Meta(ge=0, le=1023)]
@@ -283,10 +283,11 @@ class ReloadUsers(Message, frozen=True, tag="reload-users"):
 
 
 class InterfaceReady(Message, frozen=True, tag="interface-ready"):
-    """One descriptor comes along: the TUN device of the session, addressed and up."""
+    """One descriptor comes along: the session's device, addressed and up: TUN, or TAP when `bridged`."""
 
     session: SessionId
     name: InterfaceName
+    bridged: bool = False
 
 
 class InterfaceRefused(Message, frozen=True, tag="interface-refused"):

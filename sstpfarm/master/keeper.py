@@ -106,7 +106,7 @@ class SessionKeeper:
         try:
             self._ledger.enter(session, stats.slot(grant.slot), _now())  # also one that is never said to be open
             self.effects.begin(session)
-            ready = m.InterfaceReady(session=grant.session, name=session.name)
+            ready = m.InterfaceReady(session=grant.session, name=session.name, bridged=grant.terms.bridged)
             self._to_worker(grant.worker, ready, (tun,))
         finally:
             os.close(tun)

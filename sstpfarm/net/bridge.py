@@ -16,6 +16,7 @@ from sstpfarm.errors import SystemRefusal
 
 SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 SIOCBRADDIF: Final = 0x89A2
+SIOCBRDELIF: Final = 0x89A3
 PORT_ADDRESS_FIRST: Final = 0xFE
 _IFREQ: Final = struct.Struct("16si20x")  # struct ifreq: name, and a number in its union
 
@@ -36,6 +37,15 @@ def join_bridge(bridge: str, index: int) -> None:
         SystemRefusal: there is no such bridge, it is no bridge, or it does not take the interface.
     """
     _ask(SIOCBRADDIF, bridge, index)
+
+
+def leave_bridge(bridge: str, index: int) -> None:
+    """Let the interface of that index be no port of the bridge any more.
+
+    Raises:
+        SystemRefusal: there is no such bridge, or the interface is no port of it.
+    """
+    _ask(SIOCBRDELIF, bridge, index)
 
 
 def port_address() -> bytes:

@@ -210,7 +210,7 @@ class Tunnel:
             self._link.auth_result(result, now)
             self._pump(now)
 
-    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float, *, bridge: bool = False) -> None:
+    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float, bridge: bool = False) -> None:
         """Start the network protocols; a server does so when the interface is there."""
         if not self._ended:
             self._link.configure(ipv4, ipv6, now, bridge=bridge)
@@ -278,10 +278,10 @@ class Tunnel:
         packets, self._packets = self._packets, []
         return packets
 
-    @property
-    def fragments_dropped(self) -> int:
-        """How many fragments, and packets that stayed unfinished, were dropped up to now."""
-        return self._link.fragments_dropped
+    def fragments_lost(self) -> int:
+        """Return how many fragments, and packets that stayed unfinished, were dropped since the last call."""
+        lost, self._link.fragments_lost = self._link.fragments_lost, 0
+        return lost
 
     def fragments(self, packet: bytes) -> bytes:
         """Return the bytes for TLS that carry a packet (protocol and information) in fragments."""

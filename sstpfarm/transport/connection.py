@@ -16,9 +16,18 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
-from sstpfarm.dataplane.interface import FramingError, Gate, PacketPath
+from sstpfarm.dataplane.interface import FramingError, PacketPath
 from sstpfarm.errors import PeerError, place_of
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, LcpOpened, NetworkClosed, Phase
+from sstpfarm.proto.events import (
+    AuthRequest,
+    AuthSucceeded,
+    BridgeOpened,
+    Ipv4Opened,
+    Ipv6Opened,
+    LcpOpened,
+    NetworkClosed,
+    Phase,
+)
 from sstpfarm.proto.roles import AuthDecision, Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
 from sstpfarm.reasons import Reason
@@ -27,6 +36,7 @@ from sstpfarm.transport.delegate import Delegate
 from sstpfarm.transport.downlink import Downlink
 from sstpfarm.transport.farewell import Farewell
 from sstpfarm.transport.outlet import Outlet, Overflow
+from sstpfarm.transport.path_settings import gates_of, set_limits
 from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 
@@ -118,16 +128,17 @@ class Connection:
         if self._tunnel is not None and self._stage is Stage.OPEN:
             self._step(self._tunnel.auth_result, result, monotonic())
 
-    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None) -> None:
+    def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, *, bridge: bool = False) -> None:
         """Let the network protocols begin."""
         if self._tunnel is not None and self._stage is Stage.OPEN:
-            self._step(self._tunnel.configure, ipv4, ipv6, monotonic())
+            self._step(self._tunnel.configure, ipv4, ipv6, monotonic(), bridge)
 
-    def attach(self, tun: int, queued: Sequence[bytes] = ()) -> bool:
+    def attach(self, tun: int, queued: Sequence[bytes] = (), *, bridged: bool = False) -> bool:
         """Take that TUN descriptor; it is closed with the connection, or now if there is no use for it any more.
 
         Args:
             queued: packets as they were read from it, to be sent before what is read from now on.
+            bridged: it is that of a TAP device.
 
         Returns:
             Whether it was taken.
@@ -135,7 +146,7 @@ class Connection:
         if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.attached:
             os.close(tun)
             return False
-        self._downlink.attach(tun, queued)
+        self._downlink.attach(tun, queued, bridged=bridged)
         return True
 
     def close(self, reason: Reason, detail: str = "") -> None:
@@ -245,7 +256,7 @@ class Connection:
         if self._stage is not Stage.HANDSHAKE:
             return False
         self._tunnel, self._path = tunnel, path
-        self._downlink = Downlink(path, self._outlet)
+        self._downlink = Downlink(path, self._outlet, tunnel.fragments)
         self._stage, self._deadline = Stage.OPEN, None
         tunnel.start(monotonic())
         self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
@@ -270,10 +281,14 @@ class Connection:
                 plain, told = plain[consumed:], True
                 tunnel.receive_frame(frame, now)
                 self._dispatch()  # a gate that this frame opens or closes holds for the very next byte
+                for packet in tunnel.packets():
+                    path.deliver(packet)
         except FramingError as error:
             tunnel.broken(Reason.BAD_FRAMING, str(error))
             told = True
         if told:
+            if lost := tunnel.fragments_lost():
+                path.lose(lost)
             self._settle()
 
     def _lost(self, why: str) -> None:
@@ -322,18 +337,18 @@ class Connection:
         match event:
             case PhaseDone(phase, detail):
                 self._delegate.phase_done(self, phase, detail)
-            case LcpOpened(send_limit, receive_limit, _):
-                self.mtu = send_limit
+            case LcpOpened():
+                self.mtu = event.mtu
                 if self._path is not None:
-                    self._path.set_limits(receive=receive_limit, send=send_limit)
+                    set_limits(self._path, event)
             case AuthRequest():
                 self._delegate.authenticate(self, event)
             case AuthSucceeded():
                 self._delegate.authenticated(self, event)
-            case Ipv4Opened() | Ipv6Opened():
+            case Ipv4Opened() | Ipv6Opened() | BridgeOpened():
                 self._delegate.network_opened(self, event)
-            case GatesChanged(ipv4, ipv6):
-                gates = (Gate.IPV4 if ipv4 else Gate.NONE) | (Gate.IPV6 if ipv6 else Gate.NONE)
+            case GatesChanged():
+                gates = gates_of(event)
                 if gates:
                     self._login_deadline = None
                 if self._path is not None:
@@ -374,13 +389,12 @@ class Connection:
             return
         for _ in range(DRAINS):
             try:
-                filled, more = downlink.read(out)
+                sent, more = downlink.carry(out, self._encrypt)
             except OSError as error:  # the device is gone
                 downlink.close()
                 self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
                 return
-            if filled:
-                self._encrypt(out[:filled])
+            if sent:
                 self._flush()
                 if self._stage is not Stage.OPEN or self._outlet.pending:
                     return

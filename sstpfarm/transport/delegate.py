@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sstpfarm.dataplane.interface import Gate, PacketPath
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
 
@@ -32,7 +32,7 @@ class Delegate(Protocol):
     def authenticated(self, connection: Connection, event: AuthSucceeded) -> None:
         """Authentication is over; the role calls `connection.configure` when it is ready for network protocols."""
 
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened | BridgeOpened) -> None:
         """A network protocol is open."""
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:

@@ -1,17 +1,20 @@
-"""The way of packets from a TUN descriptor towards the peer: what is read when, and what is shed."""
+"""The way of packets from a TUN descriptor to the peer: what is read when, what is shed, what goes in fragments."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
+from typing import Final
 
 from sstpfarm.dataplane.interface import PacketPath
 from sstpfarm.transport.outlet import Outlet
 from sstpfarm.transport.standing import StandingQueue
+
+LARGE_PACKETS: Final = 32  # that one batch may hold: each is written by itself
 
 
 class Downlink:
@@ -20,15 +23,18 @@ class Downlink:
     Args:
         path: makes SSTP data packets of what is read.
         outlet: watches the descriptor.
+        fragment: makes SSTP data packets of a packet that only fits in fragments.
     """
 
-    __slots__ = ("_behind", "_outlet", "_path", "_queue", "_tun")
+    __slots__ = ("_behind", "_bridged", "_fragment", "_outlet", "_path", "_queue", "_tun")
 
-    def __init__(self, path: PacketPath, outlet: Outlet) -> None:
+    def __init__(self, path: PacketPath, outlet: Outlet, fragment: Callable[[bytes], bytes]) -> None:
+        self._fragment = fragment
         self._path = path
         self._outlet = outlet
         self._queue = StandingQueue()
         self._tun = -1
+        self._bridged = False
         self._behind = -1  # the TUN, as long as a socket in its place holds what is sent before
 
     @property
@@ -36,12 +42,14 @@ class Downlink:
         """Whether there is a TUN."""
         return self._tun >= 0
 
-    def attach(self, tun: int, queued: Sequence[bytes] = ()) -> None:
+    def attach(self, tun: int, queued: Sequence[bytes] = (), *, bridged: bool = False) -> None:
         """Take that TUN descriptor and watch it; it is closed by `close`.
 
         Args:
             queued: packets as they were read from it, which go first: the path reads them from a socket.
+            bridged: it is that of a TAP device.
         """
+        self._bridged = bridged
         if queued:
             before, feeder = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             before.setblocking(False)
@@ -54,7 +62,7 @@ class Downlink:
 
     def _watch(self, tun: int) -> None:
         self._tun = tun
-        self._path.attach(tun)
+        self._path.attach(tun, bridged=self._bridged)
         self._outlet.set_tun(tun)
 
     def _turn_to_tun(self) -> None:
@@ -74,6 +82,27 @@ class Downlink:
         if self._behind >= 0:
             os.close(self._behind)
             self._behind = -1
+
+    def carry(self, out: memoryview, send: Callable[[bytes | memoryview], None]) -> tuple[bool, bool]:
+        """Hand a batch of packets to `send`, in order; `out` is where they are made.
+
+        Returns:
+            (sent, more): whether there were any, and whether the TUN was not read to its end.
+
+        Raises:
+            OSError: the device is gone.
+        """
+        sent = False
+        for _ in range(LARGE_PACKETS):
+            filled, more = self.read(out)
+            if filled:
+                send(out[:filled])
+            large = self._path.large()
+            if large is None:
+                return sent or filled > 0, more
+            send(self._fragment(large))
+            sent = True
+        return True, True
 
     def read(self, out: memoryview) -> tuple[int, bool]:
         """Put a batch of packets into `out`, as `PacketPath.drain` does; a queue that only adds delay loses one.

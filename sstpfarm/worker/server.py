@@ -206,11 +206,6 @@ class WorkerServer:
         if self._auth is not None:
             self._auth.send(request)
 
-    def cancel_auth(self, session: str) -> None:
-        """Tell auth that nobody waits for its decision over that session any more."""
-        if self._auth is not None:
-            self._auth.send(m.AccessCancelled(session=session))
-
     def session_opened(self, session: str, connection: Connection) -> None:
         """The session carries packets."""
         self._starting -= 1
@@ -259,6 +254,7 @@ class WorkerServer:
             methods=tuple(method for method in AuthMethod if method in chosen),  # strongest first
             mru=server.max_mru,
             mtu=server.max_mtu,
+            mrru=None if server.mrru == "disabled" else server.mrru,
             ipv6=server.ipv6,
             authentication_timeout=server.authentication_deadline_s,
         )
@@ -277,13 +273,13 @@ class WorkerServer:
 
     def _from_master(self, message: m.Message, fds: list[int]) -> None:
         match message:
-            case m.InterfaceReady(session=session_id, name=name):
+            case m.InterfaceReady(session=session_id):
                 session = self._sessions.get(session_id)
                 if session is None:
                     os.close(fds[0])
                     self._master.send(m.SessionClosed(session=session_id, reason=Reason.TRANSPORT_LOST.value))
                 else:
-                    session.interface_ready(name, fds[0])
+                    session.interface_ready(message, fds[0])
             case m.InterfaceRefused(session=session_id, detail=detail):
                 self._close(session_id, Reason.INTERFACE_FAILED, detail)
             case m.EndSession(session=session_id, reason=reason):

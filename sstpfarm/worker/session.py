@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sstpfarm.dataplane.interface import Cell, Gate, PacketPath
 from sstpfarm.ipc import messages as m
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.roles import (
     AuthAccept,
@@ -142,9 +142,9 @@ class Session:
         self._ppp_authenticated = True
         self._configure()
 
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
-        """Bind the packet path to the addresses of the session."""
-        if self._terms is None or self._path is None:
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened | BridgeOpened) -> None:
+        """Bind the packet path to the addresses of the session; those behind a bridge are not known."""
+        if self._terms is None or self._path is None or isinstance(event, BridgeOpened):
             return
         behind = [ip_network(text) for text in self._terms.networks]
         ipv4, ipv6 = ([_pair(network) for network in behind if network.version == version] for version in (4, 6))
@@ -172,8 +172,6 @@ class Session:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Count, log and tell the master."""
         worker = self._worker
-        if self._login in (Login.ASKED, Login.CHALLENGED):
-            worker.cancel_auth(self.id)
         if self._login in (Login.NONE, Login.ASKED, Login.CHALLENGED) and reason in UNDECIDED_LOGINS:
             self._refused(reason, detail)
         if self._opened_at is not None:
@@ -246,13 +244,13 @@ class Session:
         self._refused(reason, "")
         self.connection.auth_result(AuthReject(message.message, reason))
 
-    def interface_ready(self, name: str, tun: int) -> None:
-        """The master sent the TUN descriptor; it may come before auth's own answer."""
-        self._interface = name
+    def interface_ready(self, message: m.InterfaceReady, tun: int) -> None:
+        """The master sent the descriptor; it may come before auth's own answer."""
+        self._interface = message.name
         if self.connection is None:
             os.close(tun)
             return
-        self.connection.attach(tun)
+        self.connection.attach(tun, bridged=message.bridged)
         self._configure()
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -263,6 +261,9 @@ class Session:
         if terms is None or self.connection is None or not (self._interface and self._ppp_authenticated):
             return
         self._ppp_authenticated = False  # once
+        if terms.bridged:  # IP goes inside of the frames
+            self.connection.configure(None, None, bridge=True)
+            return
         ipv4 = Ipv4Terms(
             local=IPv4Address(terms.local_address),
             peer=IPv4Address(terms.remote_address),

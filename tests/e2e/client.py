@@ -26,7 +26,6 @@ class Client:
         place: the client's namespace.
         server: HOST or HOST:PORT.
         extra: further options of `connect`; how to trust the server is one of them.
-        programs: a directory that comes first in PATH.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class Client:
         *extra: str,
         user: str = "alice",
         password: str = PASSWORD,
-        programs: Path | None = None,
     ) -> None:
         self.place = place
         self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-client-"))
@@ -45,10 +43,7 @@ class Client:
         password_file.chmod(0o600)
         command = [sys.executable, "-m", "sstpfarm", "connect", server]
         options = ["--user", user, "--password-file", str(password_file), "--json", *extra]
-        env = environment(ROOT)
-        if programs is not None:
-            env["PATH"] = f"{programs}:{env['PATH']}"
-        self.process = place.popen(*command, *options, cwd=ROOT, env=env)
+        self.process = place.popen(*command, *options, cwd=ROOT, env=environment(ROOT))
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.output = Journal(self.process.stdout)
@@ -92,15 +87,10 @@ class Client:
 
 @contextmanager
 def connecting(
-    place: Namespace,
-    server: str,
-    *extra: str,
-    user: str = "alice",
-    password: str = PASSWORD,
-    programs: Path | None = None,
+    place: Namespace, server: str, *extra: str, user: str = "alice", password: str = PASSWORD
 ) -> Iterator[Client]:
     """A client that was started; killed at the end of the block if it still runs."""
-    client = Client(place, server, *extra, user=user, password=password, programs=programs)
+    client = Client(place, server, *extra, user=user, password=password)
     try:
         yield client
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sstpfarm.dataplane.interface import CELLS, Gate, PacketPath
 from sstpfarm.dataplane.pure import PurePath
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.ppp.verify import failure_message, verify
 from sstpfarm.proto.roles import AuthMethod, AuthReject, Ipv4Terms, Ipv6Terms, Role
@@ -94,7 +94,7 @@ class End:
             Ipv4Terms(local=GATEWAY, peer=ADDRESS) if server else Ipv4Terms(), Ipv6Terms(local=os.urandom(7) + b"\x01")
         )
 
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened | BridgeOpened) -> None:
         pass
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:

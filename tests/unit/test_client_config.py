@@ -115,8 +115,8 @@ FAULTS: Final = (
         "max-mru = 575", "5: interface.a.max-mru: 575 is not allowed; allowed: a whole number of bytes, 576 to 4087"
     ),
     Fault(
-        "mrru = 511",
-        '5: interface.a.mrru: 511 is not allowed; allowed: a whole number of bytes, 512 to 65535, or "disabled"',
+        "mrru = 1499",
+        '5: interface.a.mrru: 1499 is not allowed; allowed: a whole number of bytes, 1500 to 16384, or "disabled"',
     ),
     Fault(
         'vrf = "a red one"',

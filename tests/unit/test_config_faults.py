@@ -32,7 +32,6 @@ LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
 RATE: Final = '"rx[/tx]" in bits per second such as "2M/10M", RouterOS\'s bursts behind it, or "" for none'
 LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
-PROOFS: Final = "exactly one of password-file, password, nt-hash and password-hash"
 HOST: Final = 'an IPv4 address such as "10.20.0.1"'
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -73,6 +72,25 @@ FAULTS: Final[dict[str, Fault]] = {
     "a key twice": Fault("[server]\nworkers = 1\nworkers = 2" + REST, ("3: not TOML: Cannot overwrite a value",)),
     "a number out of range": Fault(
         "[server]\nworkers = 2\nmax-mru = 575" + REST, (f"3: server.max-mru: 575 is not allowed; allowed: {MTU}",)
+    ),
+    "an mrru below what multilink is for": Fault(
+        "[server]\nmrru = 1499" + REST,
+        ('2: server.mrru: 1499 is not allowed; allowed: a whole number of bytes, 1500 to 16384, or "disabled"',),
+    ),
+    "an mrru that would fill the memory": Fault(
+        "[server]\nmrru = 16385" + REST,
+        ('2: server.mrru: 16385 is not allowed; allowed: a whole number of bytes, 1500 to 16384, or "disabled"',),
+    ),
+    "a word for an mrru": Fault(
+        '[server]\nmrru = "auto"' + REST,
+        ('2: server.mrru: "auto" is not allowed; allowed: a whole number of bytes, 1500 to 16384, or "disabled"',),
+    ),
+    "a bridge with a name that is too long": Fault(
+        REST + '[profile.office]\nbridge = "a-bridge-of-16-c"\n',
+        (
+            '8: profile.office.bridge: "a-bridge-of-16-c" is not allowed; '
+            'allowed: an interface\'s name, at most 15 characters, or "" for none',
+        ),
     ),
     "a number of enormous size": Fault(
         f"[server]\nmax-mtu = 9{'0' * 90}" + REST,
@@ -268,13 +286,13 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a secret without a password": Fault(
         REST + '[secret.alice]\ncomment = "new"',
-        (f"7: secret.alice: has no password; allowed: {PROOFS}",),
+        ("7: secret.alice: has no password; allowed: exactly one of password-file and password",),
     ),
     "a secret with two passwords": Fault(
         REST + '[secret.alice]\npassword = "hunter2"\npassword-file = "alice.pw"\n',
         (
             "9: secret.alice.password-file: DIR/alice.pw cannot be read: No such file or directory",
-            f"9: secret.alice.password-file: stands beside password; allowed: {PROOFS}",
+            "9: secret.alice.password-file: stands beside password; allowed: exactly one of them",
         ),
     ),
     "a password that is a number": Fault(

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from sstpfarm.dataplane.interface import Gate, PacketPath
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, Phase
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
 from sstpfarm.transport import connection as module
@@ -62,7 +62,7 @@ class Meddler(End):
         self._called("authenticated", connection)
         super().authenticated(connection, event)
 
-    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened) -> None:
+    def network_opened(self, connection: Connection, event: Ipv4Opened | Ipv6Opened | BridgeOpened) -> None:
         self._called("network_opened", connection)
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
@@ -270,6 +270,9 @@ class EndlessPath:
         self.left -= 1
         out[:4] = bytes.fromhex("10000004")
         return 4, self.left > 0
+
+    def large(self) -> None:
+        return None
 
     def detach(self) -> None:
         pass

@@ -241,7 +241,7 @@ def test_a_bridged_session() -> None:
         keeper, place = bench.keeper, bench.place
         place.run("ip", "link", "add", "br0", "type", "bridge")
         keeper.grant(bridged(1, "br0"))
-        assert bench.workers == [(0, m.InterfaceReady(session=identifier(1), name="sstp0"))]
+        assert bench.workers == [(0, m.InterfaceReady(session=identifier(1), name="sstp0", bridged=True))]
         (shown,) = place.ip("-details", "address", "show", "dev", "sstp0")
         assert (shown["linkinfo"]["info_data"]["type"], shown["master"], shown["addr_info"]) == ("tap", "br0", [])
         assert place.routes() == []

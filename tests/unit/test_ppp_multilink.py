@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sstpfarm.proto.events import LcpOpened
 from sstpfarm.proto.ppp.frame import decode_frame
+from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.ppp.multilink import Fragmenter, Multilink, Reassembler
 from sstpfarm.proto.ppp.packet import Option, Packet, encode_options, encode_packet
 from tests.unit.ppp_bench import (
@@ -65,6 +66,7 @@ def test_long_sequence_numbers_go_around() -> None:
 
 
 @pytest.mark.parametrize("terms", [LONG, SHORT])
+@settings(deadline=None)
 @given(packets=st.lists(st.binary(min_size=1, max_size=1604), max_size=5), limit=st.integers(5, 1500))
 def test_what_is_split_comes_together_again(terms: Multilink, packets: list[bytes], limit: int) -> None:
     fragmenter, reassembler = Fragmenter(terms, limit), Reassembler(terms)
@@ -96,6 +98,7 @@ def test_what_is_dropped(fragments: list[bytes], packets: list[bytes], dropped: 
     assert reassembler.dropped == dropped
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=50), st.booleans())
 def test_no_fragments_do_harm(fragments: list[bytes], short: bool) -> None:
     """Whatever comes, a packet is within the MRRU, and every fragment is part of one, dropped, or still waits."""
@@ -134,9 +137,8 @@ def test_the_options_of_the_vector_are_acknowledged() -> None:
 
 
 @pytest.mark.parametrize("role", [OPEN_SERVER, OPEN_CLIENT])
-def test_disabled_it_is_neither_asked_for_nor_taken(role: object) -> None:
-    settings = OPEN_SERVER if role is OPEN_SERVER else OPEN_CLIENT
-    script = Script(settings)
+def test_disabled_it_is_neither_asked_for_nor_taken(role: PppSettings) -> None:
+    script = Script(role)
     (ours,) = script.sent_by(LCP)
     assert not {17, 18, 19} & set(options_of(ours))
     answer = script.only_answer(LCP, request(1, MRRU, SHORT_SEQUENCE, DISCRIMINATOR))

@@ -133,7 +133,7 @@ class PppLink:
         self._text = ""
         self._frames: list[bytes] = []
         self._events: list[PppEvent] = []
-        self.fragments_dropped = 0  # by reassembly, from the start
+        self.fragments_lost = 0  # what reassembly dropped; the owner sets it back
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class PppLink:
             return None
         before = self._reassembler.dropped
         packet = self._reassembler.take(fragment)
-        self.fragments_dropped += self._reassembler.dropped - before
+        self.fragments_lost += self._reassembler.dropped - before
         return packet
 
     def fragments(self, packet: bytes) -> list[bytes]:

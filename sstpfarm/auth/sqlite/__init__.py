@@ -1,1 +1,0 @@
-"""The store of one node in one SQLite file: the only place of auth that knows SQL."""
