@@ -2,8 +2,8 @@
 
 Its address is in its sets before its worker has the interface, so the first packet meets them; a session that cannot
 enter its sets is refused, because it would have other rights than it was meant to have. Routes and proxy ARP entries
-that cannot be made are logged, and the session goes on. Routes go with the interface; the rest is undone by `end`,
-which every session passes once.
+that cannot be made are logged, and the session goes on. `withdraw` takes off what the interface would take along more
+slowly, `end` undoes the rest; every session passes both once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sstpfarm.master.sessions import Applied, Session, Traffic
 from sstpfarm.net import neighbours
 from sstpfarm.net.netlink import Netlink
 from sstpfarm.net.nft import TABLE_NAME
-from sstpfarm.net.routes import add_route
+from sstpfarm.net.routes import Network, add_route, delete_routes
 from sstpfarm.net.sets import Sets
 from sstpfarm.telemetry.log import Log
 
@@ -88,16 +88,15 @@ class SessionEffects:
             session.applied = Applied(lists)
 
     def begin(self, session: Session) -> None:
-        """Add the routes and the proxy ARP entries of a session whose interface is up. Never raises."""
+        """Add the IPv4 routes and the proxy ARP entries of a session whose interface is up. Never raises."""
         grant = session.grant
-        assert session.device is not None
-        for route in grant.effects.routes:
-            try:
-                self._route(session.device.index, grant, route)
-            except (OSError, ValueError) as error:
-                self._failed(grant, "route", f"{route.destination}: {error}")
+        self._add_routes(session, 4)
         if self._proxy_arp and not grant.terms.bridged:
             self._answer_arp(session)
+
+    def ipv6_opened(self, session: Session) -> None:
+        """Add the IPv6 routes of a session whose interface has got its IPv6 address. Never raises."""
+        self._add_routes(session, 6)
 
     def opened(self, session: Session) -> None:
         """Run on-up."""
@@ -118,6 +117,16 @@ class SessionEffects:
             return
         applied.lists = lists
         session.applied = applied
+
+    def withdraw(self, session: Session) -> None:
+        """Delete the routes of a session whose interface is about to go. Never raises."""
+        if session.applied is not None and session.applied.routes:
+            assert session.device is not None
+            routes, session.applied.routes = session.applied.routes, []
+            try:
+                delete_routes(self._routes, session.device.index, routes)
+            except OSError as error:
+                self._failed(session.grant, "route", str(error))
 
     def end(self, session: Session, seconds: int, traffic: Traffic) -> None:
         """Undo what the session has changed, and run on-down if it was open. Never raises."""
@@ -182,17 +191,30 @@ class SessionEffects:
             detail = error.strerror if isinstance(error, OSError) else str(error)
             raise SystemRefusal(f"address list {', '.join((*enter, *leave))}: {detail}") from error
 
-    def _route(self, index: int, grant: Grant, route: FramedRoute) -> None:
+    def _add_routes(self, session: Session, version: int) -> None:
+        grant = session.grant
+        for route in grant.effects.routes:
+            try:
+                network = parse_network(route.destination)  # auth has checked it; a default route would cut us off
+                if network.version == version:
+                    self._add_route(session, network, route)
+                elif grant.terms.ipv6_local is None:  # there will be no `ipv6_opened`
+                    raise ValueError("the session has no IPv6")
+            except (OSError, ValueError) as error:
+                self._failed(grant, "route", f"{route.destination}: {error}")
+
+    def _add_route(self, session: Session, network: Network, route: FramedRoute) -> None:
         """Raises OSError or ValueError when there is to be no such route."""
-        network = parse_network(route.destination)  # auth has checked it; a default route would cut us off
+        grant = session.grant
+        assert session.device is not None
         caller = caller_address(grant.caller_id)
         if caller is not None and caller.version == network.version and caller in network:
             raise ValueError(f"the client connects from there ({caller})")
-        if network.version == 6 and grant.terms.ipv6_local is None:
-            raise ValueError("the session has no IPv6")
         gateway = ip_address(route.gateway) if route.gateway else None
-        if not add_route(self._routes, index, network, gateway, route.metric):
+        if not add_route(self._routes, session.device.index, network, gateway, route.metric):
             self._log.emit("route.shadowed", session=grant.session, route=route.destination, metric=route.metric)
+        session.applied = session.applied or Applied()
+        session.applied.routes.append((network, gateway, route.metric))
 
     def _answer_arp(self, session: Session) -> None:
         indexes = []

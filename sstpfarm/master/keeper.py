@@ -149,6 +149,9 @@ class SessionKeeper:
             self._links.open_ipv6(session.device.index, local, message.peer, before)
         except OSError as error:  # IPv6 is switched off on this host, or the MTU is too small for it: IPv4 works
             self._log.emit("interface.incomplete", session=message.session, detail=str(error))
+        else:
+            if before is None:
+                self.effects.ipv6_opened(session)
 
     def closed(self, worker: int, message: m.SessionClosed) -> None:
         """Park the interface of a session whose worker has closed the descriptor, or begin to delete it.
@@ -164,6 +167,7 @@ class SessionKeeper:
         self._ledger.leave(session)
         session.reason = message.reason
         assert session.device is not None
+        self.effects.withdraw(session)
         if not self.closed_to_new and self._devices.give_back(session.device):
             self._release(session)
         else:
@@ -285,6 +289,7 @@ class SessionKeeper:
 
     async def _dismantle(self, session: Session) -> None:
         assert session.device is not None
+        self.effects.withdraw(session)
         await self._devices.discard(session.device)
         self._release(session)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sstpfarm.dataplane.interface import Cell
@@ -11,6 +11,7 @@ from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc.messages import Effects, Grant
 from sstpfarm.master.devices import Device
 from sstpfarm.master.permissions import SessionPhase
+from sstpfarm.net.routes import Gateway, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,17 @@ class Traffic:
 
 @dataclass(slots=True)
 class Applied:
-    """What a session has changed beside its interface: the sets with its address, who answers ARP for it (indexes)."""
+    """What a session has changed beside its interface.
+
+    Attributes:
+        lists: the sets that hold its address.
+        proxies: the interfaces that answer ARP for it, by index.
+        routes: on its interface.
+    """
 
     lists: tuple[str, ...] = ()
     proxies: tuple[int, ...] = ()
+    routes: list[tuple[Network, Gateway | None, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

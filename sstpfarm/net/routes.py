@@ -1,4 +1,4 @@
-"""Routes on a session's interface; they go when it goes down or is deleted, so nothing here deletes one."""
+"""Routes on a session's interface."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
-from sstpfarm.net.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Netlink, Request, attribute, number
+from sstpfarm.net.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Netlink, Request, attribute, check, number
 
 # linux/rtnetlink.h
 RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
@@ -46,6 +48,18 @@ def add_route(netlink: Netlink, index: int, network: Network, gateway: Gateway |
     if code:
         raise OSError(code, os.strerror(code))
     return True
+
+
+def delete_routes(netlink: Netlink, index: int, routes: Sequence[tuple[Network, Gateway | None, int]]) -> None:
+    """Delete routes of an interface; one that is gone already is no error.
+
+    They would go with the interface, but then the kernel looks for them among all routes, of all sessions.
+
+    Raises:
+        OSError: the kernel refuses one.
+    """
+    requests = [(RTM_DELROUTE, 0, _body(index, *route)) for route in routes]
+    check(netlink.send(requests), ignore=errno.ESRCH)
 
 
 def _send(netlink: Netlink, request: Request) -> int:
