@@ -324,7 +324,7 @@ def test_interface_name_in_use(wire: Wire, farm: Farm) -> None:
 
 def test_wrong_usage(wire: Wire) -> None:
     """A password on the command line does not exist; two ways of trust at once are refused."""
-    for extra in (["--password", "x"], ["--insecure", "--pin", "sha256:" + "0" * 64], ["--authentication", "eap"]):
+    for extra in (["--password", "x"], ["--insecure", "--pin", "sha256:" + "0" * 64], ["--authentication", "spap"]):
         client = Client(wire.client, wire.SERVER4, *extra)
         try:
             assert client.process.wait(20) == ExitCode.USAGE
