@@ -14,6 +14,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -25,8 +26,9 @@ from sstpfarm.ipc.permissions import DESCRIPTORS
 MAX_MESSAGE: Final = 65_536  # far below what one SEQPACKET datagram holds (about 200 KiB)
 MAX_DESCRIPTORS: Final = 4
 ANCILLARY_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
-MAX_QUEUE: Final = 16_384  # messages that wait for a slow reader; more means that it is stuck
+MAX_QUEUE: Final = 131_072  # messages that wait for a slow reader, two for each session at most; more: it is stuck
 READS_PER_EVENT: Final = 64  # so that one chatty peer does not keep the loop
+SECONDS_PER_EVENT: Final = 0.02  # nor one whose messages cost much: a kernel that changes links can be slow
 
 OnMessage = Callable[[Any, list[int]], None]
 OnClose = Callable[[str], None]
@@ -133,8 +135,9 @@ class Channel:
             self._loop.remove_writer(self._sock.fileno())
 
     def _readable(self) -> None:
+        enough = monotonic() + SECONDS_PER_EVENT
         for _ in range(READS_PER_EVENT):
-            if self._closed:
+            if self._closed or monotonic() > enough:
                 return
             try:
                 # socket.recv_fds of Python 3.11 drops the flags

@@ -3,7 +3,8 @@
 Deleting a device costs the kernel several times what addressing it anew costs, and both making and deleting wake up
 whoever watches devices. A free device is down, has no address, no route and no queued packet, and is in the pool's
 group; it keeps its name. Its kernel counters go on: those of a session are in its worker's page. Surplus ones are
-deleted slowly: when many sessions end at once, they are likely to come back at once.
+deleted slowly, and only when little else happens: when many sessions end at once, they are likely to come back at once,
+and while the kernel deletes devices, sometimes for a second, nobody can do anything to another one.
 
 A bridged session's device is a TAP, made for it and deleted after it.
 """
@@ -29,6 +30,7 @@ INTERFACE_PREFIX: Final = "sstp"
 MAX_FREE: Final = 256  # devices that stay when nobody needs them: 66 KiB of kernel memory each
 TRIM_INTERVAL: Final = 1.0  # seconds between deletions of surplus ones
 TRIM_BATCH: Final = 64
+TRIM_QUIET: Final = 64  # devices taken and given back in an interval, with which none is deleted
 FOREIGN_NAMES: Final = 64  # interfaces named like ours that somebody else made, which one session may step over
 DELETE_RETRY: Final = (0.1, 1.0, 10.0)  # seconds; the last one for ever: a name must not be used twice
 
@@ -95,6 +97,7 @@ class Devices:
         self._numbers = Numbers()
         self._free: deque[Device] = deque()
         self._trimmer: asyncio.Task[None] | None = None
+        self._changes = 0  # devices taken and given back since the trimmer looked
         self._deletions: set[asyncio.Task[None]] = set()
 
     @property
@@ -108,6 +111,7 @@ class Devices:
         Raises:
             SystemRefusal, OSError: the kernel refused.
         """
+        self._changes += 1
         if plan.bridge:
             return self._make(plan, Kind.TAP)
         while self._free:
@@ -133,6 +137,7 @@ class Devices:
 
         When it returns True the session's addresses and routes are gone.
         """
+        self._changes += 1
         if device.kind is Kind.TAP:
             return False
         if device.mtu < IPV6_MIN_MTU:
@@ -200,9 +205,10 @@ class Devices:
 
     async def _trim(self) -> None:
         while len(self._free) > self._max_free:
+            self._changes = 0
             await asyncio.sleep(self._trim_interval)
             surplus = min(TRIM_BATCH, len(self._free) - self._max_free)
-            if surplus > 0:  # else they were needed meanwhile
+            if surplus > 0 and self._changes < TRIM_QUIET:  # else they were needed meanwhile, or will be
                 await asyncio.wait([self.discard(self._free.popleft()) for _ in range(surplus)])
 
     async def _delete(self, device: Device) -> None:

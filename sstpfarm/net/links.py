@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from time import monotonic
+from time import thread_time
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -49,10 +49,10 @@ IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the inte
 MAX_TAP_MTU: Final = 65521  # linux drivers/net/tun.c: 65535 less the Ethernet header
 SESSION_QUEUE: Final = 500  # packets in the TUN's ring: 64 is the least that keeps a burst of 32 datagrams whole
 LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)  # fe80::/64, RFC 4291 2.5.6
-# Links that one delete takes. It is 0.3 ms each with few links and 3 ms with 3,000 (the kernel walks all IPv6 routes
-# twice for each), and a wait of 20 ms for all together; our loop stands still meanwhile.
+# Links that one delete takes. Each is 0.3 ms of work (more where IPv6 is open: the kernel walks all its routes), during
+# which nothing else can be done to any link; and all together a wait of 20 ms, of a second on a busy machine.
 DELETE_BATCH: Final = 256
-DELETE_TIME: Final = 0.1  # seconds that one delete should take
+DELETE_TIME: Final = 0.1  # seconds of work that one delete should take
 MAX_ALIAS: Final = 255  # IFALIASZ less one, linux/if.h
 RT_TABLE_UNSPEC: Final = 0  # linux/rtnetlink.h: the table's number is in an attribute
 MAX_SHORT_TABLE: Final = 255
@@ -125,6 +125,7 @@ class Links:
         self._netlink = AsyncIPRoute(groups=0)  # no subscription: nothing would drain it
         self._turn = asyncio.Lock()
         self._sessions = Netlink(socket.NETLINK_ROUTE)
+        self._graves = Netlink(socket.NETLINK_ROUTE)  # used by the thread that deletes
         self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
         self._condemned: dict[int, asyncio.Future[None]] = {}
         self._reaper: asyncio.Task[None] | None = None
@@ -140,6 +141,7 @@ class Links:
             await asyncio.gather(self._reaper, return_exceptions=True)
         self._netlink.close()
         self._sessions.close()
+        self._graves.close()
 
     def configure(self, index: int, plan: LinkPlan) -> None:
         """Give a new or parked link its MTU, queue and group, take it up, and give it its addresses: one datagram.
@@ -324,16 +326,8 @@ class Links:
         size = DELETE_BATCH // 8
         while self._condemned:
             batch = dict(islice(self._condemned.items(), size))
-            failure: OSError | None = None
-            began = monotonic()
-            try:
-                doomed = number(IFLA_GROUP, GRAVEYARD_GROUP)
-                requests = [change_link(index, attributes=doomed) for index in batch]
-                check(self._sessions.send(requests), ignore=errno.ENODEV)
-                self.delete_group(GRAVEYARD_GROUP)
-            except OSError as error:
-                failure = error
-            size = min(DELETE_BATCH, 2 * size if monotonic() - began < DELETE_TIME / 2 else max(1, size // 2))
+            failure, seconds = await asyncio.to_thread(self._bury, tuple(batch))
+            size = min(DELETE_BATCH, 2 * size) if seconds < DELETE_TIME / 2 else max(1, size // 2)
             for index, gone in batch.items():
                 del self._condemned[index]
                 if gone.done():
@@ -342,7 +336,18 @@ class Links:
                     gone.set_result(None)
                 else:
                     gone.set_exception(OSError(failure.errno, f"link {index}: {failure.strerror}"))
-            await asyncio.sleep(0)  # let others work between two batches
+
+    def _bury(self, indexes: Sequence[int]) -> tuple[OSError | None, float]:
+        """Delete links, in a thread of its own; return what failed, and the processor time that it took."""
+        began = thread_time()
+        doomed = number(IFLA_GROUP, GRAVEYARD_GROUP)
+        try:
+            requests = [change_link(index, attributes=doomed) for index in indexes]
+            check(self._graves.send(requests), ignore=errno.ENODEV)
+            check(self._graves.send([rtnetlink.delete_group(GRAVEYARD_GROUP)]), ignore=errno.ENODEV)
+        except OSError as error:
+            return error, thread_time() - began
+        return None, thread_time() - began
 
     async def _request(self, message: Any, *, ignore: int = 0) -> list[Any]:
         """Send a message through pyroute2 and return all answers; an error is raised as OSError, unless ignored."""

@@ -6,6 +6,7 @@ import array
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import pytest
 from sstpfarm.errors import LocalError
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
-from sstpfarm.ipc.channel import MAX_MESSAGE, VIOLATION, Channel, channel_pair
+from sstpfarm.ipc.channel import MAX_MESSAGE, SECONDS_PER_EVENT, VIOLATION, Channel, channel_pair
 from sstpfarm.ipc.permissions import DESCRIPTORS, MAY_SEND, Party, may_send
 
 SESSION = "0123456789abcdef"
@@ -145,6 +146,30 @@ def test_whatever_a_worker_may_not_say_closes_the_channel(data: bytes) -> None:
     assert master.messages == []
     assert len(master.closed) == 1
     assert data == b"" or master.closed[0].startswith(VIOLATION)
+
+
+def test_messages_that_cost_much_let_others_work_in_between() -> None:
+    async def scenario() -> None:
+        ours, theirs = channel_pair()
+        order: list[str] = []
+
+        def on_message(message: m.Pong, _: list[int]) -> None:
+            order.append(f"message {message.number}")
+            time.sleep(2 * SECONDS_PER_EVENT)  # what it waits for in the kernel
+            loop.call_soon(order.append, f"somebody else {message.number}")
+
+        loop = asyncio.get_running_loop()
+        master = Channel(ours, may_send(Party.WORKER, Party.MASTER), on_message, lambda why: None)
+        for number in (1, 2):
+            theirs.send(msgspec.msgpack.encode(m.Pong(number=number)))
+        master.start(loop)
+        while len(order) < 4:  # noqa: ASYNC110 - a turn of the loop is what is watched
+            await asyncio.sleep(0)
+        assert order == ["message 1", "somebody else 1", "message 2", "somebody else 2"]
+        master.close()
+        theirs.close()
+
+    asyncio.run(scenario())
 
 
 def test_oversize_message_is_a_violation() -> None:
