@@ -210,7 +210,10 @@ class Farm:
                 raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log.text()}")
             return bool(self.log.find("farm.ready"))
 
-        until(is_up, "farm.ready", 30)
+        try:
+            until(is_up, "farm.ready", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.text()}") from None
 
     def wait_event(self, name: str, since: int = 0, patience: float = PATIENCE, **match: object) -> Event:
         """The first such log event, awaited."""
