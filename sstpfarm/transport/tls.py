@@ -18,7 +18,9 @@ RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
 # Both bound the work of one event; half of either costs a tenth more processor time in a bulk transfer.
 RECEIVE: Final = 256 * 1024  # bytes taken from a socket at once
 OUTBOUND: Final = 144 * 1024  # bytes of SSTP packets encrypted and sent at once: two super-packets of 64 KiB
-HANDSHAKE_RECORD: Final = 0x16  # first byte of a TLS handshake record, RFC 8446 5.1
+# first byte of a TLS record, RFC 8446 5.1; a server that refuses a ClientHello answers with an alert
+HANDSHAKE_RECORD: Final = 0x16
+ALERT_RECORD: Final = 0x15
 ADVICE: Final = {
     9: "look at this machine's clock",
     10: "the server needs a new one; or this machine's clock is wrong",
@@ -93,7 +95,7 @@ class TlsPump:
         Raises:
             PeerError: TLS_NOT_TLS, TLS_FAILED or CERTIFICATE_UNTRUSTED; what `to_send` then gives is the alert.
         """
-        if self._first and data[0] != HANDSHAKE_RECORD:
+        if self._first and data[0] != HANDSHAKE_RECORD and (self._object.server_side or data[0] != ALERT_RECORD):
             raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
         self._first = False
         return self._advance(data)
