@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from sstpfarm.cli.certificate import certificate
+from sstpfarm.cli.client import client, connect_interface, disconnect_interface
 from sstpfarm.cli.connect import connect
 from sstpfarm.cli.demo import run_demo
 from sstpfarm.cli.sessions import kick, show
@@ -68,7 +69,7 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(Console()))
 
 
-for command in (certificate, connect, show, kick):
+for command in (certificate, connect, show, kick, client, connect_interface, disconnect_interface):
     cli.add_command(command)
 
 

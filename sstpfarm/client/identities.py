@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from sstpfarm.config.client import MAX_INTERFACES
+
 CONNECT_ID: Final = 60799  # user and group of `sstpfarm connect`
 FIRST_INTERFACE_ID: Final = 60706  # of `sstpfarm client`
-MAX_INTERFACES: Final = CONNECT_ID - FIRST_INTERFACE_ID
+assert FIRST_INTERFACE_ID + MAX_INTERFACES <= CONNECT_ID
 
 
 def interface_id(slot: int) -> int:

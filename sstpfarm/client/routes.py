@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -55,7 +56,7 @@ class TunnelRoutes:
             OSError: the kernel refuses.
         """
         for server in servers:
-            await self._pass_by(server)
+            await self._pass_by(server, index)
         if self._into:
             return
         table = find_vrf(self._wishes.vrf).table if self._wishes.vrf else RT_TABLE_MAIN
@@ -78,14 +79,30 @@ class TunnelRoutes:
             await self._links.add_route(route, first=first)
             self._into.append(route)
 
-    async def _pass_by(self, server: IpAddress) -> None:
+    async def _pass_by(self, server: IpAddress, index: int) -> None:
         if server in self._past or server.is_loopback or not self._covers(server):
             return
         present = await self._links.route_to(server)
+        if present.index == index:  # our own routes are there already, as in dial-on-demand
+            way = outer_way(server)
+            if way is None:
+                raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+            present = Route(present.destination, way.index, way.gateway)
         route = Route(present.destination, present.index, present.gateway, protocol=self._protocol)
         with suppress(FileExistsError):
             await self._links.add_route(route)
             self._past[server] = route
+
+    async def refresh(self, servers: Sequence[str], index: int) -> None:
+        """Find the way to these servers anew, before they are dialled while routes lead into the tunnel."""
+        if self._into:
+            for route in self._past.values():
+                with suppress(OSError):
+                    await self._links.delete_route(route)
+            self._past.clear()
+            for server in servers:
+                with suppress(OSError):
+                    await self._pass_by(ipaddress.ip_address(server), index)
 
     def _covers(self, server: IpAddress) -> bool:
         if self._wishes.vrf:
@@ -115,6 +132,16 @@ class TunnelRoutes:
                 await self._links.add_route(route)
                 self._past[server] = route
         return True
+
+    async def change(self, wishes: Wishes, index: int) -> None:
+        """Take other wishes; routes that are there are made anew, others come with the next session."""
+        old, self._wishes = self._wishes, wishes
+        names = ("routes", "default_route", "default_route_distance")
+        if self._into and any(getattr(old, name) != getattr(wishes, name) for name in names):
+            servers = list(self._past)
+            await self.remove()
+            with suppress(OSError):
+                await self.lead(servers, index)
 
     async def remove_into(self) -> None:
         """Lead nothing into the tunnel any more."""

@@ -173,6 +173,10 @@ class Tunnel:
         self._channel.send(c.HangUp(reason=reason.value))
         asyncio.get_running_loop().call_later(CHILD_PATIENCE, self._end, reason, "")
 
+    def change(self, wishes: Wishes) -> None:
+        """Take other wishes for the rest of the run: the timeouts count from now on."""
+        self._wishes = wishes
+
     @property
     def counters(self) -> Counters:
         """What has passed so far."""

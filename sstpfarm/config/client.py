@@ -30,6 +30,7 @@ from sstpfarm.config.schema import CertificateFiles
 SYSTEM: Final = "system"
 CLAMP: Final = "clamp-mss-to-pmtu"
 HTTPS: Final = 443
+MAX_INTERFACES: Final = 93  # each has a user of its own; see `client.identities`
 
 ServerText = Annotated[str, Meta(min_length=1, max_length=300)]
 ClientName = Annotated[str, Meta(max_length=253)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sstpfarm.config.addresses import parse_server
-from sstpfarm.config.client import HTTPS, SYSTEM, ClientConfig, Interface
+from sstpfarm.config.client import HTTPS, MAX_INTERFACES, SYSTEM, ClientConfig, Interface
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.report import Report, show, suggest
 from sstpfarm.config.routes import ROUTE_FORMS, parse_route
@@ -44,6 +44,8 @@ def check_client(config: ClientConfig, report: Report) -> None:
     """Report every contradiction between keys."""
     if not config.interface:
         report.add(("interface",), "there is none; allowed: one or more tables [interface.NAME]")
+    if len(config.interface) > MAX_INTERFACES:
+        report.add(("interface",), f"there are {len(config.interface)}; allowed: at most {MAX_INTERFACES}")
     for name, interface in config.interface.items():
         _check_interface(config, interface, ("interface", name), report)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import resource
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
+from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master.certificate import obtain
 from sstpfarm.master.control import ControlServer
 from sstpfarm.master.effects import address_lists
@@ -102,7 +102,7 @@ class _Farm:
         raise_limits()
         run, state = Path(config.farm.run_directory), Path(config.farm.state_directory)
         prepare_directories(run, state)
-        stack.enter_context(hold_lock(run))
+        stack.enter_context(hold_lock(run, "farm"))
         certificate = obtain(config, log)
         links = await stack.enter_async_context(Links())
         await self._reconcile(links)
@@ -296,30 +296,6 @@ def prepare_directories(run: Path, state: Path) -> None:
         own.chmod(0o700)
     except OSError as error:
         raise SystemRefusal(f"{error.filename}: {error.strerror}") from error
-
-
-def hold_lock(run: Path) -> ExitStack:
-    """Return a context that holds the run directory for this farm alone.
-
-    Raises:
-        SystemRefusal: another farm has it; its process is named.
-    """
-    path = run / "lock"
-    held = ExitStack()
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise SystemRefusal(f"{path}: {error.strerror}") from error
-    held.callback(os.close, fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-        held.close()
-        raise SystemRefusal(f"another farm (process {owner}) runs in {run}") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return held
 
 
 def _names(links: list[LinkFacts]) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from sstpfarm.config.addresses import Endpoint
 from sstpfarm.errors import SystemRefusal
+from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master.child import SETTLED, Backoff
-from sstpfarm.master.farm import choose_cpus, hold_lock, prepare_directories
+from sstpfarm.master.farm import choose_cpus, prepare_directories
 from sstpfarm.master.identities import AUTH_ID, LAST_ID, worker_id
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.telemetry.notify import Notifier
@@ -75,9 +76,9 @@ def test_failed_start_closes_all() -> None:
 
 
 def test_lock(tmp_path: Path) -> None:
-    with hold_lock(tmp_path), pytest.raises(SystemRefusal, match=rf"another farm \(process {os.getpid()}\)"):
-        hold_lock(tmp_path)
-    with hold_lock(tmp_path):
+    with hold_lock(tmp_path, "farm"), pytest.raises(SystemRefusal, match=rf"another farm \(process {os.getpid()}\)"):
+        hold_lock(tmp_path, "farm")
+    with hold_lock(tmp_path, "farm"):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
 
 
