@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from sstpfarm.client.control import ClientControl
 from sstpfarm.client.foreground import usable_dataplane
-from sstpfarm.client.interface import Interface
+from sstpfarm.client.host import sweep
+from sstpfarm.client.interface import Interface, needs_remake
 from sstpfarm.client.plan import Plan, plans
 from sstpfarm.client.routes import remove_leftovers
 from sstpfarm.config.client import MAX_INTERFACES, ClientConfig
@@ -24,10 +25,12 @@ from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.net.changes import Changes
 from sstpfarm.net.links import Links
+from sstpfarm.net.sysctl import Sysctl
 from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.log import Log, configure, get_log
 from sstpfarm.telemetry.notify import Notifier
 
+DYNAMIC_ADDRESSES: Final = "net/ipv4/ip_dynaddr"  # Documentation/networking/ip-sysctl.rst; pppd sets it too
 CAPABILITIES: Final = {
     "NET_ADMIN",  # devices, addresses, routes, kernel settings
     "NET_RAW",  # a VRF, for a socket
@@ -67,6 +70,7 @@ class _Daemon:
         self._notifier = Notifier()
         self._signals: asyncio.Queue[str] = asyncio.Queue()
         self._network = asyncio.Event()
+        self._settings = Sysctl()
 
     async def run(self) -> int:
         """Start, serve, stop; what was begun is undone in the opposite order, also when the start fails."""
@@ -92,9 +96,13 @@ class _Daemon:
         _make_directory(run)
         stack.enter_context(hold_lock(run, "client"))
         self._links = await stack.enter_async_context(Links())
+        await sweep()
         removed = await remove_leftovers(self._links)
         if removed:
             self._log.emit("client.leftovers_removed", routes=removed)
+        self._settings = Sysctl(run / "sysctl.json")
+        self._settings.recover()
+        stack.callback(self._settings.restore)
         reduce_capabilities(CAPABILITIES)
         control = ClientControl(run, self._interfaces)
         await control.start()
@@ -113,6 +121,8 @@ class _Daemon:
         slot = next(number for number in range(MAX_INTERFACES) if number not in taken)
         interface = Interface(plan, slot, self._links, self._dataplane, self._log)
         self._interfaces[plan.name] = interface
+        if plan.wishes.dial_on_demand:  # a connection that begins before the address is known takes the new one
+            self._settings.set(DYNAMIC_ADDRESSES, "1")
         interface.start()
 
     async def _stop_all(self) -> None:
@@ -139,7 +149,11 @@ class _Daemon:
             self._notifier.send("READY=1")
             return
         removed = sorted(set(self._plans) - set(wanted))
-        await asyncio.gather(*(self._interfaces.pop(name).stop() for name in removed if name in self._interfaces))
+        remade = [
+            name for name, plan in wanted.items() if name in self._plans and needs_remake(self._plans[name], plan)
+        ]
+        gone = [self._interfaces.pop(name) for name in (*removed, *remade) if name in self._interfaces]
+        await asyncio.gather(*(interface.stop() for interface in gone))
         changed, redialed = [], []
         for name, plan in wanted.items():
             if name in self._interfaces and plan != self._plans.get(name):

@@ -17,6 +17,7 @@ from typing import Final
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.client_messages import InterfaceWanted
+from sstpfarm.net import sysctl
 from sstpfarm.net.bridge import leave_bridge
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, Kind, make_tun
@@ -35,6 +36,7 @@ class Device:
         name: None takes the first free sstpc0, sstpc1, ...
         vrf: name of the VRF that it is in, "" for none.
         bridge: name of the bridge that it is a port of, "" for none: then it is a TAP device and has no address.
+        quiet: the kernel itself asks for no routers there: its solicitations never end, and would dial.
         number: which placeholder it has, 0 and up; devices of one process have different ones.
     """
 
@@ -48,6 +50,7 @@ class Device:
         number: int = 0,
         vrf: str = "",
         bridge: str = "",
+        quiet: bool = False,
     ) -> None:
         self._links = links
         self._dataplane = dataplane
@@ -55,6 +58,7 @@ class Device:
         self._description = description
         self._vrf = vrf
         self._bridge = bridge
+        self._quiet = quiet
         self._placeholder = PLACEHOLDERS[FIRST_PLACEHOLDER + number % (PLACEHOLDERS.num_addresses - 3)]
         self._fd = -1
         self._has: LinkPlan | None = None  # the addresses that are on it
@@ -82,6 +86,9 @@ class Device:
             return
         self._fd = self._open()
         self.index = socket.if_nametoindex(self.name)
+        if self._quiet:
+            with suppress(OSError):  # no IPv6
+                sysctl.write(f"net/ipv6/conf/{self.name}/router_solicitations", "0")
         if self._vrf:
             join_vrf(self._vrf, self.index)
         if self._description:

@@ -45,6 +45,29 @@ class HostSettings:
             interface, disable_forwarding=wishes.disable_forwarding, source_validation=wishes.source_validation
         )
 
+    async def change(self, wishes: Wishes, interface: str, mtu: int | None) -> None:
+        """Take other wishes; put them in place at once where a tunnel is up.
+
+        Args:
+            mtu: of the tunnel that is up, None without.
+
+        Raises:
+            SystemRefusal: they cannot be had.
+        """
+        old, self._wishes = self._wishes, wishes
+        names = ("adjust_mss", "change_tcp_mss", "disable_forwarding", "source_validation")
+        if mtu is None or all(getattr(old, name) == getattr(wishes, name) for name in names):
+            return
+        if self._ruled:
+            await self._blocking(nft.apply, tunnel_rules.ruleset(self._ruled))
+            self._ruled = ""
+        tunnel_rules.reset_kernel(
+            interface,
+            forwarding=old.disable_forwarding and not wishes.disable_forwarding,
+            source_validation=old.source_validation is not None and wishes.source_validation is None,
+        )
+        await self.apply(interface, mtu)
+
     async def register(self, interface: str, servers: Sequence[str]) -> None:
         """Give the servers to the host's resolver, if that is wished. What fails is told."""
         if not self._wishes.register_dns or not servers:

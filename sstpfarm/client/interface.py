@@ -17,6 +17,7 @@ import msgspec
 
 from sstpfarm.client.backoff import Backoff
 from sstpfarm.client.device import Device
+from sstpfarm.client.host import HostSettings
 from sstpfarm.client.identities import interface_id
 from sstpfarm.client.lifecycle import Action, Input, State, follow
 from sstpfarm.client.plan import Plan
@@ -50,7 +51,17 @@ class Interface:
         self.state = State.DISABLED
         self._dataplane = dataplane
         self._log = log.bind(interface=plan.name)
-        self._device = Device(links, dataplane, plan.name, description=plan.wishes.description, number=slot)
+        self._device = Device(
+            links,
+            dataplane,
+            plan.name,
+            description=plan.wishes.description,
+            number=slot,
+            vrf=plan.wishes.vrf,
+            bridge=plan.wishes.bridge,
+            quiet=plan.wishes.dial_on_demand,
+        )
+        self._host = HostSettings(plan.wishes, self.trouble)
         self._routes = TunnelRoutes(links, plan.wishes, RTPROT_CLIENT)
         self._backoff = Backoff(plan.delays)
         self._loop = asyncio.get_running_loop()
@@ -93,6 +104,7 @@ class Interface:
         await self._disabled.wait()
         await self._jobs.join()
         self._worker.cancel()
+        await self._host.remove()
         await self._routes.remove()
         self._device.close()
 
@@ -104,8 +116,11 @@ class Interface:
         """
         old, self.plan = self.plan, plan
         self._backoff.delays = plan.delays
-        with suppress(OSError):
+        try:
             self._device.describe(plan.wishes.description)
+            await self._host.change(plan.wishes, plan.name, self._up.mtu if self._up is not None else None)
+        except (OSError, SystemRefusal) as error:
+            self._log.emit("tunnel.refused", detail=str(error))
         if plan.settings.first_stop != old.settings.first_stop:
             self._known = []
         await self._routes.change(plan.wishes, self._device.index)
@@ -215,6 +230,7 @@ class Interface:
             case Action.REST:
                 await self._end_standby()
                 await self._routes.remove()
+                await self._host.remove()
                 self._device.rest()
 
     async def _dial(self) -> None:
@@ -230,6 +246,7 @@ class Interface:
                 self,
                 device=self._device,
                 routes=self._routes,
+                host=self._host,
                 dataplane=self._dataplane,
                 user=interface_id(self.slot),
             )
@@ -355,6 +372,10 @@ class Interface:
             )
             self.advance(Input.OPENED)
 
+    def trouble(self, text: str) -> None:
+        """Something that the tunnel can live without failed."""
+        self._log.emit("tunnel.troubled", detail=text)
+
     def counters(self, counters: Counters) -> None:
         """Once a second; `facts` asks for them when somebody wants to know."""
 
@@ -371,10 +392,13 @@ def needs_redial(old: Plan, new: Plan) -> bool:
     same = {name: getattr(old.settings, name) for name in live}
     if msgspec.structs.replace(new.settings, **same) != old.settings:
         return True
-    return any(
-        getattr(old.wishes, name) != getattr(new.wishes, name)
-        for name in ("default_route", "register_dns", "vrf", "bridge")
-    )
+    return any(getattr(old.wishes, name) != getattr(new.wishes, name) for name in ("default_route", "register_dns"))
+
+
+def needs_remake(old: Plan, new: Plan) -> bool:
+    """Whether the device that the old plan made is not the one that the new plan wants."""
+    names = ("vrf", "bridge", "dial_on_demand")
+    return any(getattr(old.wishes, name) != getattr(new.wishes, name) for name in names)
 
 
 def _source_to(server: IpAddress) -> str:

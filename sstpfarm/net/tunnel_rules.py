@@ -78,6 +78,18 @@ def set_kernel(interface: str, *, disable_forwarding: bool, source_validation: S
             )
 
 
+def reset_kernel(interface: str, *, forwarding: bool, source_validation: bool) -> None:
+    """Give the interface the system's default again for what is not wished any more.
+
+    Raises:
+        SystemRefusal: a setting cannot be set.
+    """
+    for wanted, setting in ((forwarding, "forwarding"), (source_validation, "rp_filter")):
+        if wanted:
+            default = sysctl.read(f"net/ipv4/conf/default/{setting}")
+            _write(f"net/ipv4/conf/{interface}/{setting}", default)
+
+
 def sweep() -> None:
     """Take out the tables of interfaces that are gone; nothing happens without the program nft."""
     program = shutil.which("nft", path=nft.SEARCH_PATH)

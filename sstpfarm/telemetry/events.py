@@ -72,6 +72,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "tunnel.postponed": LogEvent("info", ("interface", "seconds", "reason")),
     "tunnel.stood_by": LogEvent("info", ("interface",)),
     "tunnel.refused": LogEvent("error", ("interface", "detail")),
+    "tunnel.troubled": LogEvent("warning", ("interface", "detail")),
     "network.changed": LogEvent("info", ("interface",)),
     "internal.error": LogEvent("error", ("detail",)),
 }
