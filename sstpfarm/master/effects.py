@@ -75,6 +75,11 @@ class SessionEffects:
             script_timeout=server.script_timeout_s,
         )
 
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The sets that there are, or should be."""
+        return tuple(self._known)
+
     def enter(self, session: Session) -> None:
         """Put the session's address into its sets; before it has an interface.
 
@@ -117,6 +122,14 @@ class SessionEffects:
             return
         applied.lists = lists
         session.applied = applied
+
+    def restore(self, session: Session) -> None:
+        """Put a session back into its sets, which were made anew. Never raises."""
+        if session.applied is not None and session.applied.lists:
+            try:
+                self._change(session.grant, enter=session.applied.lists)
+            except SystemRefusal as error:
+                self._failed(session.grant, "address-list", str(error))
 
     def withdraw(self, session: Session) -> None:
         """Delete the routes of a session whose interface is about to go. Never raises."""

@@ -24,6 +24,7 @@ from sstpfarm.master.effects import address_lists
 from sstpfarm.master.identities import AUTH_ID
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.master.supervisor import Supervisor
+from sstpfarm.master.table import FarmTable
 from sstpfarm.net import nft, sysctl
 from sstpfarm.net.links import LinkFacts, Links
 from sstpfarm.net.neighbours import delete_leftovers
@@ -113,13 +114,8 @@ class _Farm:
             log.emit("listener.skipped", listener=str(endpoint), why="this kernel has no IPv6")
         listeners = open_listeners(endpoints, len(cpus), server.tls_deadline_s)
         stack.callback(close_listeners, listeners)
-        nft.install(
-            forwarding=server.forwarding,
-            client_to_client=server.client_to_client,
-            masquerade=server.masquerade,
-            lists=address_lists(config),
-            include=server.nftables_include,
-        )
+        table = FarmTable(config, log)
+        table.install(address_lists(config))
         stack.callback(self._quietly, nft.remove)
         settings = sysctl.Sysctl(state / "sysctl.json")
         settings.recover()
@@ -147,6 +143,9 @@ class _Farm:
         await control.start()
         stack.push_async_callback(control.stop)
         await self._until_stop(supervisor.start())
+        keeper = supervisor.keeper
+        keeping = asyncio.create_task(table.keep(keeper.effects, lambda: keeper.table))
+        stack.callback(keeping.cancel)
         return supervisor
 
     async def _serve_until_signal(self, supervisor: Supervisor) -> None:

@@ -7,6 +7,7 @@ ruleset back.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -20,9 +21,11 @@ NETLINK_NETFILTER: Final = 12  # linux/netlink.h
 NFNL_SUBSYS_NFTABLES: Final = 10
 NFNL_MSG_BATCH_BEGIN: Final = 0x10
 NFNL_MSG_BATCH_END: Final = 0x11
+NFT_MSG_GETTABLE: Final = 1
 NFT_MSG_NEWSET: Final = 9
 NFT_MSG_NEWSETELEM: Final = 12
 NFT_MSG_DELSETELEM: Final = 14
+NFTA_TABLE_NAME: Final = 1
 NFTA_SET_TABLE: Final = 1
 NFTA_SET_NAME: Final = 2
 NFTA_SET_KEY_TYPE: Final = 4
@@ -41,6 +44,24 @@ _NFGENMSG: Final = struct.Struct(">BBH")  # struct nfgenmsg: family, version, re
 BEGIN: Final[Request] = (NFNL_MSG_BATCH_BEGIN, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES))
 END: Final[Request] = (NFNL_MSG_BATCH_END, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES))
 _INET: Final = _NFGENMSG.pack(NFPROTO_INET, 0, 0)
+
+
+def table_exists(name: str) -> bool:
+    """Whether there is an nftables table of that name and the family inet.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    netlink = Netlink(NETLINK_NETFILTER)
+    try:
+        body = _INET + _text(NFTA_TABLE_NAME, name)
+        failed = netlink.send([(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, 0, body)])
+    finally:
+        netlink.close()
+    if failed.get(0) == errno.ENOENT:
+        return False
+    check(failed)
+    return True
 
 
 class Sets:

@@ -48,6 +48,8 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "session.kicked": LogEvent("info", ("session", "by")),
     "effect.failed": LogEvent("warning", ("session", "effect", "detail")),
     "route.shadowed": LogEvent("warning", ("session", "route", "metric")),
+    "table.restored": LogEvent("warning"),
+    "table.lost": LogEvent("error", ("detail",)),
     "script.output": LogEvent("info", ("session", "program", "text")),
     "script.failed": LogEvent("warning", ("session", "program", "detail")),
     "scripts.abandoned": LogEvent("warning", ("count",)),

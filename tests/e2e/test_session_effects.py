@@ -228,6 +228,18 @@ def test_address_lists_decide_what_passes(net: Net) -> None:
     net.idle()
 
 
+def test_a_flushed_ruleset_comes_back_with_its_members(net: Net) -> None:
+    """What `systemctl reload nftables` does by default."""
+    with session(net, "guest") as guest:
+        mark = net.farm.log.mark()
+        net.wire.server.run("nft", "flush", "ruleset")
+        net.farm.wait_event("table.restored", mark)
+        assert net.members("quarantine") == net.members("staff") == {guest.address}
+        assert not guest.ping(BEHIND, 0.3)
+        guest.disconnect()
+    net.idle()
+
+
 @pytest.mark.parity("ros-ppp/change-tcp-mss")
 @pytest.mark.parametrize(("user", "segment"), [("user1", 1400 - 40 - 12), ("unclamped", 1500 - 40 - 12)])
 def test_segments_fit_the_tunnel_unless_they_shall_not(net: Net, user: str, segment: int) -> None:

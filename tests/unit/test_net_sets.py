@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from sstpfarm.net import nft
-from sstpfarm.net.sets import Sets
+from sstpfarm.net.sets import Sets, table_exists
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 pytestmark = [
@@ -93,7 +93,9 @@ def test_sets_are_made_on_demand_and_their_names_need_not_please_nft() -> None:
         sets.make("guests")
         assert members(place, "guests") == {"10.20.0.1"}
         place.run("nft", "add", "rule", "inet", nft.TABLE_NAME, "input", "ip", "saddr", "@guests", "drop")
+        assert table_exists(nft.TABLE_NAME)
         nft.remove()
+        assert not table_exists(nft.TABLE_NAME)
         with pytest.raises(FileNotFoundError):
             sets.make("guests")
         with pytest.raises(FileNotFoundError):

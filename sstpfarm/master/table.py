@@ -1,0 +1,63 @@
+"""The farm's nftables table as the configuration wants it, put back when somebody takes it away.
+
+`nft flush ruleset`, which reloading many a firewall begins with, takes it away: then clients could reach what the
+configuration keeps from them, and nothing would be masqueraded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from sstpfarm.config.schema import Config
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.master.effects import SessionEffects
+from sstpfarm.master.sessions import Session
+from sstpfarm.net import nft
+from sstpfarm.net.sets import table_exists
+from sstpfarm.telemetry.log import Log
+
+LOOK_INTERVAL_S: Final = 1.0  # a look takes 10 us
+
+
+class FarmTable:
+    """The table of one farm."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        self._server = config.server
+        self._log = log
+
+    def install(self, lists: Iterable[str]) -> None:
+        """Put the table, with these sets, in the place of any that is there.
+
+        Raises:
+            SystemRefusal: the program nft is missing, or refused.
+        """
+        server = self._server
+        nft.install(
+            forwarding=server.forwarding,
+            client_to_client=server.client_to_client,
+            masquerade=server.masquerade,
+            lists=tuple(lists),
+            include=server.nftables_include,
+        )
+
+    async def keep(self, effects: SessionEffects, sessions: Callable[[], Iterable[Session]]) -> None:
+        """Put the table back whenever it is gone, with the sessions in their sets; for ever."""
+        told = ""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            try:
+                if table_exists(nft.TABLE_NAME):
+                    continue
+                self.install(effects.lists)
+            except (SystemRefusal, OSError) as error:
+                if str(error) != told:  # each second the same
+                    told = str(error)
+                    self._log.emit("table.lost", detail=told)
+                continue
+            told = ""
+            for session in sessions():
+                effects.restore(session)
+            self._log.emit("table.restored")
