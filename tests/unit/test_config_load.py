@@ -70,7 +70,7 @@ def test_methods_are_offered_strongest_first(file: Path) -> None:
     server = load(file).server
     assert server.authentication == ("pap", "mschap2")
     assert server.methods() == ("mschap2", "pap")
-    assert set(STRENGTH) == {"mschap2", "mschap1", "chap", "pap"}
+    assert set(STRENGTH) == {"eap", "mschap2", "mschap1", "chap", "pap"}
 
 
 def test_paths_are_relative_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

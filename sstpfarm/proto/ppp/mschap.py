@@ -99,13 +99,22 @@ def response_value_v2(peer_challenge: bytes, nt_response: bytes) -> bytes:
 
 def start_key_v1(password_hash: bytes, challenge: bytes) -> bytes:
     """Return the 128-bit start key of MS-CHAPv1, the same for both directions (RFC 3079 2.3)."""
-    hash_hash = nt_hash_hash(password_hash)
+    return start_key_v1_from(nt_hash_hash(password_hash), challenge)
+
+
+def start_key_v1_from(hash_hash: bytes, challenge: bytes) -> bytes:
+    """Return the same from HashNtPasswordHash, which RADIUS servers send (RFC 2548 2.4.1)."""
     return _sha1(hash_hash, hash_hash, challenge)[:16]
 
 
 def hlak_v1(password_hash: bytes, challenge: bytes) -> bytes:
     """Return the HLAK after MS-CHAPv1: the start key twice. MS-SSTP leaves it open; accel-ppp and sstpc agree on it."""
-    return start_key_v1(password_hash, challenge) * 2
+    return hlak_v1_from(nt_hash_hash(password_hash), challenge)
+
+
+def hlak_v1_from(hash_hash: bytes, challenge: bytes) -> bytes:
+    """Return the same from HashNtPasswordHash."""
+    return start_key_v1_from(hash_hash, challenge) * 2
 
 
 def master_key(password_hash: bytes, nt_response: bytes) -> bytes:

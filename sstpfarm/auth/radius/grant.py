@@ -1,0 +1,252 @@
+"""What an Access-Accept grants, as an `Authorization`; a grant that contradicts itself or us is none.
+
+Attributes that we do not know are ignored (RFC 2865 5). What the reply leaves out is the default profile's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv4Network, ip_network
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
+from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
+from sstpfarm.config.routes import parse_route
+from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
+from sstpfarm.ipc.messages import FramedRoute
+
+FRAMED: Final = 2  # Service-Type, RFC 2865 5.6
+PPP: Final = 1  # Framed-Protocol, RFC 2865 5.7
+USER_CHOOSES: Final = IPv4Address(0xFFFFFFFF)  # RFC 2865 5.8
+NAS_CHOOSES: Final = IPv4Address(0xFFFFFFFE)
+INTERIM_MIN: Final = 60  # seconds, RFC 2869 5.16
+MAX_ROUTES: Final = 128
+MAX_LISTS: Final = 32
+GIGAWORD: Final = 32  # bits
+
+
+Value = TypeVar("Value")
+
+
+class ContradictionError(Exception):
+    """The grant cannot be used; the text is for the operator."""
+
+
+class Changes(NamedTuple):
+    """What both a grant and a CoA-Request can say; None where nothing is said."""
+
+    rate_limit: RateLimit | None
+    session_timeout: int | None
+    idle_timeout: int | None
+    interim_interval: int | None
+    limit_bytes_in: int | None
+    limit_bytes_out: int | None
+    limit_bytes_total: int | None
+    address_lists: tuple[str, ...] | None
+    class_: tuple[bytes, ...] | None
+
+
+def authorization_of(reply: Attributes, user: str, base: Authorization, pools: Collection[str]) -> Authorization:
+    """Return what the reply grants.
+
+    Args:
+        user: the name as the peer sent it; the reply's User-Name replaces it.
+        base: what the default profile grants.
+        pools: those that there are.
+
+    Raises:
+        ContradictionError: a malformed attribute, or one that cannot be honoured.
+    """
+    try:
+        return _authorization_of(reply, user, base, pools)
+    except MalformedAttributeError as error:
+        raise ContradictionError(str(error)) from None
+
+
+def _authorization_of(reply: Attributes, user: str, base: Authorization, pools: Collection[str]) -> Authorization:
+    for name, wanted in (("Service-Type", FRAMED), ("Framed-Protocol", PPP)):
+        number = reply.number(name)
+        if number is not None and number != wanted:
+            raise ContradictionError(f"{name} is {number}, not {wanted}")
+    names = reply.texts("User-Name")
+    remote, network = _address(reply)
+    pool = _pool(reply, pools) if not remote else ""
+    changes = changes_of(reply)
+    return msgspec.structs.replace(
+        base,
+        user=names[0] if names and names[0].isprintable() and names[0] else user,
+        authentic="radius",
+        remote_address=remote or ("" if pool else base.remote_address),
+        pool=pool or ("" if remote else base.pool),
+        dns_servers=_servers(reply, "DNS") or base.dns_servers,
+        wins_servers=_servers(reply, "NBNS") or base.wins_servers,
+        interface_id=_interface_id(reply),
+        routes=(*network, *_routes(reply), *base.routes),
+        mtu=_mtu(reply),
+        port_limit=_or(reply.number("Port-Limit"), base.port_limit),
+        rate_limit=_or(changes.rate_limit, base.rate_limit),
+        session_timeout=_or(changes.session_timeout, base.session_timeout),
+        idle_timeout=_or(changes.idle_timeout, base.idle_timeout),
+        interim_interval=_or(changes.interim_interval, base.interim_interval),
+        limit_bytes_in=_or(changes.limit_bytes_in, base.limit_bytes_in),
+        limit_bytes_out=_or(changes.limit_bytes_out, base.limit_bytes_out),
+        limit_bytes_total=_or(changes.limit_bytes_total, base.limit_bytes_total),
+        address_lists=_or(changes.address_lists, base.address_lists),
+        class_=changes.class_ or (),
+    )
+
+
+def changes_of(attributes: Attributes) -> Changes:
+    """Return limits, lists and Class.
+
+    Raises:
+        ContradictionError: one of them cannot be honoured.
+        MalformedAttributeError: one has a wrong length.
+    """
+    interim = attributes.number("Acct-Interim-Interval")
+    return Changes(
+        rate_limit=_rate_limit(attributes),
+        session_timeout=attributes.number("Session-Timeout"),
+        idle_timeout=attributes.number("Idle-Timeout"),
+        interim_interval=max(interim, INTERIM_MIN) if interim else interim,
+        limit_bytes_in=_volume(attributes, "Recv"),
+        limit_bytes_out=_volume(attributes, "Xmit"),
+        limit_bytes_total=_volume(attributes, "Total"),
+        address_lists=_address_lists(attributes),
+        class_=tuple(attributes.all("Class")) or None,
+    )
+
+
+def _or(value: Value | None, other: Value) -> Value:
+    return other if value is None else value
+
+
+def _address(reply: Attributes) -> tuple[str, tuple[FramedRoute, ...]]:
+    """Return the fixed address, "" for none, and the network behind the client that its netmask makes."""
+    address = reply.address("Framed-IP-Address")
+    mask = reply.address("Framed-IP-Netmask")
+    if address is None or address in (USER_CHOOSES, NAS_CHOOSES):
+        return "", ()  # the user may not choose: IPCP assigns in both cases
+    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
+        raise ContradictionError(f"Framed-IP-Address is {address}, which no client can have")
+    if mask is None or int(mask) == 0xFFFFFFFF:
+        return str(address), ()
+    try:
+        network = IPv4Network((address, str(mask)), strict=False)
+    except ValueError:
+        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which is none") from None
+    if network.prefixlen == 0 or int(network.netmask) != int(mask):
+        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which makes no network behind a client")
+    return str(address), (FramedRoute(str(network)),)
+
+
+def _pool(reply: Attributes, pools: Collection[str]) -> str:
+    """Return the first pool that exists; RFC 2869 5.18 has one, some servers send several."""
+    named = reply.texts("Framed-Pool")
+    for name in named:
+        if name in pools:
+            return name
+    if named:
+        raise ContradictionError(f"Framed-Pool is {named[0]!r}, and there is no such pool")
+    return ""
+
+
+def _servers(reply: Attributes, kind: str) -> tuple[str, ...]:
+    """Return the DNS or NBNS servers (RFC 2548 2.7); zero is none."""
+    found = (reply.address(f"MS-{order}-{kind}-Server") for order in ("Primary", "Secondary"))
+    return tuple(str(address) for address in found if address is not None and int(address))
+
+
+def _interface_id(reply: Attributes) -> bytes:
+    identifier = reply.identifier("Framed-Interface-Id")
+    if identifier is not None and not any(identifier):
+        raise ContradictionError("Framed-Interface-Id is zero")
+    return identifier or b""
+
+
+def _mtu(reply: Attributes) -> int:
+    mtu = reply.number("Framed-MTU")
+    if mtu is None:
+        return 0
+    if mtu < MTU_MIN:
+        raise ContradictionError(f"Framed-MTU is {mtu}, less than {MTU_MIN}")
+    return min(mtu, MTU_MAX)
+
+
+def _routes(reply: Attributes) -> Iterable[FramedRoute]:
+    """Return what is behind the client: routes (RFC 2865 5.22, RFC 3162 2.5), prefixes and an address of IPv6."""
+    found = []
+    for name in ("Framed-Route", "Framed-IPv6-Route"):
+        for text in reply.texts(name):
+            try:
+                found.append(FramedRoute(*parse_route(_with_length(text))))
+            except ValueError as error:
+                raise ContradictionError(f"{name} {text[:80]!r} {error}") from None
+    for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix"):
+        for prefix in reply.prefixes(name):
+            try:
+                found.append(FramedRoute(*parse_route(str(prefix))))
+            except ValueError as error:
+                raise ContradictionError(f"{name} {prefix} {error}") from None
+    for value in reply.all("Framed-IPv6-Address"):
+        if len(value) != 16:
+            raise ContradictionError(f"Framed-IPv6-Address has {len(value)} bytes, not 16")
+        found.append(FramedRoute(str(ip_network((value, 128)))))
+    if len(found) > MAX_ROUTES:
+        raise ContradictionError(f"there are {len(found)} routes, more than {MAX_ROUTES}")
+    return found
+
+
+def _with_length(text: str) -> str:
+    """Return a Framed-Route whose prefix has its length: 8, 16 or 24 bits by its class (RFC 2865 5.22).
+
+    Numbers behind the metric (some servers send several metrics) are left out.
+    """
+    words = text.split()[:3]
+    if words and "/" not in words[0] and ":" not in words[0]:
+        try:
+            first = IPv4Address(words[0]).packed[0]
+        except ValueError:
+            return text
+        words[0] += "/8" if first < 128 else "/16" if first < 192 else "/24"
+    return " ".join(words)
+
+
+def _rate_limit(attributes: Attributes) -> RateLimit | None:
+    """Return MikroTik's limit, or WISPr's; Up is from the client."""
+    texts = attributes.texts("Mikrotik-Rate-Limit")
+    if texts:
+        try:
+            return parse_rate_limit(texts[0])
+        except ValueError as error:
+            raise ContradictionError(f"Mikrotik-Rate-Limit {error}") from None
+    up, down = attributes.number("WISPr-Bandwidth-Max-Up"), attributes.number("WISPr-Bandwidth-Max-Down")
+    if up is None and down is None:
+        return None
+    try:
+        return parse_rate_limit(f"{up or 0}/{down or 0}")
+    except ValueError as error:
+        raise ContradictionError(f"WISPr-Bandwidth-Max {error}") from None
+
+
+def _volume(attributes: Attributes, direction: str) -> int | None:
+    low = attributes.number(f"Mikrotik-{direction}-Limit")
+    high = attributes.number(f"Mikrotik-{direction}-Limit-Gigawords")
+    return None if low is None and high is None else (high or 0) << GIGAWORD | (low or 0)
+
+
+def _address_lists(attributes: Attributes) -> tuple[str, ...] | None:
+    names = [*attributes.texts("Filter-Id"), *attributes.texts("Mikrotik-Address-List")]
+    if not names:
+        return None
+    if len(names) > MAX_LISTS:
+        raise ContradictionError(f"there are {len(names)} address lists, more than {MAX_LISTS}")
+    for name in names:
+        try:
+            msgspec.convert(name, SetName)
+        except msgspec.ValidationError:
+            raise ContradictionError(f"Filter-Id or Mikrotik-Address-List {name[:80]!r} is no set's name") from None
+    return tuple(dict.fromkeys(names))
