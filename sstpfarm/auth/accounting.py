@@ -27,6 +27,7 @@ class AccountingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     Attributes:
         at: seconds since the epoch at which it happened (Event-Timestamp; Acct-Delay-Time counts from it).
         session: Acct-Session-Id, 16 random hexadecimal digits: unique over restarts, and what `show sessions` shows.
+        started_at: seconds since the epoch at which the session began to carry packets.
         nas_port: worker and slot of the session in one number.
         interface: NAS-Port-Id.
         address: Framed-IP-Address; "" when there is none.
@@ -51,6 +52,7 @@ class AccountingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     called_id: str = ""
     connect_info: str = ""
     class_: tuple[bytes, ...] = ()
+    started_at: float = 0.0
     seconds: int = 0
     bytes_in: int = 0
     bytes_out: int = 0

@@ -32,6 +32,7 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
         session_timeout, idle_timeout, interim_interval: seconds, 0 for none.
         port_limit: sessions of this user at once, 0 for no limit.
         limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
+        expires_at: seconds since the epoch at which the account expires, 0 for never.
         class_: opaque values that accounting repeats (RADIUS Class, RFC 2865 5.25).
     """
 
@@ -61,6 +62,7 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     interface: str = ""
     on_up: tuple[str, ...] = ()
     on_down: tuple[str, ...] = ()
+    expires_at: float = 0.0
     class_: tuple[bytes, ...] = ()
 
 

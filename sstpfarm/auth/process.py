@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
+import random
 import signal
 import socket
 import sys
@@ -18,9 +20,9 @@ from typing import Any
 import msgspec
 import uvloop
 
-from sstpfarm.auth.decide import Judge
-from sstpfarm.auth.leases import SqliteLeases, open_database
-from sstpfarm.auth.service import AuthService
+from sstpfarm.auth.assembly import Assembly
+from sstpfarm.auth.sqlite.database import open_database
+from sstpfarm.auth.sqlite.store import SqliteStore
 from sstpfarm.config.views import AuthView
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc.process import drop_privileges, read_memfd
@@ -42,22 +44,20 @@ def main(arguments: list[str]) -> int:
     log = get_log()
     master = socket.socket(fileno=options.fd_master)
     try:
-        database = open_database(Path(view.state_directory) / "auth", options.uid, options.gid)
-        leases = SqliteLeases(database, view.pools, view.reserved, time.time)
-        judge = Judge(view, leases, os.urandom)
-        judge.rehearse()
+        store = SqliteStore(open_database(Path(view.state_directory) / "auth", options.uid, options.gid))
+        gc.collect()
+        gc.freeze()  # what was imported stays: the collector need not look at it again and again
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            drop_privileges(options.uid, options.gid)
-            runner.run(serve(master, view, judge, leases, log))
-        leases.close()
+            runner.run(serve(master, view, store, log, (options.uid, options.gid)))
+        store.close()
     except SystemRefusal as error:
         log.emit("internal.error", detail=str(error))
         return ExitCode.SYSTEM
     return ExitCode.OK
 
 
-async def serve(master: socket.socket, view: AuthView, judge: Judge, leases: SqliteLeases, log: Log) -> None:
-    """Serve until the master is gone or says that it is time."""
+async def serve(master: socket.socket, view: AuthView, store: SqliteStore, log: Log, user: tuple[int, int]) -> None:
+    """Rehearse as root, become that user and group, then serve until the master is gone or says that it is time."""
 
     def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -67,19 +67,23 @@ async def serve(master: socket.socket, view: AuthView, judge: Judge, leases: Sql
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(on_exception)
     ended = asyncio.Event()
-    service = AuthService(
-        judge,
-        leases,
-        failure_delay=view.failure_delay_s,
-        max_waiting=view.max_starting,
+    assembly = Assembly(
+        view,
+        store,
+        entropy=os.urandom,
+        wall=time.time,
+        clock=loop.time,
+        random=random.random,
         emit=log.emit,
         on_end=lambda _: ended.set(),
     )
-    service.start(loop, master)
+    assembly.rehearse()
+    drop_privileges(*user)
+    assembly.service.start(loop, master)
     try:
         await ended.wait()
     finally:
-        service.close()
+        assembly.service.close()
 
 
 if __name__ == "__main__":

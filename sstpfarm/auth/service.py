@@ -1,24 +1,43 @@
-"""The auth process at work: requests come from the workers, grants go to the master, answers to the workers."""
+"""The auth process at work: requests come from the workers, grants go to the master, answers to the workers.
+
+Each login is a task of its own: a backend that takes its time holds up nobody else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sstpfarm.auth.decide import Granted, Judge, Refused
-from sstpfarm.auth.leases import Holder, LeaseStore
-from sstpfarm.errors import LocalError, SystemRefusal
+import msgspec
+
+from sstpfarm.auth.accounting import Kind
+from sstpfarm.auth.admission import Admission, Granted
+from sstpfarm.auth.authorization import Accepted, Challenged, Denied
+from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.ledger import Ledger
+from sstpfarm.auth.sessions import Session
+from sstpfarm.auth.store import Counters
+from sstpfarm.auth.throttle import Throttle
+from sstpfarm.config.views import AuthView
+from sstpfarm.errors import LocalError
 from sstpfarm.ipc.channel import VIOLATION, Channel
 from sstpfarm.ipc.messages import (
+    AccessCancelled,
+    AccessChallenge,
     AccessReject,
     AccessRequest,
     AuthReady,
     LiveSessions,
     Ping,
     Pong,
+    PoolState,
+    PoolUse,
+    ReadCounters,
+    ReloadUsers,
+    Revoke,
     SessionCounters,
     SessionReleased,
     SessionStarted,
@@ -27,64 +46,88 @@ from sstpfarm.ipc.messages import (
     WorkerViolated,
 )
 from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.ipc.process import read_memfd
 from sstpfarm.proto.ppp.exchange import readable
+from sstpfarm.proto.ppp.verify import failure_message
+from sstpfarm.proto.roles import AuthMethod, Entropy
+from sstpfarm.reasons import OUTCOMES, Reason
 
 FROM_MASTER: Final = may_send(Party.MASTER, Party.AUTH)
 FROM_WORKER: Final = may_send(Party.WORKER, Party.AUTH)
+TICK: Final = 0.5  # seconds; an account that has expired is noticed within that time
+POOL_USE_TICKS: Final = 4  # the use of the pools is told that often, when it has changed
+PRUNE_TICKS: Final = 120  # the history is looked at that often; at each tick while there is more to delete
 
 Emit = Callable[..., None]
 """Logs an event of the catalogue: the name, then its keys."""
-
-
-class _Waiting(NamedTuple):
-    """A refusal that is held back."""
-
-    due: float
-    worker: _Worker
-    answer: AccessReject
+Reload = Callable[[AuthView], None]
+"""Gives a new view to the backends."""
 
 
 class _Worker:
-    """One worker's channel, and how many refusals wait for it."""
+    """One worker's channel, and its logins.
+
+    Attributes:
+        logins: those that are being decided, by session.
+        talking: sessions that were challenged and have not answered.
+        held: how many refusals are held back.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.waiting = 0
+        self.logins: dict[str, asyncio.Task[None]] = {}
+        self.talking: set[str] = set()
+        self.held = 0
         self.channel: Channel | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many of its peers wait for an answer of ours, or we for one of theirs."""
+        return len(self.logins) + len(self.talking) + self.held
 
 
 class AuthService:
     """Serve the master and the workers on one event loop.
 
+    A refusal is held back until `view.failure_delay_s` after its request: so guessing is slow, and how long the
+    decision took does not tell why. A worker cannot have more logins pending than `view.max_starting`, the
+    unauthenticated connections that it may have; what comes beyond is refused at once and unjudged.
+
     Args:
-        judge: decides.
-        leases: whose ends the master reports.
-        failure_delay: seconds for which a refusal is held back, so that guessing is slow; other requests go on.
-        max_waiting: refusals that may be held back for one worker. It cannot have more unauthenticated connections
-            than that; what comes beyond is refused at once and unjudged.
+        reload: called with a new view, after admission and leases have it.
         emit: logs an event.
         on_end: called once, with a text, when the master is gone or wants auth to end.
     """
 
     def __init__(
         self,
-        judge: Judge,
-        leases: LeaseStore,
+        view: AuthView,
         *,
-        failure_delay: float,
-        max_waiting: int,
+        chain: Chain,
+        admission: Admission,
+        ledger: Ledger,
+        leases: Leases,
+        throttle: Throttle,
+        reload: Reload,
+        entropy: Entropy,
         emit: Emit,
         on_end: Callable[[str], None],
     ) -> None:
-        self._judge = judge
+        self._view = view
+        self._chain = chain
+        self._admission = admission
+        self._ledger = ledger
         self._leases = leases
-        self._failure_delay = failure_delay
-        self._max_waiting = max_waiting
+        self._throttle = throttle
+        self._reload = reload
+        self._entropy = entropy
         self._emit = emit
         self._on_end = on_end
         self._workers: dict[int, _Worker] = {}
         self._live: set[str] = set()  # of a list of live sessions, the parts that came
-        self._waiting: deque[_Waiting] = deque()  # in the order of `due`: the delay is the same for all
+        self._held: set[asyncio.TimerHandle] = set()
+        self._pool_use: tuple[PoolState, ...] = ()
+        self._ticks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._master: Channel
@@ -95,19 +138,26 @@ class AuthService:
         self._master = Channel(master, FROM_MASTER, self._from_master, self._on_end)
         self._master.start(loop)
         self._master.send(AuthReady())
+        self._timer = loop.call_later(TICK, self._tick)
         self._emit("auth.ready")
 
     def close(self) -> None:
-        """Close all channels; refusals that wait are dropped."""
+        """Close all channels; logins that are being decided and refusals that are held back are dropped."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._waiting.clear()
-        for worker in self._workers.values():
-            if worker.channel is not None:
-                worker.channel.close()
+        for handle in self._held:
+            handle.cancel()
+        self._held.clear()
+        for worker in list(self._workers.values()):
+            self._drop(worker)
         self._workers.clear()
         self._master.close()
+
+    def revoke(self, session: Session, reason: Reason) -> None:
+        """Have the master end a session."""
+        worker, identifier = session.holder
+        self._master.send(Revoke(worker=worker, session=identifier, reason=reason.value))
 
     # -- the master ------------------------------------------------------------------------------------------------
 
@@ -115,36 +165,67 @@ class AuthService:
         match message:
             case WorkerAttached(worker=number):
                 self._attach(number, socket.socket(fileno=fds[0]))
-            case SessionReleased(worker=number, session=session):
-                self._with_leases(lambda: self._leases.release(Holder(number, session)))
-            case LiveSessions(sessions=sessions, more=more):
-                self._live.update(sessions)
-                if not more:
-                    live, self._live = frozenset(self._live), set()
-                    self._with_leases(lambda: self._leases.reconcile(live))
-            case SessionStarted() | SessionCounters():
-                pass
+            case SessionStarted(worker=number, session=session, interface=interface, ipv6_peer=identifier):
+                self._ledger.started(Holder(number, session), interface, identifier or b"")
+            case SessionCounters(worker=number, session=session):
+                self._ledger.counted(Holder(number, session), _counters(message))
+            case SessionReleased(worker=number, session=session, reason=reason):
+                self._ledger.released(Holder(number, session), _counters(message), Reason(reason))
+            case LiveSessions():
+                self._take_live(message)
+            case ReloadUsers():
+                self._take_view(msgspec.msgpack.decode(read_memfd(fds[0]), type=AuthView))
             case Ping(number=number):
                 self._master.send(Pong(number=number))
             case Shutdown():
+                self._ledger.announce(Kind.OFF)
                 self._on_end("shutdown")
             case _:
                 raise LocalError(f"{type(message).__name__} stands in the permissions and is not handled")
 
-    def _with_leases(self, change: Callable[[], object]) -> None:
-        """Change the leases; a file that cannot be written ends no session and no process."""
-        try:
-            change()
-        except SystemRefusal as error:
-            self._emit("internal.error", detail=str(error))
+    def _take_live(self, message: LiveSessions) -> None:
+        """Close what lives no more, once all parts of the list are there."""
+        self._live.update(message.sessions)
+        if message.more:
+            return
+        live, self._live = frozenset(self._live), set()
+        self._ledger.reconcile(live)
+        if message.first:
+            self._ledger.announce(Kind.ON)
+        self._read_counters(self._ledger.unannounced())
+
+    def _take_view(self, view: AuthView) -> None:
+        self._view = view
+        self._throttle.failures_per_minute = view.auth.failures_per_minute
+        self._reload(view)
+        self._admission.reload(view)
+        self._emit("users.reloaded", users=len(view.secrets))
+
+    def _read_counters(self, holders: list[Holder]) -> None:
+        for start in range(0, len(holders), 1024):
+            part = holders[start : start + 1024]
+            self._master.send(ReadCounters(sessions=tuple((worker, session) for worker, session in part)))
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK, self._tick)
+        self._ticks += 1
+        self._admission.expire()
+        self._read_counters(self._ledger.due())
+        if self._ticks % POOL_USE_TICKS == 0 and (use := self._leases.use()) != self._pool_use:
+            self._pool_use = use
+            self._master.send(PoolUse(pools=use))
+        if self._ticks % PRUNE_TICKS == 0:
+            keep = self._view.accounting
+            if self._ledger.prune(keep.retention_days, keep.retention_records):
+                self._ticks -= 1  # again at the next tick
 
     # -- the workers -----------------------------------------------------------------------------------------------
 
     def _attach(self, number: int, end: socket.socket) -> None:
         """Serve a new worker; it takes the place of an older one of that number, which is dead."""
         before = self._workers.pop(number, None)
-        if before is not None and before.channel is not None:
-            before.channel.close()
+        if before is not None:
+            self._drop(before)
         worker = _Worker(number)
         worker.channel = Channel(
             end,
@@ -160,57 +241,128 @@ class AuthService:
         if self._workers.get(worker.number) is not worker:
             return  # another process has its place already
         del self._workers[worker.number]
+        self._drop(worker)
         if why.startswith(VIOLATION):  # the master logs it, counts it and kills the worker
             self._master.send(WorkerViolated(worker=worker.number, detail=why.removeprefix(VIOLATION)[:256]))
 
-    def _from_worker(self, worker: _Worker, request: AccessRequest) -> None:
-        if worker.waiting >= self._max_waiting:
-            refused = self._judge.refuse_unjudged(request, "too many refusals wait")
-            self._explain(request, refused)
-            self._answer(worker, refused.answer)
+    def _drop(self, worker: _Worker) -> None:
+        """Forget all that a worker's peers wait for."""
+        for session in [*worker.logins, *worker.talking]:
+            self._cancel(worker, session)
+        if worker.channel is not None:
+            worker.channel.close()
+
+    def _cancel(self, worker: _Worker, session: str) -> None:
+        """Nobody waits for the decision over that session any more."""
+        task = worker.logins.pop(session, None)
+        if task is not None:
+            task.cancel()
+        if task is not None or session in worker.talking:
+            worker.talking.discard(session)
+            self._chain.forget(Holder(worker.number, session))
+
+    def _from_worker(self, worker: _Worker, message: AccessRequest | AccessCancelled) -> None:
+        session = message.session
+        if isinstance(message, AccessCancelled):
+            self._cancel(worker, session)
             return
+        if session in worker.logins:
+            self._accuse(worker, f"session {session} asks while its login is being decided")
+            return
+        worker.talking.discard(session)
+        if worker.pending >= self._view.max_starting:
+            self._chain.forget(Holder(worker.number, session))
+            self._refuse(worker, message, Denied("too many logins wait", reason=Reason.AUTH_UNAVAILABLE), delay=0.0)
+            return
+        worker.logins[session] = self._loop.create_task(self._login(worker, message))
+
+    def _accuse(self, worker: _Worker, detail: str) -> None:
+        self._detached(worker, f"{VIOLATION}{detail}")
+
+    # -- logins ------------------------------------------------------------------------------------------------------
+
+    async def _login(self, worker: _Worker, request: AccessRequest) -> None:
+        """Decide over one request and answer it."""
+        holder = Holder(worker.number, request.session)
+        arrived = self._loop.time()
         try:
-            decision = self._judge.judge(worker.number, request)
+            decision = await self._decide(holder, request)
         except LocalError as error:  # a second login in a session that was granted
-            if worker.channel is not None:
-                worker.channel.close()
-            self._detached(worker, f"{VIOLATION}{error}")
+            worker.logins.pop(request.session, None)
+            self._accuse(worker, str(error))
             return
+        finally:
+            if worker.logins.get(request.session) is asyncio.current_task():
+                del worker.logins[request.session]
         match decision:
             case Granted(grant=grant, answer=answer):
                 self._master.send(grant)
                 self._answer(worker, answer)
-            case Refused(answer=answer):
-                self._explain(request, decision)
-                worker.waiting += 1
-                self._waiting.append(_Waiting(self._loop.time() + self._failure_delay, worker, answer))
-                if self._timer is None:
-                    self._arm()
+            case Challenged(message=text):
+                worker.talking.add(request.session)
+                self._answer(worker, AccessChallenge(session=request.session, message=text))
+            case Denied():
+                elapsed = self._loop.time() - arrived
+                self._refuse(worker, request, decision, delay=self._view.failure_delay_s - elapsed)
 
-    def _explain(self, request: AccessRequest, refused: Refused) -> None:
-        """Tell the operator what neither the peer nor the worker may know; the worker logs every login's outcome."""
+    async def _decide(self, holder: Holder, request: AccessRequest) -> Granted | Challenged | Denied:
+        """Ask the backends, then the policy."""
+        if request.method not in self._view.methods:
+            return Denied(f"method {request.method} is not allowed")
+        shut = self._throttle.shut(request.user, request.caller_id, self._loop.time())
+        if shut > 0:
+            self._chain.forget(holder)
+            return Denied(f"too many failures: refused for {shut:.0f} s more")
+        verdict = await self._chain.authenticate(holder, request)
+        match verdict:
+            case Accepted():
+                self._throttle.succeeded(request.user)
+                return await self._admission.admit(holder, request, verdict)
+            case Challenged():
+                return verdict
+            case Denied(told=False, reason=Reason.AUTH_REFUSED):
+                self._throttle.failed(request.user, request.caller_id, self._loop.time())
+                return verdict
+            case Denied():
+                return verdict
+        raise LocalError(f"a chain's verdict is {type(verdict).__name__}")
+
+    def _refuse(self, worker: _Worker, request: AccessRequest, denied: Denied, *, delay: float) -> None:
+        """Answer, after that delay. The operator is told what neither the peer nor the worker may know."""
         self._emit(
             "login.denied",
             session=request.session,
             user=readable(request.user),
             peer=request.caller_id,
             method=request.method,
-            detail=refused.detail,
+            detail=denied.detail,
         )
+        answer = self.rejection(request, denied)
+        if delay <= 0:
+            self._answer(worker, answer)
+            return
+        worker.held += 1
+
+        def deliver() -> None:
+            self._held.discard(handle)
+            worker.held -= 1
+            self._answer(worker, answer)
+
+        handle = self._loop.call_later(delay, deliver)
+        self._held.add(handle)
+
+    def rejection(self, request: AccessRequest, denied: Denied) -> AccessReject:
+        """Return what the peer is told: nothing about user or password, unless it has proven that it knows both."""
+        message = denied.message
+        if message is None:
+            text = denied.detail if denied.told else OUTCOMES[denied.reason].text
+            message = failure_message(AuthMethod(request.method), denied.error, self._entropy, text)
+        return AccessReject(session=request.session, reason=denied.reason, message=message)
 
     def _answer(self, worker: _Worker, answer: Any) -> None:
         if worker.channel is not None:
             worker.channel.send(answer)
 
-    # -- refusals that are held back ---------------------------------------------------------------------------------
 
-    def _arm(self) -> None:
-        self._timer = self._loop.call_at(self._waiting[0].due, self._deliver) if self._waiting else None
-
-    def _deliver(self) -> None:
-        now = self._loop.time()
-        while self._waiting and self._waiting[0].due <= now:
-            _, worker, answer = self._waiting.popleft()
-            worker.waiting -= 1
-            self._answer(worker, answer)
-        self._arm()
+def _counters(message: SessionCounters | SessionReleased) -> Counters:
+    return Counters(message.seconds, message.bytes_in, message.bytes_out, message.packets_in, message.packets_out)

@@ -110,7 +110,7 @@ class Store(Protocol):
 
     # history
 
-    def add_history(self, record: AccountingRecord, started_at: float) -> None:
+    def add_history(self, record: AccountingRecord) -> None:
         """Keep the STOP of a session."""
 
     def prune_history(self, before: float, keep: int, step: int) -> int:

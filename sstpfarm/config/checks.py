@@ -16,7 +16,8 @@ from sstpfarm.config.addresses import (
     parse_range,
     pool_name,
 )
-from sstpfarm.config.fields import IPV6_MTU_MIN
+from sstpfarm.config.expiry import EXPIRY_FORMS, expiry_time
+from sstpfarm.config.fields import IPV6_MTU_MIN, Method
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.radius import check_radius
@@ -28,6 +29,7 @@ from sstpfarm.dataplane.rates import RATE_FORMS, parse_rate_limit
 
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 COMMAND_FORM: Final = "a list: the absolute path of a program, then its arguments; [] for none"
+CALLER_FORMS: Final = 'an address, a network, or "" for any'
 RANGE_FORMS: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
 
 
@@ -60,9 +62,22 @@ def warnings(config: Config) -> tuple[str, ...]:
     if server.proxy_arp and not server.forwarding:
         found.append("server.proxy-arp: has no effect without forwarding = true")
     found += tls_warnings(server)
+    for name, secret in config.secret.items():
+        found += (f"secret.{name}: {note}" for note in _unusable(secret, server.methods()))
     if not config.secret and not (config.radius is not None and config.radius.authentication):
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
+
+
+def _unusable(secret: Secret, methods: tuple[Method, ...]) -> tuple[str, ...]:
+    """The methods that are offered and that a secret cannot serve, because its password is known by a hash only."""
+    if secret.password_hash is not None:
+        without, key = [method for method in methods if method != "pap"], "password-hash"
+    elif secret.nt_hash is not None:
+        without, key = [method for method in methods if method == "chap"], "nt-hash"
+    else:
+        return ()
+    return (f"its {key} cannot serve {', '.join(without)}: such logins are refused",) if without else ()
 
 
 def _parsed(parse: Callable[[str], object], text: str, key: KeyPath, allowed: str, report: Report) -> bool:
@@ -108,6 +123,10 @@ def _check_pools(config: Config, report: Report) -> None:
             key = ("pool", name, "ranges", index)
             if _parsed(parse_range, text, key, RANGE_FORMS, report):
                 found.append((parse_range(text), key, text))
+        for index, text in enumerate(pool.exclude):
+            _parsed(parse_range, text, ("pool", name, "exclude", index), RANGE_FORMS, report)
+        if pool.next_pool and pool.next_pool not in config.pool:
+            _report_reference(pool.next_pool, config.pool, "pool", ("pool", name, "next-pool"), report)
     found.sort(key=lambda item: item[0])
     widest: tuple[AddressRange, KeyPath, str] | None = None  # of those before, the one that reaches furthest
     for item in found:
@@ -142,13 +161,27 @@ def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...],
 
 def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> None:
     path = ("secret", name)
-    if secret.password is not None and secret.password_file is not None:
-        report.add((*path, "password-file"), "stands beside password; allowed: exactly one of them")
-    if secret.password is None and secret.password_file is None:
-        report.add(path, "has no password; allowed: exactly one of password-file and password")
+    proofs = (
+        ("password", secret.password),
+        ("password-file", secret.password_file),
+        ("nt-hash", secret.nt_hash),
+        ("password-hash", secret.password_hash),
+    )
+    given = [key for key, value in proofs if value is not None]
+    wanted = "allowed: exactly one of password-file, password, nt-hash and password-hash"
+    if len(given) > 1:
+        report.add((*path, given[1]), f"stands beside {given[0]}; {wanted}")
+    if not given:
+        report.add(path, f"has no password; {wanted}")
     _check_terms(config, secret, path, report)
-    if secret.caller_id:
-        _parsed(parse_caller, secret.caller_id, (*path, "caller-id"), 'an address, a network, or "" for any', report)
+    if secret.expires:
+        _parsed(expiry_time, secret.expires, (*path, "expires"), EXPIRY_FORMS, report)
+    if isinstance(secret.caller_id, str):
+        if secret.caller_id:
+            _parsed(parse_caller, secret.caller_id, (*path, "caller-id"), CALLER_FORMS, report)
+    else:
+        for index, text in enumerate(secret.caller_id):
+            _parsed(parse_caller, text, (*path, "caller-id", index), "an address or a network", report)
     profile_name = config.server.default_profile if secret.profile is None else secret.profile
     profile = config.profile.get(profile_name)
     if profile is None:

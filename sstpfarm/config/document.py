@@ -11,6 +11,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable
+from datetime import date
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -107,7 +108,7 @@ def read_password(path: Path, key: KeyPath, report: Report) -> Password | None:
         report.add(key, f"{path} is not UTF-8 text")
         return None
     text = text.removesuffix("\n").removesuffix("\r")
-    if not _is_password(text):
+    if not Password.fits(text):
         report.add(key, f"{path} holds no password; allowed: 1 to {MAX_PASSWORD} characters and a newline")
         return None
     return Password(text)
@@ -177,9 +178,10 @@ def _fields(kind: type[Table]) -> dict[str, _Field]:
 
 def _convert_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
     members = _members(hint)
-    if Password in members:
-        if isinstance(value, str) and _is_password(value):
-            return Password(value)
+    secret = next((kind for kind in members if isinstance(kind, type) and issubclass(kind, Password)), None)
+    if secret is not None:
+        if isinstance(value, str) and secret.fits(value):
+            return secret(value)
         report.add(path, f"is not allowed; allowed: {_allowed(hint)}")  # the value is not shown
         return None
     inner = next((kind for kind in members if isinstance(kind, type) and issubclass(kind, Table)), None)
@@ -188,6 +190,8 @@ def _convert_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
     element = next((get_args(kind)[0] for kind in members if get_origin(kind) is tuple), None)
     if isinstance(value, list) and isinstance(element, type) and issubclass(element, Table):
         return _convert_tables(element, hint, value, path, report)
+    if isinstance(value, date):  # TOML's own dates and times, where a text is wanted
+        value = value.isoformat()
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
@@ -230,7 +234,3 @@ def _allowed(hint: Any) -> str:
             if isinstance(note, msgspec.Meta) and note.description:
                 return note.description
     return next((found for part in get_args(hint) if (found := _allowed(part))), "")
-
-
-def _is_password(text: str) -> bool:
-    return 1 <= len(text.encode("utf-16-le")) // 2 <= MAX_PASSWORD

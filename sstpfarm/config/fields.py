@@ -6,6 +6,7 @@ error message tells the operator.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -15,6 +16,13 @@ Method = Literal["eap", "mschap2", "mschap1", "chap", "pap"]
 LogFormat = Literal["auto", "json", "console"]
 STRENGTH: Final[tuple[Method, ...]] = ("eap", "mschap2", "mschap1", "chap", "pap")
 """The methods, strongest first: the order in which they are offered, whatever the order in the file."""
+
+_BASE64: Final = r"[A-Za-z0-9+/]"
+_ARGON2ID: Final = re.compile(
+    r"\$argon2id\$v=19\$m=(?P<memory>[0-9]{1,7}),t=(?P<passes>[0-9]{1,2}),p=(?P<lanes>[0-9]{1,2})"
+    rf"\${_BASE64}{{11,86}}\${_BASE64}{{22,86}}",
+    re.ASCII,
+)
 
 AUTO: Final = "auto"
 ANONYMOUS: Final = "none-anonymous-tls"
@@ -69,8 +77,34 @@ class Password(msgspec.Struct, frozen=True):
     text: str
 
     def __repr__(self) -> str:
-        return "Password(hidden)"
+        return f"{type(self).__name__}(hidden)"
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        """Whether a text can be one: 1 to 256 characters (RFC 2759 8.3)."""
+        return 1 <= len(text.encode("utf-16-le", "surrogatepass")) // 2 <= MAX_PASSWORD
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class NtHash(Password, frozen=True):
+    """The NT hash of a password: 32 hexadecimal digits (RFC 2759 8.3)."""
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        """Whether a text can be one."""
+        return re.fullmatch(r"[0-9A-Fa-f]{32}", text, re.ASCII) is not None
+
+
+class PasswordHash(Password, frozen=True):
+    """An argon2id hash of a password in the PHC string format, with costs that a login server can bear."""
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        """Whether a text can be one: at most 1 GiB, 16 passes and 16 lanes."""
+        match = _ARGON2ID.fullmatch(text)
+        return match is not None and (
+            8 <= int(match["memory"]) <= 1 << 20 and 1 <= int(match["passes"]) <= 16 and 1 <= int(match["lanes"]) <= 16
+        )
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
     """Base of every table of the file."""

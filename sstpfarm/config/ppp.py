@@ -18,7 +18,9 @@ from sstpfarm.config.fields import (
     Command,
     DeviceName,
     FilePath,
+    NtHash,
     Password,
+    PasswordHash,
     Remote,
     Seconds,
     SetName,
@@ -81,6 +83,11 @@ class Pool(Table, frozen=True):
             description='a list of IPv4 ranges: "FIRST-LAST", "NETWORK/LENGTH" or one address',
         ),
     ]
+    exclude: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...],
+        Meta(max_length=1024, description="a list of IPv4 ranges, as for ranges"),
+    ] = ()
+    next_pool: Annotated[str, Meta(description='the name of a pool, or "" for none')] = ""
 
 
 class Secret(Terms, frozen=True):
@@ -88,13 +95,26 @@ class Secret(Terms, frozen=True):
 
     password: Annotated[Password, Meta(description="text of 1 to 256 characters")] | None = None
     password_file: FilePath | None = None
+    nt_hash: Annotated[NtHash, Meta(description="32 hexadecimal digits")] | None = None
+    password_hash: (
+        Annotated[
+            PasswordHash,
+            Meta(description='"$argon2id$v=19$m=...,t=...,p=...$...$...", at most 1 GiB, 16 passes, 16 lanes'),
+        ]
+        | None
+    ) = None
     profile: Annotated[str, Meta(description="the name of a profile")] | None = None
     routes: Annotated[
         tuple[Annotated[str, Meta(max_length=128)], ...],
         Meta(max_length=64, description='a list of at most 64 of "NETWORK/LENGTH [GATEWAY [METRIC]]"'),
     ] = ()
     disabled: Switch = False
-    caller_id: Annotated[str, Meta(max_length=64, description='an address, a network, or "" for any')] = ""
+    expires: Annotated[str, Meta(max_length=40, description='a date or an RFC 3339 time, or "" for never')] = ""
+    caller_id: Annotated[
+        Annotated[str, Meta(max_length=64)]
+        | Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)],
+        Meta(description='an address or a network, a list of at most 64 of them, or "" for any'),
+    ] = ""
     service: Annotated[Literal["any", "sstp"], Meta(description='"any" or "sstp"')] = "any"
     comment: Text = ""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, field
 
 from sstpfarm.config.addresses import Endpoint, parse_endpoint, parse_listener
+from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.fields import (
     ANONYMOUS,
     AUTO,
@@ -152,6 +153,8 @@ class Config(Table, frozen=True):
 
     farm: Farm = Farm()
     server: Server = Server()
+    auth: Auth = Auth()
+    accounting: Accounting = Accounting()
     profile: dict[str, Profile] = field(default_factory=dict)
     pool: dict[str, Pool] = field(default_factory=dict)
     secret: dict[str, Secret] = field(default_factory=dict)

@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 import msgspec
 
 from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
-from sstpfarm.config.fields import LogFormat, Method, Password
-from sstpfarm.config.ppp import Secret, Terms, merged
-from sstpfarm.config.routes import Route, parse_route
+from sstpfarm.config.books import Accounting, Auth
+from sstpfarm.config.fields import LogFormat, Method
+from sstpfarm.config.ppp import Pool, Profile, Secret, Terms
 from sstpfarm.config.schema import Config, Server
-from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
 
 
-class Account(msgspec.Struct, frozen=True):
-    """A secret with its profile's terms filled in.
+class PoolView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a pool hands out, without what it excludes, and the pool that follows when it is empty."""
 
-    Attributes:
-        pool: the pool that its sessions' addresses come from, or "" when `remote_address` is fixed.
-        remote_address: the fixed address, or "" when it comes from `pool`.
-        caller_id: the address or network that the client must come from, "" for any.
-        routes: networks behind the client.
-        address_lists: nftables sets that its address is in.
-        bridge: that the session is a port of, "" for none.
-        on_up, on_down: a program and its arguments.
-        session_timeout, idle_timeout: seconds, 0 for none.
-        limit_bytes_in, limit_bytes_out, limit_bytes_total: of a session; in is from the client; 0 for none.
-    """
-
-    password: Password
-    local_address: str
-    pool: str
-    remote_address: str
-    dns_servers: tuple[str, ...]
-    wins_servers: tuple[str, ...]
-    disabled: bool
-    caller_id: str
-    routes: tuple[Route, ...] = ()
-    address_lists: tuple[str, ...] = ()
-    clamp_mss: bool = True
-    bridge: str = ""
-    on_up: tuple[str, ...] = ()
-    on_down: tuple[str, ...] = ()
-    rate_limit: RateLimit | None = None
-    session_timeout: int = 0
-    idle_timeout: int = 0
-    limit_bytes_in: int = 0
-    limit_bytes_out: int = 0
-    limit_bytes_total: int = 0
+    ranges: tuple[AddressRange, ...]
+    next_pool: str = ""
 
 
-class AuthView(msgspec.Struct, frozen=True):
+class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that auth needs.
 
     Attributes:
-        pools: the assignable ranges of each pool.
+        secrets: with the passwords of password files.
         reserved: addresses that no pool hands out: our own and the fixed ones.
         certificate_must_match: a user needs a client's certificate with the user's name.
     """
@@ -66,10 +36,14 @@ class AuthView(msgspec.Struct, frozen=True):
     ipv6: bool
     failure_delay_s: float
     max_starting: int
-    accounts: dict[str, Account]
-    pools: dict[str, tuple[AddressRange, ...]]
+    default_profile: str
+    profiles: dict[str, Profile]
+    secrets: dict[str, Secret]
+    pools: dict[str, PoolView]
     reserved: tuple[int, ...]
     certificate_must_match: bool = False
+    auth: Auth = Auth()
+    accounting: Accounting = Accounting()
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -96,10 +70,14 @@ def for_auth(config: Config) -> AuthView:
         ipv6=config.server.ipv6,
         failure_delay_s=config.server.failure_delay_s,
         max_starting=config.server.max_starting,
-        accounts={name: _account(config, secret) for name, secret in config.secret.items()},
-        pools={name: tuple(parse_range(text) for text in pool.ranges) for name, pool in config.pool.items()},
+        default_profile=config.server.default_profile,
+        profiles=config.profile,
+        secrets=config.secret,
+        pools={name: PoolView(assignable(pool), pool.next_pool) for name, pool in config.pool.items()},
         reserved=tuple(sorted({int(IPv4Address(address)) for address in (*fixed, *own)})),
         certificate_must_match=config.server.client_certificate_user == "match",
+        auth=config.auth,
+        accounting=config.accounting,
     )
 
 
@@ -108,33 +86,20 @@ def for_worker(config: Config, client_authorities: str) -> WorkerView:
     return WorkerView(log_format=config.farm.log_format, server=config.server, client_authorities=client_authorities)
 
 
-def _account(config: Config, secret: Secret) -> Account:
-    profile = config.profile[config.server.default_profile if secret.profile is None else secret.profile]
-    terms = merged(secret, profile)
-    remote = terms.remote_address
-    assert terms.local_address is not None, "checks.py requires it"
-    assert remote is not None, "checks.py requires it"
-    assert secret.password is not None, "load requires it"
-    pool = pool_name(remote)
-    return Account(
-        password=secret.password,
-        local_address=terms.local_address,
-        pool=pool or "",
-        remote_address=remote if pool is None else "",
-        dns_servers=terms.dns_server or (),
-        wins_servers=terms.wins_server or (),
-        disabled=secret.disabled,
-        caller_id=secret.caller_id,
-        routes=tuple(parse_route(text) for text in secret.routes),
-        address_lists=tuple(dict.fromkeys(terms.address_list or ())),
-        clamp_mss=terms.change_tcp_mss is not False,
-        bridge=terms.bridge or "",
-        on_up=terms.on_up or (),
-        on_down=terms.on_down or (),
-        rate_limit=parse_rate_limit(terms.rate_limit) if terms.rate_limit else None,
-        session_timeout=terms.session_timeout or 0,
-        idle_timeout=terms.idle_timeout or 0,
-        limit_bytes_in=terms.limit_bytes_in or 0,
-        limit_bytes_out=terms.limit_bytes_out or 0,
-        limit_bytes_total=terms.limit_bytes_total or 0,
-    )
+def assignable(pool: Pool) -> tuple[AddressRange, ...]:
+    """Return the ranges of a pool without what it excludes, in order."""
+    left = sorted(parse_range(text) for text in pool.ranges)
+    for text in pool.exclude:
+        left = _without(left, parse_range(text))
+    return tuple(left)
+
+
+def _without(ranges: Sequence[AddressRange], hole: AddressRange) -> list[AddressRange]:
+    pieces = []
+    for first, last in ranges:
+        pieces.append(AddressRange(first, min(last, hole.first - 1)))
+        pieces.append(AddressRange(max(first, hole.last + 1), last))
+        if hole.first > last or hole.last < first:  # the two would be the same piece
+            pieces.pop()
+            pieces[-1] = AddressRange(first, last)
+    return [piece for piece in pieces if piece.first <= piece.last]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
 RELEASE_DEADLINE: Final = 15.0  # for the interfaces to be gone (5,000 take that long); the next start removes the rest
 AUTH_STOP_DEADLINE: Final = 3.0
 RESTART_RETRY: Final = 5.0
+MAX_MISSED: Final = 8192  # half of what waits on a channel; ends that are missed are found by auth itself
 LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
 
 
@@ -85,6 +87,7 @@ class Supervisor:
         self._lent: dict[int, int] = {}  # listener number: worker that serves it in its owner's place
         self._auth: Child | None = None
         self._auth_backoff = Backoff()
+        self._missed: deque[m.Message] = deque(maxlen=MAX_MISSED)  # what auth must learn when it is there again
         self._up = False  # the start has succeeded
         self._stopping = False
         self._changed = asyncio.Event()  # a process became ready, or is gone
@@ -223,7 +226,10 @@ class Supervisor:
             )
         self._auth = child
         self._log.emit("auth.started", pid=child.pid)
-        for part in live_sessions([session.grant.session for session in self.keeper.table]):
+        for message in self._missed:
+            child.send(message)
+        self._missed.clear()
+        for part in live_sessions([session.grant.session for session in self.keeper.table], first=not self._up):
             child.send(part)
         for place in self._places:
             if place.child is not None:
@@ -406,6 +412,8 @@ class Supervisor:
     def _to_auth(self, message: m.Message) -> None:
         if self._auth is not None:
             self._auth.send(message)
+        elif isinstance(message, m.SessionStarted | m.SessionReleased):
+            self._missed.append(message)  # the next process keeps the books
 
     def _accuse(self, worker: int, detail: str) -> None:
         """A worker broke a rule in what it said to auth, or had auth say."""
@@ -424,11 +432,11 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
 
-def live_sessions(identifiers: Sequence[str]) -> list[m.LiveSessions]:
+def live_sessions(identifiers: Sequence[str], *, first: bool = False) -> list[m.LiveSessions]:
     """Return the messages that tell a new auth process which sessions there are; at least one."""
     starts = range(0, max(1, len(identifiers)), LIVE_SESSIONS_PART)
     return [
-        m.LiveSessions(sessions=tuple(identifiers[at : at + LIVE_SESSIONS_PART]), more=at != starts[-1])
+        m.LiveSessions(sessions=tuple(identifiers[at : at + LIVE_SESSIONS_PART]), more=at != starts[-1], first=first)
         for at in starts
     ]
 

@@ -34,6 +34,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "worker.stopped": LogEvent("info", ("worker",)),
     "auth.started": LogEvent("info", ("pid",)),
     "auth.ready": LogEvent("info"),
+    "users.reloaded": LogEvent("info", ("users",)),
     "auth.lost": LogEvent("error", ("pid", "status")),
     "listener.skipped": LogEvent("warning", ("listener", "why")),
     "listener.lent": LogEvent("info", ("listener", "worker")),

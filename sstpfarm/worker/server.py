@@ -206,6 +206,11 @@ class WorkerServer:
         if self._auth is not None:
             self._auth.send(request)
 
+    def cancel_auth(self, session: str) -> None:
+        """Tell auth that nobody waits for its decision over that session any more."""
+        if self._auth is not None:
+            self._auth.send(m.AccessCancelled(session=session))
+
     def session_opened(self, session: str, connection: Connection) -> None:
         """The session carries packets."""
         self._starting -= 1

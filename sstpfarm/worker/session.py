@@ -172,6 +172,8 @@ class Session:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Count, log and tell the master."""
         worker = self._worker
+        if self._login in (Login.ASKED, Login.CHALLENGED):
+            worker.cancel_auth(self.id)
         if self._login in (Login.NONE, Login.ASKED, Login.CHALLENGED) and reason in UNDECIDED_LOGINS:
             self._refused(reason, detail)
         if self._opened_at is not None:

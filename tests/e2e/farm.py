@@ -132,7 +132,7 @@ class Farm:
 
     Args:
         place: the server's namespace.
-        server, profile, secrets, pools: keys and tables that are put over (or beside) the ordinary ones.
+        server, auth, profile, secrets, pools: keys and tables that are put over (or beside) the ordinary ones.
         tables: more tables, under their whole names ("profile.other").
         state: the state directory of an earlier farm.
         source: the directory that holds the `sstpfarm` package; working directory and PYTHONPATH of the server.
@@ -143,6 +143,7 @@ class Farm:
         place: Namespace,
         *,
         server: Mapping[str, object] | None = None,
+        auth: Mapping[str, object] | None = None,
         profile: Mapping[str, object] | None = None,
         secrets: Mapping[str, Mapping[str, object]] | None = None,
         pools: Mapping[str, Mapping[str, object]] | None = None,
@@ -173,6 +174,7 @@ class Farm:
                     "failure-delay-s": 0.3,
                     **(server or {}),
                 },
+                "auth": {"failures-per-minute": 0, **(auth or {})},
                 "profile.default": {
                     "local-address": GATEWAY,
                     "remote-address": "pool:main",
@@ -304,8 +306,8 @@ class Farm:
 
     def lease_count(self) -> int:
         """How many leases the store holds."""
-        with closing(sqlite3.connect(f"file:{self.state / 'auth' / 'leases.sqlite3'}?mode=ro", uri=True)) as database:
-            ((count,),) = database.execute("SELECT count(*) FROM lease").fetchall()
+        with closing(sqlite3.connect(f"file:{self.state / 'auth' / 'auth.sqlite3'}?mode=ro", uri=True)) as database:
+            ((count,),) = database.execute("SELECT count(*) FROM session").fetchall()
         return int(count)
 
     def idle(self) -> None:

@@ -47,7 +47,7 @@ def test_auth_stays_away() -> None:
             old.open_session("user1")
             files.rename(aside)
             files.mkdir()
-            (files / "leases.sqlite3").write_text("no database")
+            (files / "auth.sqlite3").write_text("no database")
             mark = farm.log.mark()
             os.kill(farm.auth_pid(), signal.SIGKILL)
             farm.wait_event("auth.lost", mark)

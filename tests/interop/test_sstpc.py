@@ -22,9 +22,9 @@ TRANSFER_BYTES: Final = 5_000_000
 
 def leases(farm: Farm) -> int:
     """How many leases are taken, as the store on disk says."""
-    [store] = farm.state.rglob("leases.sqlite3")
+    [store] = farm.state.rglob("auth.sqlite3")
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
-        [count] = database.execute("SELECT count(*) FROM lease").fetchone()
+        [count] = database.execute("SELECT count(*) FROM session").fetchone()
     return int(count)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sstpfarm.config.addresses import parse_range
+from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Method, Password
-from sstpfarm.config.views import Account, AuthView
+from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp import mschap
 from sstpfarm.proto.ppp.chap import md5_response
@@ -15,17 +19,11 @@ CHALLENGE = bytes(range(16))
 PEER_CHALLENGE = bytes(range(16, 32))
 
 
-def account(password: str, *, address: str = "", disabled: bool = False, caller_id: str = "") -> Account:
-    return Account(
-        password=Password(password),
-        local_address="10.20.0.1",
-        pool="" if address else "main",
-        remote_address=address,
-        dns_servers=("10.20.0.1",),
-        wins_servers=(),
-        disabled=disabled,
-        caller_id=caller_id,
-    )
+PROFILE = Profile(local_address="10.20.0.1", remote_address="pool:main", dns_server=("10.20.0.1",))
+
+
+def secret(password: str, **keys: Any) -> Secret:
+    return Secret(password=Password(password), **keys)
 
 
 def view(
@@ -38,15 +36,18 @@ def view(
         ipv6=ipv6,
         failure_delay_s=delay,
         max_starting=4,
-        accounts={
-            "alice": account("wonderland"),
-            "off": account("switched", disabled=True),
-            "home": account("sweet", caller_id="192.0.2.0/24"),
-            "fixed": account("nailed", address="10.20.0.77"),
-            "EXACT\\alice": account("other"),
+        default_profile="default",
+        profiles={"default": PROFILE},
+        secrets={
+            "alice": secret("wonderland"),
+            "off": secret("switched", disabled=True),
+            "home": secret("sweet", caller_id="192.0.2.0/24"),
+            "fixed": secret("nailed", remote_address="10.20.0.77"),
+            "EXACT\\alice": secret("other"),
         },
-        pools={"main": (parse_range("10.20.0.2-10.20.0.4"),)},
+        pools={"main": PoolView((parse_range("10.20.0.2-10.20.0.4"),))},
         reserved=(0x0A140001, 0x0A14004D),
+        auth=Auth(failures_per_minute=0),
     )
 
 

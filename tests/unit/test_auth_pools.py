@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sstpfarm.auth.pools import REST, AddressBook
 from sstpfarm.config.addresses import AddressRange, parse_range
-from sstpfarm.errors import LocalError
 
 
 def number(address: str) -> int:
@@ -55,16 +53,11 @@ def test_an_address_that_is_given_back_twice_is_free_once() -> None:
 def test_a_fixed_address_is_in_use_at_most_once_and_never_from_a_pool() -> None:
     fixed = number("10.0.0.1")
     book = AddressBook({"main": [parse_range("10.0.0.1-10.0.0.2")]}, reserved=[fixed])
-    assert book.take_fixed(fixed)
-    assert not book.take_fixed(fixed)
+    assert book.take(fixed)
+    assert not book.take(fixed)
     book.give_back(fixed)
     assert [book.take_from("main"), book.take_from("main")] == [number("10.0.0.2"), None]
-    assert book.take_fixed(fixed)
-
-
-def test_a_fixed_address_must_be_reserved() -> None:
-    with pytest.raises(LocalError, match=r"10\.0\.0\.1 is not reserved"):
-        AddressBook({}).take_fixed(number("10.0.0.1"))
+    assert book.take(fixed)
 
 
 def test_addresses_in_use_from_the_start_are_skipped_and_come_back() -> None:
@@ -91,16 +84,42 @@ def test_a_huge_pool_costs_no_more_than_what_is_used() -> None:
     assert len(seen) <= 500 + REST + 3
 
 
+def test_an_address_that_was_asked_for_is_not_handed_out_and_comes_back_once() -> None:
+    """A RADIUS server may name an address of a pool; it may be fresh there, or one that rests."""
+    first, second, third = (number(f"10.0.0.{last}") for last in (1, 2, 3))
+    book = AddressBook({"main": [parse_range("10.0.0.1-10.0.0.3")]})
+    assert book.take(second)
+    assert [book.take_from("main"), book.take_from("main"), book.take_from("main")] == [first, third, None]
+    book.give_back(first)
+    assert book.take(first)
+    book.give_back(first)
+    assert [book.take_from("main"), book.take_from("main")] == [first, None]
+    assert not book.take(first)
+
+
+def test_a_pool_tells_its_size_and_use() -> None:
+    book = AddressBook({"main": [parse_range("10.0.0.1-10.0.0.4")]}, reserved=[number("10.0.0.4"), number("10.9.9.9")])
+    pool = book.pools["main"]
+    assert (pool.used, pool.size) == (0, 3)
+    book.take_from("main")
+    book.take(number("10.0.0.3"))
+    book.take(number("10.0.0.4"))
+    assert pool.used == 2
+    book.give_back(number("10.0.0.3"))
+    book.give_back(number("10.0.0.4"))
+    assert (pool.used, pool.size) == (1, 3)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(0, 6)), min_size=1, max_size=4),
     st.sets(st.integers(1, 60), max_size=4),
-    st.lists(st.one_of(st.just("take"), st.just("fixed"), st.integers(0, 40)), max_size=120),
+    st.lists(st.one_of(st.just("take"), st.just("fixed"), st.integers(0, 40), st.integers(-60, -1)), max_size=120),
 )
 def test_no_address_is_ever_used_twice_or_lost(
     spans: list[tuple[int, int]], reserved: set[int], steps: list[str | int]
 ) -> None:
-    """Against a model that keeps the whole list of addresses."""
+    """Against a model that keeps the whole list of addresses; a negative step asks for that very address."""
     ranges: list[AddressRange] = []
     end = 0
     for gap, length in spans:
@@ -108,6 +127,7 @@ def test_no_address_is_ever_used_twice_or_lost(
         end = ranges[-1].last
     assignable = {address for found in ranges for address in range(found.first, found.last + 1)} - reserved
     book = AddressBook({"main": ranges}, reserved)
+    assert book.pools["main"].size == len(assignable)
     live: list[int] = []
     for step in steps:
         if step == "take":
@@ -118,8 +138,12 @@ def test_no_address_is_ever_used_twice_or_lost(
                 live.append(address)
         elif step == "fixed":
             for address in reserved:
-                assert book.take_fixed(address) == (address not in live)
+                assert book.take(address) == (address not in live)
                 live.extend([address] if address not in live else [])
+        elif isinstance(step, int) and step < 0:
+            assert book.take(-step) == (-step not in live)
+            live.extend([-step] if -step not in live else [])
         elif live:
             book.give_back(live.pop(int(step) % len(live)))
         assert len(book) == len(live)
+        assert book.pools["main"].used == len(assignable & set(live))

@@ -3,122 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from sstpfarm.auth.decide import Judge
-from sstpfarm.auth.leases import Holder, SqliteLeases, open_database
-from sstpfarm.auth.service import AuthService
-from sstpfarm.ipc.channel import Channel, channel_pair
+from sstpfarm.auth.authorization import Verdict
+from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.local import LocalBackend
 from sstpfarm.ipc.messages import (
     AccessAccept,
+    AccessCancelled,
     AccessReject,
-    AuthReady,
+    AccessRequest,
     Grant,
     LiveSessions,
-    Message,
-    Ping,
-    Pong,
     SessionReleased,
     Shutdown,
-    WorkerAttached,
-    WorkerViolated,
 )
-from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.ipc.permissions import Party
+from tests.unit import auth_bench
+from tests.unit.auth_bench import Bench
 from tests.unit.logins import request, view
 
 DELAY = 0.2
+SETTINGS = view(delay=DELAY)
 
 
-class End:
-    """The other end of one of auth's channels."""
-
-    def __init__(self, sock: socket.socket, receiver: Party, journal: list[tuple[Party, Message]]) -> None:
-        self.journal = journal
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.ended = asyncio.Event()
-
-        def on_message(message: Message, fds: list[int]) -> None:
-            assert fds == []
-            journal.append((receiver, message))
-            self.inbox.put_nowait(message)
-
-        self.channel = Channel(sock, may_send(Party.AUTH, receiver), on_message, lambda _: self.ended.set())
-        self.channel.start(asyncio.get_running_loop())
-
-    async def next(self) -> Any:
-        return await asyncio.wait_for(self.inbox.get(), 5)
-
-
-class Bench:
-    """A service, its master, and workers as they are wanted."""
-
-    def __init__(self, directory: Path) -> None:
-        settings = view(delay=DELAY)
-        self.journal: list[tuple[Party, Message]] = []
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.ends: list[str] = []
-        self.leases = SqliteLeases(
-            open_database(directory, os.getuid(), os.getgid()), settings.pools, settings.reserved, lambda: 0.0
-        )
-        self.service = AuthService(
-            Judge(settings, self.leases, os.urandom),
-            self.leases,
-            failure_delay=DELAY,
-            max_waiting=settings.max_starting,
-            emit=lambda name, **keys: self.events.append((name, keys)),
-            on_end=self.ends.append,
-        )
-        ours, theirs = channel_pair()
-        self.service.start(asyncio.get_running_loop(), theirs)
-        self.master = End(ours, Party.MASTER, self.journal)
-        self.workers: list[End] = []
-
-    def worker(self, number: int) -> End:
-        ours, theirs = channel_pair()
-        self.master.channel.send(WorkerAttached(worker=number), [theirs.fileno()])
-        theirs.close()
-        end = End(ours, Party.WORKER, self.journal)
-        self.workers.append(end)
-        return end
-
-    async def settled(self) -> None:
-        """Wait until auth has handled all that the master sent before."""
-        self.master.channel.send(Ping(number=1))
-        while not isinstance(await self.master.next(), Pong):
-            pass
-
-    def violations(self) -> list[WorkerViolated]:
-        """What auth told the master about workers."""
-        return [message for _, message in self.journal if isinstance(message, WorkerViolated)]
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [keys for event, keys in self.events if event == name]
-
-
-@asynccontextmanager
-async def bench(directory: Path) -> AsyncIterator[Bench]:
-    made = Bench(directory)
-    try:
-        assert isinstance(await made.master.next(), AuthReady)
-        yield made
-    finally:
-        made.service.close()
-        for end in (made.master, *made.workers):
-            end.channel.close()
-        made.leases.close()
-
-
-def run(directory: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with bench(directory) as made:
-            await story(made)
-
-    asyncio.run(main())
+def run(directory: Path, story: auth_bench.Story) -> None:
+    auth_bench.run(directory, story, SETTINGS)
 
 
 def test_the_master_gets_the_grant_before_the_worker_gets_the_answer(tmp_path: Path) -> None:
@@ -201,7 +112,7 @@ def test_a_worker_releases_nothing_by_going_away(tmp_path: Path) -> None:
         worker.channel.send(request(b"alice", "wrong", session=2))
         worker.channel.close()
         await asyncio.sleep(DELAY * 1.5)  # the refusal that waits meets a closed channel
-        assert len(made.leases) == 1
+        assert len(made.auth.leases) == 1
         assert made.violations() == []
 
     run(tmp_path, story)
@@ -215,12 +126,13 @@ def test_after_a_restart_the_masters_list_frees_the_rest(tmp_path: Path) -> None
             assert isinstance(await worker.next(), AccessAccept)
 
     async def after(made: Bench) -> None:
-        assert len(made.leases) == 2
+        assert len(made.auth.leases) == 2
         made.master.channel.send(LiveSessions(sessions=(f"{2:016x}",)))
         await made.settled()
-        assert len(made.leases) == 1
-        made.leases.release(Holder(0, f"{2:016x}"))
-        assert len(made.leases) == 0
+        assert len(made.auth.leases) == 1
+        made.release(2)
+        await made.settled()
+        assert len(made.auth.leases) == 0
 
     run(tmp_path, before)
     run(tmp_path, after)
@@ -237,10 +149,10 @@ def test_the_masters_list_may_come_in_parts(tmp_path: Path) -> None:
         made.master.channel.send(LiveSessions(sessions=(f"{1:016x}",), more=True))
         made.master.channel.send(LiveSessions(sessions=("f" * 16,), more=True))
         await made.settled()
-        assert len(made.leases) == 2  # nothing is freed before the last part
+        assert len(made.auth.leases) == 2  # nothing is freed before the last part
         made.master.channel.send(LiveSessions(sessions=(f"{2:016x}",)))
         await made.settled()
-        assert len(made.leases) == 2
+        assert len(made.auth.leases) == 2
 
     run(tmp_path, before)
     run(tmp_path, after)
@@ -279,8 +191,8 @@ def test_a_second_login_in_a_session_cuts_the_worker_off(tmp_path: Path) -> None
         await asyncio.wait_for(worker.ended.wait(), 5)
         await made.settled()
         (violated,) = made.violations()
-        assert (violated.worker, violated.detail) == (7, f"session {1:016x} of worker 7 has a lease")
-        assert len(made.leases) == 1
+        assert (violated.worker, violated.detail) == (7, f"session {1:016x} asks while its login is being decided")
+        assert len(made.auth.leases) == 0  # the first was not decided
 
     run(tmp_path, story)
 
@@ -312,5 +224,69 @@ def test_no_event_holds_a_password_or_a_proof(tmp_path: Path) -> None:
         assert isinstance(await worker.next(), AccessReject)
         assert "guess-one" not in repr(made.events)
         assert "wonderland" not in repr(made.events)
+
+    run(tmp_path, story)
+
+
+class Slow:
+    """A backend that decides when it is told to."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self.go = asyncio.Event()
+        self.asked: list[Holder] = []
+        self.forgotten: list[Holder] = []
+
+    async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+        self.asked.append(holder)
+        if request.user == b"fixed":
+            await self.go.wait()
+        return await self._backend.authenticate(holder, request)
+
+    def forget(self, holder: Holder) -> None:
+        self.forgotten.append(holder)
+
+
+def test_a_backend_that_takes_its_time_holds_up_nobody(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        slow = Slow(made.auth.local)
+        made.auth.service._chain = Chain([slow])
+        worker = made.worker(0)
+        worker.channel.send(request(b"fixed", "nailed", session=1))
+        worker.channel.send(request(b"alice", "wonderland", session=2))
+        assert (await worker.next()).session == f"{2:016x}"
+        slow.go.set()
+        assert (await worker.next()).session == f"{1:016x}"
+
+    run(tmp_path, story)
+
+
+def test_a_session_that_ends_while_auth_decides_is_dropped(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        slow = Slow(made.auth.local)
+        made.auth.service._chain = Chain([slow])
+        worker = made.worker(0)
+        worker.channel.send(request(b"fixed", "nailed", session=1))
+        await made.until(lambda: bool(slow.asked))
+        worker.channel.send(AccessCancelled(session=f"{1:016x}"))
+        await made.until(lambda: not made.auth.service._workers[0].logins)
+        slow.go.set()
+        assert isinstance(await made.ask(worker, request(b"fixed", "nailed", session=2)), AccessAccept)
+        assert [grant.session for grant in made.grants()] == [f"{2:016x}"]
+        assert worker.inbox.empty()
+
+    run(tmp_path, story)
+
+
+def test_what_waits_for_a_slow_backend_is_bounded_for_each_worker(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        slow = Slow(made.auth.local)
+        made.auth.service._chain = Chain([slow])
+        worker, other = made.worker(0), made.worker(1)
+        for session in range(SETTINGS.max_starting + 1):
+            worker.channel.send(request(b"fixed", "nailed", session=session))
+        answer = await worker.next()
+        assert (answer.session, answer.reason) == (f"{SETTINGS.max_starting:016x}", "auth-unavailable")
+        assert isinstance(await made.ask(other, request(b"alice", "wonderland")), AccessAccept)
 
     run(tmp_path, story)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.document import allowed_values
 from sstpfarm.config.fields import Table
 from sstpfarm.config.load import describe, load
@@ -21,6 +22,8 @@ DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "configuration.md").read
 SECTIONS: Final[dict[str, type[Table]]] = {
     "[farm]": Farm,
     "[server]": Server,
+    "[auth]": Auth,
+    "[accounting]": Accounting,
     "[profile.NAME]": Profile,
     "[pool.NAME]": Pool,
     "[secret.NAME]": Secret,

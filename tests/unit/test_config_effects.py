@@ -7,10 +7,11 @@ from typing import Final
 
 import pytest
 
+from sstpfarm.auth.local import authorize
 from sstpfarm.config.load import load
-from sstpfarm.config.routes import Route
 from sstpfarm.config.views import for_auth
 from sstpfarm.errors import ConfigError
+from sstpfarm.ipc.messages import FramedRoute
 from tests.unit.test_config_faults import REST, Fault
 
 ALICE: Final = REST + '[secret.alice]\npassword = "a"\n'
@@ -119,12 +120,13 @@ def test_auth_gets_what_sessions_change(tmp_path: Path) -> None:
         + 'routes = ["10.9.0.0/24", "10.8.0.0/24 0.0.0.0 7", "10.7.0.0/24 10.20.0.9", "2001:db8::/32 :: 3"]\n'
         + 'address-list = ["staff", "all", "staff"]\nchange-tcp-mss = false\non-up = ["/bin/true", "up"]\n'
     )
-    account = for_auth(load(file)).accounts["alice"]
+    view = for_auth(load(file))
+    account = authorize("alice", view.secrets["alice"], view.profiles["default"])
     assert account.routes == (
-        Route("10.9.0.0/24", "", 0),
-        Route("10.8.0.0/24", "", 7),
-        Route("10.7.0.0/24", "10.20.0.9", 0),
-        Route("2001:db8::/32", "", 3),
+        FramedRoute("10.9.0.0/24", "", 0),
+        FramedRoute("10.8.0.0/24", "", 7),
+        FramedRoute("10.7.0.0/24", "10.20.0.9", 0),
+        FramedRoute("2001:db8::/32", "", 3),
     )
     assert (account.address_lists, account.clamp_mss) == (("staff", "all"), False)
     assert (account.on_up, account.on_down) == (("/bin/true", "up"), ())

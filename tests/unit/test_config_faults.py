@@ -32,6 +32,7 @@ LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
 RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
 RATE: Final = '"rx[/tx]" in bits per second such as "2M/10M", RouterOS\'s bursts behind it, or "" for none'
 LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
+PROOFS: Final = "exactly one of password-file, password, nt-hash and password-hash"
 HOST: Final = 'an IPv4 address such as "10.20.0.1"'
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -286,13 +287,13 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a secret without a password": Fault(
         REST + '[secret.alice]\ncomment = "new"',
-        ("7: secret.alice: has no password; allowed: exactly one of password-file and password",),
+        (f"7: secret.alice: has no password; allowed: {PROOFS}",),
     ),
     "a secret with two passwords": Fault(
         REST + '[secret.alice]\npassword = "hunter2"\npassword-file = "alice.pw"\n',
         (
             "9: secret.alice.password-file: DIR/alice.pw cannot be read: No such file or directory",
-            "9: secret.alice.password-file: stands beside password; allowed: exactly one of them",
+            f"9: secret.alice.password-file: stands beside password; allowed: {PROOFS}",
         ),
     ),
     "a password that is a number": Fault(

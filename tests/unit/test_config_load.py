@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.local import LocalBackend
 from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
 from sstpfarm.config.fields import STRENGTH, Password
 from sstpfarm.config.load import describe, load, parse
@@ -146,22 +148,31 @@ def test_no_repr_shows_a_password(file: Path) -> None:
         assert "bob's" not in shown
 
 
+def granted(view: AuthView, name: str) -> Authorization:
+    """What auth grants that user."""
+    known = LocalBackend(view, os.urandom).find(name.encode())
+    assert known is not None
+    return LocalBackend(view, os.urandom).authorization(known)
+
+
 def test_auth_gets_resolved_accounts(file: Path) -> None:
     view = for_auth(load(file))
-    alice, bob = view.accounts["alice"], view.accounts["bob"]
-    assert alice.password.text == SECRET
+    alice, bob = (granted(view, name) for name in ("alice", "bob"))
+    password = view.secrets["alice"].password
+    assert password is not None
+    assert password.text == SECRET
     assert (alice.local_address, alice.pool, alice.remote_address) == ("10.20.0.1", "main", "")
     assert alice.dns_servers == ("10.20.0.1",)
     assert (bob.local_address, bob.pool, bob.remote_address) == ("10.20.0.2", "", "10.20.0.77")
     assert bob.dns_servers == ("10.20.0.3", "10.20.0.4")
-    assert (bob.disabled, bob.caller_id) == (True, "192.0.2.0/24")
+    assert (view.secrets["bob"].disabled, view.secrets["bob"].caller_id) == (True, "192.0.2.0/24")
     # our own addresses and fixed ones are never handed out by a pool
     assert [str(IPv4Address(address)) for address in view.reserved] == ["10.20.0.1", "10.20.0.2", "10.20.0.77"]
 
 
 def test_an_own_list_of_dns_servers_that_is_empty_counts(file: Path) -> None:
     file.write_text(TEXT.replace('password-file = "alice.pw"', 'password-file = "alice.pw"\ndns-server = []'))
-    assert for_auth(load(file)).accounts["alice"].dns_servers == ()
+    assert granted(for_auth(load(file)), "alice").dns_servers == ()
 
 
 def test_views_survive_the_way_through_msgpack(file: Path) -> None:

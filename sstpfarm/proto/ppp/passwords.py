@@ -28,3 +28,12 @@ def as_utf16(password: str) -> bytes:
 def as_utf8(password: str) -> bytes:
     """Return the password as PAP and CHAP with MD5 use it; raises ConfigError as `as_utf16` does."""
     return as_utf16(password).decode("utf-16-le").encode("utf-8")
+
+
+def fits_utf16(password: str) -> bool:
+    """Whether `as_utf16` takes the text: what a peer presents need not be a password."""
+    try:
+        as_utf16(password)
+    except ConfigError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from sstpfarm.proto.ppp import mschap
 from sstpfarm.proto.ppp.chap import CHALLENGE_LENGTHS, RESPONSE_LENGTHS, md5_response
 from sstpfarm.proto.ppp.exchange import decode_text
 from sstpfarm.proto.ppp.failure import AUTHENTICATION_FAILURE, failure_message
-from sstpfarm.proto.ppp.passwords import as_utf8
+from sstpfarm.proto.ppp.passwords import as_utf8, fits_utf16
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, ChapProof, PapProof, Proof
 
 __all__ = ["AUTHENTICATION_FAILURE", "failure_message", "verify"]
@@ -23,7 +23,7 @@ __all__ = ["AUTHENTICATION_FAILURE", "failure_message", "verify"]
 _WELCOME: Final = b"Welcome"
 
 
-def verify(method: AuthMethod, user: bytes, proof: Proof, password: str) -> AuthAccept | None:
+def verify(method: AuthMethod, user: bytes, proof: Proof, password: str | bytes) -> AuthAccept | None:
     """Return the acceptance that this proof has earned, or None: wrong password, or a value of the wrong size.
 
     The keys and the message are computed before the decision is looked at: a wrong password costs what the right
@@ -31,6 +31,7 @@ def verify(method: AuthMethod, user: bytes, proof: Proof, password: str) -> Auth
 
     Args:
         user: the name as the peer sent it; MS-CHAPv2 hashes it without its domain or, if that does not match, whole.
+        password: its text, or the 16 bytes of its NT hash: enough for PAP and both MS-CHAPs, never for CHAP.
 
     Raises:
         ConfigError: the password cannot be used (longer than 256 characters, not Unicode).
@@ -47,17 +48,20 @@ def verify(method: AuthMethod, user: bytes, proof: Proof, password: str) -> Auth
         return None
     match method:
         case AuthMethod.CHAP:
-            return _verify_md5(proof, password)
+            return _verify_md5(proof, password) if isinstance(password, str) else None
         case AuthMethod.MSCHAP1:
             return _verify_v1(proof, password)
         case AuthMethod.MSCHAP2:
             return _verify_v2(user, proof, password)
 
 
-def _verify_pap(proof: PapProof, password: str) -> AuthAccept | None:
-    presented = decode_text(proof.password).encode("utf-8")
-    # digests, so that the time does not tell the length either
-    matches = compare_digest(hashlib.sha256(presented).digest(), hashlib.sha256(as_utf8(password)).digest())
+def _verify_pap(proof: PapProof, password: str | bytes) -> AuthAccept | None:
+    text = decode_text(proof.password)
+    if isinstance(password, bytes):
+        matches = fits_utf16(text) and compare_digest(mschap.nt_hash(text), password)
+    else:  # digests, so that the time does not tell the length either
+        presented, known = (hashlib.sha256(data).digest() for data in (text.encode("utf-8"), as_utf8(password)))
+        matches = compare_digest(presented, known)
     return AuthAccept(mschap.ZERO_HLAK, _WELCOME) if matches else None
 
 
@@ -66,8 +70,8 @@ def _verify_md5(proof: ChapProof, password: str) -> AuthAccept | None:
     return AuthAccept(mschap.ZERO_HLAK, _WELCOME) if compare_digest(expected, proof.value) else None
 
 
-def _verify_v1(proof: ChapProof, password: str) -> AuthAccept | None:
-    password_hash = mschap.nt_hash(password)
+def _verify_v1(proof: ChapProof, password: str | bytes) -> AuthAccept | None:
+    password_hash = password if isinstance(password, bytes) else mschap.nt_hash(password)
     expected = mschap.challenge_response(proof.challenge, password_hash)
     accept = AuthAccept(mschap.hlak_v1(password_hash, proof.challenge), _WELCOME)
     matches = compare_digest(expected, proof.value[mschap.NT_RESPONSE])
@@ -75,8 +79,8 @@ def _verify_v1(proof: ChapProof, password: str) -> AuthAccept | None:
     return accept if matches and proof.value[mschap.USE_NT_FLAG] == 1 else None
 
 
-def _verify_v2(user: bytes, proof: ChapProof, password: str) -> AuthAccept | None:
-    password_hash = mschap.nt_hash(password)
+def _verify_v2(user: bytes, proof: ChapProof, password: str | bytes) -> AuthAccept | None:
+    password_hash = password if isinstance(password, bytes) else mschap.nt_hash(password)
     presented = proof.value[mschap.NT_RESPONSE]
     # of a name without a domain both forms are the same one
     matched = False

@@ -1,0 +1,257 @@
+"""From a user whom a backend accepted to a session: policy, lease, and what goes to the master and to the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from math import inf
+from typing import Final
+
+from sstpfarm.auth.authorization import Accepted, Authorization, Denied
+from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.ledger import Ledger
+from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.store import SessionFacts
+from sstpfarm.config.expiry import expiry_time
+from sstpfarm.config.views import AuthView
+from sstpfarm.errors import LocalError, SystemRefusal
+from sstpfarm.ipc.messages import AccessAccept, AccessRequest, Effects, Grant, Terms
+from sstpfarm.proto.ppp.exchange import decode_text
+from sstpfarm.proto.ppp.ipv6cp import interface_identifier
+from sstpfarm.reasons import Reason
+
+NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
+RELEASE_PATIENCE: Final = 5.0  # seconds for a session that is replaced to give its address or interface back
+
+Revoke = Callable[[Session, Reason], None]
+"""Has the master end a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The peer may come in: first the grant goes to the master, then the answer to the worker."""
+
+    grant: Grant
+    answer: AccessAccept
+
+
+class Admission:
+    """Admit accepted users.
+
+    Args:
+        view: terms that no backend gives, and whether IPv6 is spoken.
+        revoke: ends sessions that are replaced, that expire, or whose user is gone.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        view: AuthView,
+        leases: Leases,
+        sessions: Sessions,
+        ledger: Ledger,
+        revoke: Revoke,
+        wall: Callable[[], float],
+    ) -> None:
+        self._leases = leases
+        self._sessions = sessions
+        self._ledger = ledger
+        self._revoke = revoke
+        self._wall = wall
+        self._expiries: list[tuple[float, Holder]] = []
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # users whose new login waits for the end of the one before
+        self._view = view
+
+    def reload(self, view: AuthView) -> None:
+        """Admit by that view from now on; end the sessions of local users who are gone or disabled."""
+        self._view = view
+        self._leases.configure(view.pools, view.reserved)
+        for session in self._sessions:
+            if session.facts.authorization.authentic == "local":
+                secret = view.secrets.get(session.user)
+                if secret is None or secret.disabled:
+                    self._end(session, Reason.ADMIN_RESET)
+        self._expiries.clear()
+        for session in self._sessions:
+            self.watch(session)
+
+    def watch(self, session: Session) -> None:
+        """End the session when its account expires."""
+        expires_at = self._expires_at(session)
+        if expires_at != inf:
+            heapq.heappush(self._expiries, (expires_at, session.holder))
+
+    def expire(self) -> None:
+        """End the sessions whose accounts have expired by now."""
+        while self._expiries and self._expiries[0][0] <= self._wall():
+            session = self._sessions.get(heapq.heappop(self._expiries)[1])
+            if session is not None:
+                self._end(session, Reason.EXPIRED)
+
+    async def admit(self, holder: Holder, request: AccessRequest, accepted: Accepted) -> Granted | Denied:
+        """Return the grant, which is in the ledger then, or why there is none.
+
+        It waits only where a session that is replaced must first give back what the new one needs.
+
+        Raises:
+            LocalError: the holder has a session already.
+        """
+        before = self._sessions.get(holder)
+        if before is not None:
+            return self._again(before, accepted)
+        authorization = accepted.authorization
+        if self._view.certificate_must_match and not certificate_is_of(authorization.user, request):
+            return Denied("the client's certificate is another user's", NO_DIALIN_PERMISSION, told=True)
+        refusal = await self._make_room(authorization)
+        if refusal is not None:
+            return refusal
+        address = self._leases.acquire(
+            holder, authorization.user, pool=authorization.pool, address=authorization.remote_address
+        )
+        if address is None:
+            return _denied("no address is free", Reason.NO_ADDRESS)
+        grant = self._grant(holder, request, authorization, address)
+        facts = SessionFacts(
+            grant=grant,
+            authorization=authorization,
+            called_id=request.called_id,
+            connect_info=request.connect_info,
+            granted_at=self._wall(),
+        )
+        try:
+            self.watch(self._ledger.granted(facts))
+        except SystemRefusal as error:
+            self._leases.release(holder)
+            return Denied(str(error), NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+        return Granted(grant, _answer(grant, accepted))
+
+    def _again(self, session: Session, accepted: Accepted) -> Granted | Denied:
+        """The process before may have died between its grant and its answer, and the worker asks again: once."""
+        if not session.inherited or session.user != accepted.authorization.user:
+            holder = session.holder
+            raise LocalError(f"session {holder.session} of worker {holder.worker} has a lease")
+        session.inherited = False
+        return Granted(session.facts.grant, _answer(session.facts.grant, accepted))
+
+    async def _make_room(self, authorization: Authorization) -> Denied | None:
+        """Apply only-one and port-limit; replaced sessions that hold what the new one needs have ended then."""
+        user = authorization.user
+        if authorization.only_one == "replace":
+            return await self._replace(user, wait=bool(authorization.remote_address or authorization.interface))
+        others = self._sessions.of_user(user)
+        if authorization.only_one == "deny" and others:
+            return _denied("the user is connected already", Reason.ALREADY_CONNECTED)
+        if authorization.port_limit and len(others) >= authorization.port_limit:
+            return _denied(f"the user has {len(others)} sessions already", Reason.ALREADY_CONNECTED)
+        return None
+
+    async def _replace(self, user: str, *, wait: bool) -> Denied | None:
+        """End the user's sessions; with `wait`, until they are gone. Of those who wait, the last one wins."""
+        if user in self._waiting:
+            self._waiting[user].cancel()
+        try:
+            async with asyncio.timeout(RELEASE_PATIENCE):
+                while others := self._sessions.of_user(user):  # another one may have come in meanwhile
+                    for session in others:
+                        self._end(session, Reason.REPLACED)
+                    if not wait:
+                        return None
+                    if not await self._gone(user, others):
+                        return _denied("the user logged in again elsewhere", Reason.REPLACED)
+        except TimeoutError:
+            return _denied("the session before did not end in time", Reason.NO_ADDRESS)
+        return None
+
+    async def _gone(self, user: str, sessions: list[Session]) -> bool:
+        """Wait until these sessions are gone; False when a newer login waits in our place."""
+        waiting = asyncio.ensure_future(self._sessions.gone([session.holder for session in sessions]))
+        self._waiting[user] = waiting
+        try:
+            await asyncio.wait((waiting,))
+            return not waiting.cancelled()
+        finally:
+            waiting.cancel()
+            if self._waiting.get(user) is waiting:
+                del self._waiting[user]
+
+    def _end(self, session: Session, reason: Reason) -> None:
+        if not session.revoked:
+            session.revoked = True
+            self._revoke(session, reason)
+
+    def _expires_at(self, session: Session) -> float:
+        """When a session's account expires, by what is known now."""
+        authorization = session.facts.authorization
+        expires_at = authorization.expires_at
+        secret = self._view.secrets.get(session.user) if authorization.authentic == "local" else None
+        if secret is not None:
+            expires_at = expiry_time(secret.expires) if secret.expires else 0.0
+        return expires_at or inf
+
+    def _grant(
+        self, holder: Holder, request: AccessRequest, authorization: Authorization, address: IPv4Address
+    ) -> Grant:
+        view = self._view
+        terms = Terms(
+            local_address=authorization.local_address or view.profiles[view.default_profile].local_address or "",
+            remote_address=str(address),
+            dns_servers=authorization.dns_servers,
+            wins_servers=authorization.wins_servers,
+            ipv6_local=session_identifier(request.session) if view.ipv6 and authorization.ipv6 else None,
+            networks=tuple(dict.fromkeys(route.destination for route in authorization.routes)),
+            mtu=authorization.mtu,
+            bridged=bool(authorization.bridge),
+            rate_limit=authorization.rate_limit,
+        )
+        effects = Effects(
+            routes=authorization.routes,
+            interface=authorization.interface,
+            bridge=authorization.bridge,
+            address_lists=authorization.address_lists,
+            clamp_mss=authorization.clamp_mss,
+            on_up=authorization.on_up,
+            on_down=authorization.on_down,
+            session_timeout=authorization.session_timeout,
+            idle_timeout=authorization.idle_timeout,
+            limit_bytes_in=authorization.limit_bytes_in,
+            limit_bytes_out=authorization.limit_bytes_out,
+            limit_bytes_total=authorization.limit_bytes_total,
+        )
+        return Grant(
+            worker=holder.worker,
+            session=holder.session,
+            user=authorization.user,
+            caller_id=request.caller_id,
+            method=request.method,
+            mtu=request.mtu,
+            slot=request.slot,
+            terms=terms,
+            effects=effects,
+        )
+
+
+def _answer(grant: Grant, accepted: Accepted) -> AccessAccept:
+    return AccessAccept(
+        session=grant.session, user=grant.user, terms=grant.terms, hlak=accepted.hlak, message=accepted.message
+    )
+
+
+def _denied(detail: str, reason: Reason) -> Denied:
+    return Denied(detail, NO_DIALIN_PERMISSION, told=True, reason=reason)
+
+
+def certificate_is_of(user: str, request: AccessRequest) -> bool:
+    """Whether the verified certificate of the peer names that user, or what the peer called itself. Case counts."""
+    return not {user, decode_text(request.user)}.isdisjoint(request.certificate_names)
+
+
+def session_identifier(session: str) -> bytes:
+    """Return our interface identifier on a session's link.
+
+    The session's number is random; its digest tells the peer nothing about it.
+    """
+    return interface_identifier(hashlib.sha256(session.encode()).digest())

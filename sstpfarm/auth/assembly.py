@@ -1,0 +1,91 @@
+"""Puts the parts of the auth service together: the process does it, and every test of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sstpfarm.auth.accounting import Sink
+from sstpfarm.auth.admission import Admission
+from sstpfarm.auth.authorization import Backend
+from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.leases import Leases
+from sstpfarm.auth.ledger import History, Ledger, StickyMemory
+from sstpfarm.auth.local import LocalBackend
+from sstpfarm.auth.service import AuthService, Emit
+from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.store import Store
+from sstpfarm.auth.throttle import Throttle
+from sstpfarm.config.views import AuthView
+from sstpfarm.proto.ppp.failure import failure_message
+from sstpfarm.proto.roles import AuthMethod, Entropy
+from sstpfarm.reasons import Reason
+
+
+class Assembly:
+    """One auth service with all of its parts.
+
+    Args:
+        wall: seconds since the epoch.
+        clock: the event loop's clock.
+        random: 0 to 1.
+    """
+
+    def __init__(
+        self,
+        view: AuthView,
+        store: Store,
+        *,
+        entropy: Entropy,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        emit: Emit,
+        on_end: Callable[[str], None],
+    ) -> None:
+        def complain(detail: str) -> None:
+            emit("internal.error", detail=detail)
+
+        self._view = view
+        self._entropy = entropy
+        self.sessions = Sessions()
+        self.leases = Leases(view.pools, view.reserved, StickyMemory(store, wall, complain), store.sticky())
+        self.sinks: list[Sink] = [History(store)]
+        self.ledger = Ledger(
+            store,
+            self.sessions,
+            self.leases,
+            self.sinks,
+            interim_interval=view.accounting.interim_interval,
+            wall=wall,
+            clock=clock,
+            random=random,
+            complain=complain,
+        )
+        self.local = LocalBackend(view, entropy, wall)
+        backends: dict[str, Backend] = {"local": self.local}
+        self.chain = Chain([backends[name] for name in view.auth.backends])
+        self.admission = Admission(view, self.leases, self.sessions, self.ledger, self._revoke, wall)
+        for session in self.sessions:
+            self.admission.watch(session)
+        self.service = AuthService(
+            view,
+            chain=self.chain,
+            admission=self.admission,
+            ledger=self.ledger,
+            leases=self.leases,
+            throttle=Throttle(view.auth.failures_per_minute),
+            reload=self.local.reload,
+            entropy=entropy,
+            emit=emit,
+            on_end=on_end,
+        )
+
+    def rehearse(self) -> None:
+        """Do once what logins do, so that whatever is loaded late is loaded now."""
+        self.local.rehearse(self._view.methods)
+        for method in self._view.methods:
+            failure_message(AuthMethod(method), 691, self._entropy, "")
+        self.ledger.prune(self._view.accounting.retention_days, self._view.accounting.retention_records)
+
+    def _revoke(self, session: Session, reason: Reason) -> None:
+        self.service.revoke(session, reason)

@@ -1,0 +1,54 @@
+"""The backends in their order: one that does not know a user or cannot decide now lets the next one decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from sstpfarm.auth.authorization import Backend, Challenged, Denied, Unavailable, Unknown, Verdict
+from sstpfarm.auth.leases import Holder
+from sstpfarm.ipc.messages import AccessRequest
+from sstpfarm.reasons import Reason
+
+PATIENCE: Final = 30.0  # seconds for one backend; half of what a worker grants the whole authentication
+
+
+class Chain:
+    """Asks the backends. A conversation goes on with the one that began it."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._backends = backends
+        self._talking: dict[Holder, Backend] = {}
+
+    async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+        """Return a verdict that is neither Unknown nor Unavailable."""
+        talking = self._talking.pop(holder, None)
+        verdict: Verdict = Unknown()
+        unavailable: Unavailable | None = None
+        for backend in self._backends if talking is None else (talking,):
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    verdict = await backend.authenticate(holder, request)
+            except TimeoutError:
+                backend.forget(holder)
+                verdict = Unavailable(f"no answer within {PATIENCE:.0f} s")
+            if isinstance(verdict, Challenged):
+                self._talking[holder] = backend
+                return verdict
+            if isinstance(verdict, Unavailable):
+                unavailable = verdict
+            elif not isinstance(verdict, Unknown):
+                return verdict
+        if unavailable is not None:
+            return Denied(unavailable.detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+        return Denied("unknown user")
+
+    def forget(self, holder: Holder) -> None:
+        """End the session's conversation, if there is one."""
+        talking = self._talking.pop(holder, None)
+        if talking is not None:
+            talking.forget(holder)
+
+
+NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6

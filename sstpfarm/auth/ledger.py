@@ -1,0 +1,243 @@
+"""The books: every session that was granted, its Start, its Interims and exactly one Stop, in the store and the sinks.
+
+A session is in the store before anybody hears of its grant, and leaves it in the transaction that keeps its Stop.
+However this process or the whole farm ends, the next one finds there what is still owed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
+from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.reasons import Reason
+
+JITTER: Final = 0.1  # of the interim interval, so that sessions of one moment do not report in one moment
+MAX_READS: Final = 1024  # sessions that ReadCounters names
+PRUNE_STEP: Final = 500  # rows of the history that are deleted at once
+DAY: Final = 86_400.0
+SLOT_BITS: Final = 20  # of NAS-Port; a slot is below 2**20
+
+
+class Ledger:
+    """Keep the books of one farm.
+
+    Args:
+        sinks: who is told, in this order; the local history is one of them.
+        leases: end with their sessions.
+        interim_interval: seconds between a session's Interims where its authorization says nothing; 0 for none.
+        wall: seconds since the epoch.
+        clock: seconds on a clock that never jumps.
+        random: 0 to 1, for the jitter.
+        complain: tells the operator what the store refused; the session goes on, and its row is dealt with at the
+            next start.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sessions: Sessions,
+        leases: Leases,
+        sinks: Sequence[Sink],
+        *,
+        interim_interval: int,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        complain: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._leases = leases
+        self._sinks = sinks
+        self._interim_interval = interim_interval
+        self._wall = wall
+        self._clock = clock
+        self._random = random
+        self._complain = complain
+        self._due: list[tuple[float, Holder]] = []
+        for stored in store.sessions():
+            session = Session(
+                stored.facts, stored.started_at, stored.interface, stored.interface_id, stored.counters, inherited=True
+            )
+            self._sessions.add(session)
+            self._leases.restore(session.holder, stored.facts.grant.terms.remote_address)
+            self._plan(session)
+
+    def granted(self, facts: SessionFacts) -> Session:
+        """Take a session in, before anybody hears of it.
+
+        Raises:
+            SystemRefusal: the store refuses it.
+        """
+        session = Session(facts)
+        self._store.add_session(facts)
+        self._sessions.add(session)
+        return session
+
+    def started(self, holder: Holder, interface: str, interface_id: bytes) -> None:
+        """The session carries packets; what was told already is ignored."""
+        session = self._sessions.get(holder)
+        if session is None or session.started_at:
+            return
+        session.started_at = self._wall()
+        session.interface, session.interface_id = interface, interface_id
+        self._keep(
+            lambda: self._store.start_session(holder, session.started_at, interface, interface_id),
+            self._record(Kind.START, session, session.started_at),
+        )
+        self._plan(session)
+
+    def counted(self, holder: Holder, counters: Counters) -> None:
+        """An open session has carried so much. One whose start was never told (this process was away) starts now."""
+        session = self._sessions.get(holder)
+        if session is None:
+            return
+        if not session.started_at:
+            self.started(holder, "", b"")
+            return
+        session.counters = counters
+        self._keep(
+            lambda: self._store.count_session(holder, counters), self._record(Kind.INTERIM, session, self._wall())
+        )
+
+    def released(self, holder: Holder, counters: Counters, reason: Reason) -> None:
+        """The session is gone, and its address free; one that is not in the books is ignored."""
+        session = self._sessions.get(holder)
+        if session is not None:
+            session.counters = counters
+            if counters.seconds and not session.started_at:
+                self.started(holder, "", b"")
+            self._close(session, reason, self._wall())
+
+    def reconcile(self, live: Collection[str]) -> int:
+        """Close the sessions of before this process's start that live no more; return how many.
+
+        Nobody knows when they ended: their Stop has the counters and the time of their last Interim.
+        """
+        stale = [session for session in self._sessions if session.inherited and session.facts.grant.session not in live]
+        for session in stale:
+            self._close(session, Reason.WORKER_LOST, session.started_at + session.counters.seconds)
+        return len(stale)
+
+    def unannounced(self) -> list[Holder]:
+        """The sessions of before this process's start that may have started while it was not there."""
+        return [session.holder for session in self._sessions if session.inherited and not session.started_at]
+
+    def due(self) -> list[Holder]:
+        """The sessions whose counters are to be read now, at most MAX_READS; each is planned again."""
+        now = self._clock()
+        found: list[Holder] = []
+        while self._due and self._due[0][0] <= now and len(found) < MAX_READS:
+            at, holder = heapq.heappop(self._due)
+            session = self._sessions.get(holder)
+            if session is not None and session.interim_due == at:
+                found.append(holder)
+                self._plan(session)
+        return found
+
+    def announce(self, kind: Kind) -> None:
+        """Tell that the farm starts (ON) or ends (OFF)."""
+        self._keep(lambda: None, AccountingRecord(kind=kind, at=self._wall()))
+
+    def prune(self, retention_days: int, retention_records: int) -> bool:
+        """Delete a few rows of the history that are too old or too many; whether there may be more."""
+        try:
+            deleted = self._store.prune_history(self._wall() - retention_days * DAY, retention_records, PRUNE_STEP)
+        except SystemRefusal as error:
+            self._complain(str(error))
+            return False
+        return deleted >= PRUNE_STEP
+
+    def _close(self, session: Session, reason: Reason, at: float) -> None:
+        """The one way out."""
+        holder = session.holder
+        record = self._record(Kind.STOP, session, at, reason) if session.started_at else None
+        self._keep(lambda: self._store.delete_sessions([holder]), record)
+        self._leases.release(holder)
+        self._sessions.remove(holder)
+
+    def _keep(self, change: Callable[[], None], record: AccountingRecord | None) -> None:
+        """Change the store and tell the sinks, both or none."""
+        try:
+            with self._store.transaction():
+                change()
+                if record is not None:
+                    for sink in self._sinks:
+                        sink.record(record)
+        except SystemRefusal as error:
+            self._complain(str(error))
+
+    def _plan(self, session: Session) -> None:
+        """Set the time of the next Interim."""
+        interval = session.facts.authorization.interim_interval or self._interim_interval
+        if session.started_at and interval:
+            session.interim_due = self._clock() + interval * (1 - JITTER + 2 * JITTER * self._random())
+            heapq.heappush(self._due, (session.interim_due, session.holder))
+
+    def _record(self, kind: Kind, session: Session, at: float, reason: Reason | None = None) -> AccountingRecord:
+        facts, counters = session.facts, session.counters
+        grant = facts.grant
+        return AccountingRecord(
+            kind=kind,
+            at=at,
+            session=grant.session,
+            user=facts.authorization.user,
+            authentic=facts.authorization.authentic,
+            method=grant.method,
+            nas_port=grant.worker << SLOT_BITS | grant.slot,
+            interface=session.interface,
+            address=grant.terms.remote_address,
+            interface_id=session.interface_id,
+            caller_id=grant.caller_id,
+            called_id=facts.called_id,
+            connect_info=facts.connect_info,
+            class_=facts.authorization.class_,
+            started_at=session.started_at,
+            seconds=counters.seconds,
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out,
+            packets_in=counters.packets_in,
+            packets_out=counters.packets_out,
+            reason=reason.value if reason is not None else "",
+        )
+
+
+class History:
+    """The sink that is always there: each Stop becomes a row of the local history."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def record(self, record: AccountingRecord) -> None:
+        """Keep a Stop."""
+        if record.kind is Kind.STOP:
+            self._store.add_history(record)
+
+
+class StickyMemory:
+    """Remembers sticky addresses in the store; what it refuses is forgotten."""
+
+    def __init__(self, store: Store, wall: Callable[[], float], complain: Callable[[str], None]) -> None:
+        self._store = store
+        self._wall = wall
+        self._complain = complain
+
+    def stick(self, pool: str, user: str, address: int) -> None:
+        """Remember an address."""
+        try:
+            self._store.stick(StickyAddress(pool, user, address), self._wall())
+        except SystemRefusal as error:
+            self._complain(str(error))
+
+    def unstick(self, pool: str, user: str) -> None:
+        """Forget one."""
+        try:
+            self._store.unstick(pool, user)
+        except SystemRefusal as error:
+            self._complain(str(error))

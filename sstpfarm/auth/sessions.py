@@ -1,0 +1,102 @@
+"""The sessions that auth has granted and the master has not released, by holder and by user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.store import Counters, SessionFacts
+from sstpfarm.errors import LocalError
+
+NOTHING: Final = Counters()
+
+
+@dataclass(slots=True)
+class Session:
+    """One of them.
+
+    Attributes:
+        started_at: seconds since the epoch at which it began to carry packets; 0 before.
+        interface, interface_id: known since then.
+        inherited: it was granted by an auth process before this one, and its worker may not have got the answer.
+        revoked: the master was told to end it.
+        interim_due: when its counters are read next, on the loop's clock.
+    """
+
+    facts: SessionFacts
+    started_at: float = 0.0
+    interface: str = ""
+    interface_id: bytes = b""
+    counters: Counters = NOTHING
+    inherited: bool = False
+    revoked: bool = False
+    interim_due: float = 0.0
+
+    @property
+    def holder(self) -> Holder:
+        """What names it."""
+        return Holder(self.facts.grant.worker, self.facts.grant.session)
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        return self.facts.authorization.user
+
+
+class Sessions:
+    """The table, and who waits for the end of some of them. Each call costs the same, whatever their number."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[Holder, Session] = {}
+        self._users: dict[str, dict[Holder, Session]] = {}
+        self._waiting: dict[Holder, list[asyncio.Future[None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def get(self, holder: Holder) -> Session | None:
+        """Return that session, if it is there."""
+        return self._sessions.get(holder)
+
+    def of_user(self, user: str) -> list[Session]:
+        """Return a user's sessions, the oldest first."""
+        return list(self._users.get(user, {}).values())
+
+    def add(self, session: Session) -> None:
+        """Take a session in.
+
+        Raises:
+            LocalError: its holder has one.
+        """
+        holder = session.holder
+        if holder in self._sessions:
+            raise LocalError(f"session {holder.session} of worker {holder.worker} was granted already")
+        self._sessions[holder] = session
+        self._users.setdefault(session.user, {})[holder] = session
+
+    def remove(self, holder: Holder) -> Session | None:
+        """Forget a session and return it; wake who waits for that."""
+        session = self._sessions.pop(holder, None)
+        if session is not None:
+            others = self._users[session.user]
+            del others[holder]
+            if not others:
+                del self._users[session.user]
+        for waiting in self._waiting.pop(holder, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+        return session
+
+    async def gone(self, holders: Iterable[Holder]) -> None:
+        """Wait until none of these sessions is there."""
+        for holder in holders:
+            if holder in self._sessions:
+                waiting = asyncio.get_running_loop().create_future()
+                self._waiting.setdefault(holder, []).append(waiting)
+                await waiting

@@ -1,0 +1,201 @@
+"""The store's methods as statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+import msgspec
+
+from sstpfarm.auth.accounting import AccountingRecord
+from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.store import Counters, SessionFacts, Spooled, StickyAddress, StoredSession
+from sstpfarm.errors import SystemRefusal
+
+HISTORY_COLUMNS: Final = (
+    "session",
+    "user",
+    "authentic",
+    "method",
+    "interface",
+    "address",
+    "caller_id",
+    "called_id",
+    "connect_info",
+    "started_at",
+    "seconds",
+    "bytes_in",
+    "bytes_out",
+    "packets_in",
+    "packets_out",
+    "reason",
+)
+"""Columns of the table history that are fields of an AccountingRecord of the same name."""
+_ADD_HISTORY: Final = (
+    f"INSERT INTO history (ended_at, {', '.join(HISTORY_COLUMNS)}) "  # noqa: S608 - constants
+    f"VALUES (?, {', '.join('?' * len(HISTORY_COLUMNS))})"
+)
+
+
+class SqliteStore:
+    """`store.Store` over an open database.
+
+    Args:
+        database: from `open_database`.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(SessionFacts).decode
+        self._waiting: dict[str, int] = {}  # records of each queue; counted when first asked
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Join what is written in the block, as Store says."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            self._waiting.clear()
+            with suppress(sqlite3.Error):  # the failure before may have ended the transaction already
+                self._database.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    # -- sessions ------------------------------------------------------------------------------------------------------
+
+    def sessions(self) -> list[StoredSession]:
+        """All sessions, as Store says."""
+        rows = self._run(
+            "SELECT facts, started_at, interface, interface_id, seconds, bytes_in, bytes_out, packets_in, packets_out "
+            "FROM session ORDER BY rowid"
+        ).fetchall()
+        return [
+            StoredSession(self._decode(facts), started, interface, identifier, Counters(*counters))
+            for facts, started, interface, identifier, *counters in rows
+        ]
+
+    def add_session(self, facts: SessionFacts) -> None:
+        """Insert or replace a session."""
+        grant = facts.grant
+        self._run(
+            "INSERT OR REPLACE INTO session (worker, session, address, user, granted_at, facts) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                grant.worker,
+                grant.session,
+                int(IPv4Address(grant.terms.remote_address)),
+                grant.user,
+                facts.granted_at,
+                self._encode(facts),
+            ),
+        )
+
+    def start_session(self, holder: Holder, at: float, interface: str, interface_id: bytes) -> None:
+        """Note the start."""
+        self._run(
+            "UPDATE session SET started_at = ?, interface = ?, interface_id = ? WHERE worker = ? AND session = ?",
+            (at, interface, interface_id, *holder),
+        )
+
+    def count_session(self, holder: Holder, counters: Counters) -> None:
+        """Note the counters."""
+        self._run(
+            "UPDATE session SET seconds = ?, bytes_in = ?, bytes_out = ?, packets_in = ?, packets_out = ? "
+            "WHERE worker = ? AND session = ?",
+            (*counters, *holder),
+        )
+
+    def delete_sessions(self, holders: Sequence[Holder]) -> None:
+        """Delete the rows."""
+        self._run_many("DELETE FROM session WHERE worker = ? AND session = ?", holders)
+
+    # -- sticky addresses ----------------------------------------------------------------------------------------------
+
+    def sticky(self) -> list[StickyAddress]:
+        """All of them, in the order of their last use."""
+        rows = self._run("SELECT pool, user, address FROM sticky ORDER BY used_at").fetchall()
+        return [StickyAddress(*row) for row in rows]
+
+    def stick(self, found: StickyAddress, at: float) -> None:
+        """Insert or replace one."""
+        self._run("INSERT OR REPLACE INTO sticky (pool, user, address, used_at) VALUES (?, ?, ?, ?)", (*found, at))
+
+    def unstick(self, pool: str, user: str) -> None:
+        """Delete one."""
+        self._run("DELETE FROM sticky WHERE pool = ? AND user = ?", (pool, user))
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    def add_history(self, record: AccountingRecord) -> None:
+        """Insert a row."""
+        self._run(_ADD_HISTORY, (record.at, *(getattr(record, name) for name in HISTORY_COLUMNS)))
+
+    def prune_history(self, before: float, keep: int, step: int) -> int:
+        """Delete a few of the oldest rows; their numbers are in sequence, so the newest tells how many there are."""
+        old = self._run(
+            "DELETE FROM history WHERE number IN "
+            "(SELECT number FROM history WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
+            (before, step),
+        ).rowcount
+        many = self._run(
+            "DELETE FROM history WHERE number IN (SELECT number FROM history "
+            "WHERE number <= (SELECT max(number) FROM history) - ? ORDER BY number LIMIT ?)",
+            (keep, step - old),
+        ).rowcount
+        return old + many
+
+    # -- spool ---------------------------------------------------------------------------------------------------------
+
+    def spool(self, queue: str, data: bytes, keep: int) -> bool:
+        """Insert a record, if the queue has room."""
+        if queue not in self._waiting:
+            (self._waiting[queue],) = self._run("SELECT count(*) FROM spool WHERE queue = ?", (queue,)).fetchone()
+        if self._waiting[queue] >= keep:
+            return False
+        self._run("INSERT INTO spool (queue, data) VALUES (?, ?)", (queue, data))
+        self._waiting[queue] += 1
+        return True
+
+    def spooled(self, queue: str, limit: int, after: int = 0) -> list[Spooled]:
+        """The first records of a queue."""
+        rows = self._run(
+            "SELECT number, data FROM spool WHERE queue = ? AND number > ? ORDER BY number LIMIT ?",
+            (queue, after, limit),
+        ).fetchall()
+        return [Spooled(*row) for row in rows]
+
+    def unspool(self, numbers: Sequence[int]) -> None:
+        """Delete the records."""
+        with nullcontext() if self._database.in_transaction else self.transaction():
+            for number in numbers:
+                row = self._run("DELETE FROM spool WHERE number = ? RETURNING queue", (number,)).fetchone()
+                if row is not None and row[0] in self._waiting:
+                    self._waiting[row[0]] -= 1
+
+    # -- statements ----------------------------------------------------------------------------------------------------
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise SystemRefusal(f"auth's store: {error}") from error
+
+    def _run_many(self, statement: str, values: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each of these, in one transaction."""
+        if len(values) == 1 or self._database.in_transaction:
+            for each in values:
+                self._run(statement, each)
+            return
+        if values:
+            with self.transaction():
+                for each in values:
+                    self._run(statement, each)

@@ -1,0 +1,86 @@
+"""Slows down who guesses passwords: failures of a user and of a network are counted, and too many shut the door.
+
+Five failures in a minute (`failures-per-minute`) are free. With each one beyond, the door stays shut for twice as long:
+12 s, 24 s ... up to five minutes; the count sinks by five a minute. What comes before the shut door is refused
+with the words of a wrong password, and no backend is asked. A user is known by the name that was sent, whether there
+is one or not, so the door tells nobody which users there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from ipaddress import IPv4Address, ip_network
+from typing import Final
+
+from sstpfarm.config.addresses import caller_address
+
+MAX_ENTRIES: Final = 65_536
+MAX_SHUT: Final = 300.0  # seconds
+MINUTE: Final = 60.0
+PREFIXES: Final = {4: 24, 6: 64}
+
+
+class _Entry:
+    """The failures of one user or network: their count at a time, and until when the door is shut."""
+
+    __slots__ = ("at", "count", "shut_until")
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        self.at = 0.0
+        self.shut_until = 0.0
+
+
+class Throttle:
+    """Counts failures by user and by network.
+
+    Args:
+        failures_per_minute: how many are free, and how many are forgotten in a minute; 0 switches it off.
+    """
+
+    def __init__(self, failures_per_minute: int) -> None:
+        self.failures_per_minute = failures_per_minute
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def shut(self, user: bytes, caller_id: str, now: float) -> float:
+        """Return for how many seconds more this user or this network is refused unjudged; 0 when the door is open."""
+        if not self.failures_per_minute:
+            return 0.0
+        entries = (self._entries.get(key) for key in _keys(user, caller_id))
+        return max((entry.shut_until - now for entry in entries if entry is not None), default=0.0)
+
+    def failed(self, user: bytes, caller_id: str, now: float) -> None:
+        """Count a wrong password or an unknown user."""
+        free = self.failures_per_minute
+        if not free:
+            return
+        for key in _keys(user, caller_id):
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
+            entry.at = now
+            if entry.count >= free:
+                doubled = 2.0 ** min(entry.count - free, 16.0)
+                entry.shut_until = now + min(MAX_SHUT, MINUTE / free * doubled)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+
+    def succeeded(self, user: bytes) -> None:
+        """Forget the failures of a user who has proven to be one; those of the network stay."""
+        self._entries.pop(_user_key(user), None)
+
+
+def _keys(user: bytes, caller_id: str) -> tuple[bytes, ...]:
+    address = caller_address(caller_id)
+    if address is None:
+        return (_user_key(user),)
+    network = ip_network((address, PREFIXES[4 if isinstance(address, IPv4Address) else 6]), strict=False)
+    return (_user_key(user), b"n" + network.network_address.packed)
+
+
+def _user_key(user: bytes) -> bytes:
+    """Without a domain: it is free to choose, and names the same account."""
+    return b"u" + user.rpartition(b"\\")[2]
