@@ -18,7 +18,15 @@ from rich.text import Text
 from sstpfarm.client.foreground import connect as connect_tunnel
 from sstpfarm.client.plan import read_authorities, read_pem
 from sstpfarm.client.run import Counters, Observer, Up
-from sstpfarm.client.settings import METHODS, ClientCertificate, ClientSettings, HttpProxy, Wishes
+from sstpfarm.client.settings import (
+    METHODS,
+    ClampToPmtu,
+    ClientCertificate,
+    ClientSettings,
+    HttpProxy,
+    SourceValidation,
+    Wishes,
+)
 from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
 from sstpfarm.config.client_checks import pin_digits
@@ -197,6 +205,11 @@ class Mrru(click.ParamType):  # type: ignore[type-arg]  # generic only for type 
 @click.option("--no-default-route", is_flag=True, help="Leave the default route alone.")
 @click.option("--default-route-distance", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--no-peer-dns", is_flag=True, help="Do not ask for DNS servers.")
+@click.option("--use-peer-dns", is_flag=True, help="Give the server's DNS servers to this machine's resolver.")
+@click.option("--vrf", metavar="NAME", default="", help="VRF that the interface and its routes belong to.")
+@click.option("--adjust-mss", metavar="N|clamp-mss-to-pmtu", help="Bound the segments of TCP through the tunnel.")
+@click.option("--disable-forwarding", is_flag=True, help="Forward no IPv4 packets that come out of the tunnel.")
+@click.option("--source-validation", type=click.Choice(["strict", "loose", "disable"]), help="Reverse path filter.")
 @click.option("--no-ipv6", is_flag=True, help="Do not offer IPv6 inside the tunnel.")
 @click.option("--keepalive-timeout", default="60", show_default=True, help='Seconds, or "disabled".')
 @click.option("--max-mtu", type=click.IntRange(576, 4087), default=1500, show_default=True)
@@ -236,6 +249,11 @@ def connect(
     no_default_route: bool,
     default_route_distance: int,
     no_peer_dns: bool,
+    use_peer_dns: bool,
+    vrf: str,
+    adjust_mss: str | None,
+    disable_forwarding: bool,
+    source_validation: SourceValidation | None,
     no_ipv6: bool,
     keepalive_timeout: str,
     max_mtu: int,
@@ -292,6 +310,11 @@ def connect(
         default_route=not no_default_route,
         default_route_distance=default_route_distance,
         bridge=bridge or "",
+        register_dns=use_peer_dns and not no_peer_dns,
+        vrf=vrf,
+        adjust_mss=_segment_size(adjust_mss) if adjust_mss else None,
+        disable_forwarding=disable_forwarding,
+        source_validation=source_validation,
     )
     display: Observer = JsonDisplay() if as_json else ConsoleDisplay(Console(highlight=False))
     context.exit(asyncio.run(connect_tunnel(settings, wishes, display)))
@@ -336,6 +359,14 @@ def _certificate(chain: Path, key: Path) -> ClientCertificate:
     except ValueError as error:
         raise ConfigError(f"--certificate {chain} {key}: {error}") from None
     return found
+
+
+def _segment_size(text: str) -> int | ClampToPmtu:
+    if text == "clamp-mss-to-pmtu":
+        return "clamp-mss-to-pmtu"
+    if not text.isdecimal() or not 536 <= int(text) <= 65535:
+        raise click.UsageError(f'--adjust-mss {text!r}: 536 to 65535, or "clamp-mss-to-pmtu"')
+    return int(text)
 
 
 def _proxy(text: str, user: str, password_file: Path | None) -> HttpProxy:

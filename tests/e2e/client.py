@@ -26,6 +26,7 @@ class Client:
         place: the client's namespace.
         server: HOST or HOST:PORT.
         extra: further options of `connect`; how to trust the server is one of them.
+        programs: a directory that comes first in PATH.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Client:
         *extra: str,
         user: str = "alice",
         password: str = PASSWORD,
+        programs: Path | None = None,
     ) -> None:
         self.place = place
         self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-client-"))
@@ -43,7 +45,10 @@ class Client:
         password_file.chmod(0o600)
         command = [sys.executable, "-m", "sstpfarm", "connect", server]
         options = ["--user", user, "--password-file", str(password_file), "--json", *extra]
-        self.process = place.popen(*command, *options, cwd=ROOT, env=environment(ROOT))
+        env = environment(ROOT)
+        if programs is not None:
+            env["PATH"] = f"{programs}:{env['PATH']}"
+        self.process = place.popen(*command, *options, cwd=ROOT, env=env)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.output = Journal(self.process.stdout)
@@ -87,10 +92,15 @@ class Client:
 
 @contextmanager
 def connecting(
-    place: Namespace, server: str, *extra: str, user: str = "alice", password: str = PASSWORD
+    place: Namespace,
+    server: str,
+    *extra: str,
+    user: str = "alice",
+    password: str = PASSWORD,
+    programs: Path | None = None,
 ) -> Iterator[Client]:
     """A client that was started; killed at the end of the block if it still runs."""
-    client = Client(place, server, *extra, user=user, password=password)
+    client = Client(place, server, *extra, user=user, password=password, programs=programs)
     try:
         yield client
     finally:

@@ -18,6 +18,7 @@ import ctypes
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -29,6 +30,8 @@ from typing import IO, Any, Final, TypeVar
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 PATIENCE: Final = 10.0  # seconds for what should take milliseconds; a loaded CI machine is slow
+
+RESOLV_CONF: Final = "# the operator's\nnameserver 192.0.2.53\nsearch lan.test\n"  # of each namespace
 
 _numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,6 +75,11 @@ class Namespace:
         return subprocess.Popen(
             self.argv(*command), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=env
         )
+
+    @property
+    def resolv_conf(self) -> Path:
+        """What programs inside have as /etc/resolv.conf."""
+        return Path("/etc/netns", self.name, "resolv.conf")
 
     def ip(self, *arguments: str) -> Any:
         """What `ip -json ARGUMENTS` says inside."""
@@ -137,6 +145,10 @@ class Namespace:
 def namespace(label: str) -> Iterator[Namespace]:
     """Make a namespace with its loopback up; remove it at the end, whatever happened."""
     name = f"sstp{os.getpid()}-{next(_numbers)}-{label}"
+    # `ip netns exec` mounts these files over those of /etc: what a client writes into resolv.conf is not the machine's
+    own_files = Path("/etc/netns", name)
+    own_files.mkdir(parents=True)
+    (own_files / "resolv.conf").write_text(RESOLV_CONF)
     subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=30)
     made = Namespace(name)
     try:
@@ -144,6 +156,7 @@ def namespace(label: str) -> Iterator[Namespace]:
         yield made
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True, capture_output=True, timeout=30)
+        shutil.rmtree(own_files)
 
 
 def connect(
