@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -188,3 +189,17 @@ def test_mss_is_left_alone_where_it_should_be(net: Net) -> None:
         with accepted:
             assert dialled.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == 1500 - 40 - 12
     net.router.run("ip", "link", "set", "tun0", "group", str(worker_group(0)), "mtu", "1500")
+
+
+@needs_root
+@needs_nft
+def test_the_documents_example_is_taken(net: Net, tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    example = re.search(r"```nft\n(.*?)```", document, re.DOTALL)
+    assert example is not None
+    rules = tmp_path / "rules.nft"
+    rules.write_text(example[1])
+    options = {"forwarding": True, "client_to_client": False}
+    lists = ("guests", "staff")
+    inside(net.router, lambda: nft.install(**options, masquerade="", lists=lists, include=str(rules)))
+    assert "ip saddr @guests ip daddr 10.0.0.0/8 drop" in net.router.run("nft", "list", "ruleset").stdout

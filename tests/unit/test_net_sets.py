@@ -13,12 +13,13 @@ from sstpfarm.net import nft
 from sstpfarm.net.sets import Sets, table_exists
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
-pytestmark = [
+NEEDS = [
     needs_root,
     pytest.mark.skipif(
         shutil.which("nft", path=nft.SEARCH_PATH) is None, reason="needs the program nft (Debian package nftables)"
     ),
 ]
+pytestmark = NEEDS
 ONE, TWO = IPv4Address("10.20.0.1"), IPv4Address("10.20.0.2")
 
 
