@@ -86,6 +86,9 @@ class Device:
             return
         self._fd = self._open()
         self.index = socket.if_nametoindex(self.name)
+        # The addresses of two sessions have the same peer, so the kernel takes the new one for a secondary of the old
+        # one, and would delete both (Documentation/networking/ip-sysctl.rst, promote_secondaries).
+        sysctl.write(f"net/ipv4/conf/{self.name}/promote_secondaries", "1")
         if self._quiet:
             with suppress(OSError):  # no IPv6
                 sysctl.write(f"net/ipv6/conf/{self.name}/router_solicitations", "0")

@@ -137,7 +137,7 @@ def serving(
     try:
         yield service
         service.stop()
-    except AssertionError:
+    except Exception:
         sys.stderr.write(service.log.text())
         raise
     finally:

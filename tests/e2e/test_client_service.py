@@ -16,6 +16,7 @@ import pytest
 from .client_service import interface, serving
 from .farm import GATEWAY, Farm
 from .netns import Wire, until
+from .rawpeer import tls_peer
 from .test_client_killed import family
 
 FAR = Wire.SERVER4
@@ -198,9 +199,12 @@ def test_the_first_packet_dials_and_is_not_lost(wire: Wire, farm: Farm) -> None:
         farm.idle()
         assert service.address("sstpc0").startswith("10.20."), "the last session's is the best placeholder"
         assert "UP" in service.link("sstpc0")["flags"]
-        with wire.client.open_socket() as sock:
+        held = service.address("sstpc0")
+        with tls_peer(wire.client, FAR) as peer, wire.client.open_socket() as sock:
+            peer.open_session()  # whoever has the address that would be given next: there has to be another one
             sock.settimeout(10)
             with pytest.raises(ConnectionRefusedError):  # the server's answer: the connection got there
                 sock.connect((GATEWAY, 9))
+        assert service.address("sstpc0") not in {"", held}
         service.opened("sstpc0", mark)
     farm.idle()
