@@ -29,9 +29,10 @@ from sstpfarm.proto.sstp.call import SstpSettings
 from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
-from sstpfarm.transport.connection import Connection, Surroundings
+from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
+from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import NO_CERTIFICATE
 

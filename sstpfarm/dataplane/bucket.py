@@ -5,8 +5,13 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-DEPTH: Final = 0.1  # seconds at the present rate that may be saved up: RouterOS's bucket-size
+DEPTH: Final = 0.05  # seconds at the present rate that may be saved up
 PERIODS: Final = 16  # into which RouterOS divides burst-time for the average
+
+
+def bucket_of(rate: int, burst: int, threshold: int, seconds: int, now: float) -> Bucket | None:
+    """Return the bucket of one direction of a `RateLimit`, None where that has no limit."""
+    return Bucket(rate, burst, threshold, seconds, now) if rate else None
 
 
 class Bucket:

@@ -6,17 +6,17 @@ with one reason, and tells its delegate then. What a server and a client do diff
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
+from sstpfarm.dataplane.bucket import bucket_of
 from sstpfarm.dataplane.interface import FramingError, PacketPath
+from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.errors import PeerError, place_of
 from sstpfarm.proto.events import (
     AuthRequest,
@@ -31,29 +31,19 @@ from sstpfarm.proto.events import (
 from sstpfarm.proto.roles import AuthDecision, Ipv4Terms, Ipv6Terms
 from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
 from sstpfarm.reasons import Reason
-from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.delegate import Delegate
 from sstpfarm.transport.downlink import Downlink
 from sstpfarm.transport.farewell import Farewell
 from sstpfarm.transport.outlet import Outlet, Overflow
 from sstpfarm.transport.path_settings import gates_of, set_limits
-from sstpfarm.transport.poller import Poller
-from sstpfarm.transport.tls import SharedBuffers, TlsPump
+from sstpfarm.transport.surroundings import Surroundings
+from sstpfarm.transport.tls import TlsPump
+from sstpfarm.transport.tun_source import TunSource
+from sstpfarm.transport.uplink import Uplink
 
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
-DRAINS: Final = 2  # batches read from the TUN for one event, so that no session waits long for another's transfer
-TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all connections of a process share."""
-
-    loop: asyncio.AbstractEventLoop
-    poller: Poller
-    buffers: SharedBuffers
-    deadlines: Deadlines
+TCP_NOTSENT_LOWAT: Final = 25
 
 
 class Stage(Enum):
@@ -77,8 +67,8 @@ class Connection:
 
     __slots__ = (
         "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_downlink", "_farewell", "_fd",
-        "_login_deadline", "_outlet", "_path", "_pump", "_sock", "_stage", "_tunnel", "ending", "mtu", "peer",
-        "scheduled",
+        "_login_deadline", "_outlet", "_path", "_pump", "_sock", "_stage", "_tunnel", "_uplink", "ending",
+        "mtu", "peer", "scheduled",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +95,7 @@ class Connection:
         self._path: PacketPath | None = None
         self._downlink: Downlink | None = None
         self._farewell: Farewell | None = None
+        self._uplink: Uplink | None = None
         self._dispatching = self._broken = False
         self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
@@ -143,11 +134,23 @@ class Connection:
         Returns:
             Whether it was taken.
         """
-        if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.attached:
+        if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.source.attached:
             os.close(tun)
             return False
-        self._downlink.attach(tun, queued, bridged=bridged)
+        self._downlink.source.attach(tun, queued, bridged=bridged)
         return True
+
+    def set_rate(self, limit: RateLimit) -> None:
+        """Hold the peer to that limit from now on; rx is what it sends, tx what it is sent."""
+        if self._downlink is None or self._stage is not Stage.OPEN:
+            return
+        now = monotonic()
+        up = bucket_of(limit.rx, limit.rx_burst, limit.rx_threshold, limit.rx_time, now)
+        if self._uplink is None and up is not None:
+            self._uplink = Uplink(self._around, self._sock, self._readable)
+        if self._uplink is not None:
+            self._uplink.limit(up)
+        self._downlink.limit(bucket_of(limit.tx, limit.tx_burst, limit.tx_threshold, limit.tx_time, now))
 
     def close(self, reason: Reason, detail: str = "") -> None:
         """End the connection for that reason, in the way that the reason asks for. Idempotent."""
@@ -200,6 +203,8 @@ class Connection:
             return
         if self._stage is Stage.OPEN:
             self._receive()  # after a stall of this process: what waits in the socket counts before the clock does
+            if self._uplink is not None and self._tunnel is not None and self._uplink.unread():
+                self._tunnel.heard(now)
         if self._stage is not Stage.OPEN or self._tunnel is None:
             return
         if self._login_deadline is not None and now >= self._login_deadline:
@@ -218,6 +223,10 @@ class Connection:
 
     def _receive(self) -> None:
         received = self._around.buffers.received
+        if self._uplink is not None:
+            received = self._uplink.part(received)
+            if not received:
+                return
         try:
             count = self._sock.recv_into(received)
         except (BlockingIOError, InterruptedError):
@@ -238,6 +247,8 @@ class Connection:
                 self._flush()
             return
         if plain:
+            if self._uplink is not None:
+                self._uplink.spend(len(plain))
             self._feed(plain)
         if self._stage is not Stage.OPEN or self._tunnel is None:
             return
@@ -256,7 +267,10 @@ class Connection:
         if self._stage is not Stage.HANDSHAKE:
             return False
         self._tunnel, self._path = tunnel, path
-        self._downlink = Downlink(path, self._outlet, tunnel.fragments)
+        source = TunSource(path, self._outlet, tunnel.fragments)
+        self._downlink = Downlink(
+            self._around, source, self._outlet, self._encrypt, self._send, self._device_gone, self._tun_readable
+        )
         self._stage, self._deadline = Stage.OPEN, None
         tunnel.start(monotonic())
         self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
@@ -369,39 +383,26 @@ class Connection:
 
     def _tun_readable(self) -> None:
         try:
-            self._drain()
+            if self._downlink is not None:
+                self._downlink.drain()
         except Exception as error:  # as in _step
             self._bug(error)
 
     def _writable(self) -> None:
         try:
             self._transmit(b"")
-            if self._stage is Stage.OPEN and not self._outlet.pending:
-                self._drain()
+            if self._downlink is not None and self._stage is Stage.OPEN and not self._outlet.pending:
+                self._downlink.drain()
         except Exception as error:  # as in _step
             self._bug(error)
 
-    def _drain(self) -> None:
-        """Carry packets from the TUN to the socket, while that takes them and the bound of one event is not met."""
-        downlink, out = self._downlink, self._around.buffers.outbound
-        if downlink is None or not downlink.attached:
-            self._outlet.drive_by_socket(False)
-            return
-        for _ in range(DRAINS):
-            try:
-                sent, more = downlink.carry(out, self._encrypt)
-            except OSError as error:  # the device is gone
-                downlink.close()
-                self.close(Reason.INTERFACE_FAILED, error.strerror or "read failed")
-                return
-            if sent:
-                self._flush()
-                if self._stage is not Stage.OPEN or self._outlet.pending:
-                    return
-            if not more:
-                self._outlet.drive_by_socket(False)
-                return
-        self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
+    def _send(self) -> bool:
+        """Send what was encrypted; False when the socket is full, or all is over."""
+        self._flush()
+        return self._stage is Stage.OPEN and not self._outlet.pending
+
+    def _device_gone(self, why: str) -> None:
+        self.close(Reason.INTERFACE_FAILED, why)
 
     def _flush(self) -> None:
         """Send what was encrypted."""
@@ -459,7 +460,9 @@ class Connection:
 
     def _close_tun(self) -> None:
         if self._downlink is not None:
-            self._downlink.close()
+            self._downlink.source.close()
+        if self._uplink is not None:
+            self._uplink.close()
 
     def _close_now(self) -> None:
         if self._stage is Stage.CLOSED:
@@ -483,5 +486,5 @@ class Connection:
         delegate = self._delegate
         # The timers' heap knows us for a while, and a delegate may for ever: neither keeps TLS state in memory.
         del self._delegate, self._outlet, self._pump
-        self._tunnel = self._path = self._downlink = self._farewell = None
+        self._tunnel = self._path = self._downlink = self._uplink = self._farewell = None
         delegate.closed(self, *self.ending)

@@ -1,123 +1,128 @@
-"""The way of packets from a TUN descriptor to the peer: what is read when, what is shed, what goes in fragments."""
+"""The way of packets from a TUN descriptor to the peer: who drives, and how much passes for one event."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from math import inf
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from sstpfarm.dataplane.interface import PacketPath
+from sstpfarm.dataplane.bucket import Bucket
 from sstpfarm.transport.outlet import Outlet
-from sstpfarm.transport.standing import StandingQueue
+from sstpfarm.transport.shaper import Shaper
+from sstpfarm.transport.surroundings import Surroundings
+from sstpfarm.transport.tun_source import TunSource
 
+DRAINS: Final = 2  # batches read from the TUN for one event, so that no session waits long for another's transfer
+BATCHES: Final = 8  # the same for a limited session; each is a packet, or what passes in a tick
 LARGE_PACKETS: Final = 32  # that one batch may hold: each is written by itself
 
 
 class Downlink:
-    """Reads a TUN descriptor for one connection.
+    """Carries packets from a TUN descriptor to one connection.
 
     Args:
-        path: makes SSTP data packets of what is read.
-        outlet: watches the descriptor.
-        fragment: makes SSTP data packets of a packet that only fits in fragments.
+        source: of the packets.
+        outlet: watches the descriptor, and the socket; `pending` there stops us.
+        encrypt: takes SSTP data packets.
+        flush: sends what was encrypted; False when nothing more is to be sent now.
+        gone: called when the device is gone and the descriptor is closed.
+        again: called when it is time to call `drain` again, although no descriptor is ready.
     """
 
-    __slots__ = ("_behind", "_bridged", "_fragment", "_outlet", "_path", "_queue", "_tun")
+    __slots__ = ("_again", "_around", "_encrypt", "_flush", "_gone", "_outlet", "_shaper", "source")
 
-    def __init__(self, path: PacketPath, outlet: Outlet, fragment: Callable[[bytes], bytes]) -> None:
-        self._fragment = fragment
-        self._path = path
+    def __init__(
+        self,
+        around: Surroundings,
+        source: TunSource,
+        outlet: Outlet,
+        encrypt: Callable[[memoryview | bytes], None],
+        flush: Callable[[], bool],
+        gone: Callable[[str], None],
+        again: Callable[[], None],
+    ) -> None:
+        self._around = around
+        self.source = source
         self._outlet = outlet
-        self._queue = StandingQueue()
-        self._tun = -1
-        self._bridged = False
-        self._behind = -1  # the TUN, as long as a socket in its place holds what is sent before
+        self._encrypt = encrypt
+        self._flush = flush
+        self._gone = gone
+        self._again = again
+        self._shaper: Shaper | None = None
 
-    @property
-    def attached(self) -> bool:
-        """Whether there is a TUN."""
-        return self._tun >= 0
+    def limit(self, bucket: Bucket | None) -> None:
+        """Let that bucket decide how fast it goes, None for as fast as the socket takes it."""
+        if self._shaper is None and bucket is not None:
+            self._shaper = Shaper(self.source)
+        if self._shaper is not None:
+            self._shaper.limit(bucket)
+            if not self._outlet.pending:  # else the socket drives
+                self._again()
 
-    def attach(self, tun: int, queued: Sequence[bytes] = (), *, bridged: bool = False) -> None:
-        """Take that TUN descriptor and watch it; it is closed by `close`.
+    def drain(self) -> None:
+        """Carry packets, while the socket takes them and the bound of one event is not met."""
+        if not self.source.attached:
+            self._outlet.drive_by_socket(False)
+            return
+        try:
+            if self._shaper is None:
+                self._carry(self._around.buffers.outbound)
+            else:
+                self._carry_shaped(self._shaper, self._around.buffers.outbound)
+        except OSError as error:
+            self.source.close()
+            self._gone(error.strerror or "read failed")
 
-        Args:
-            queued: packets as they were read from it, which go first: the path reads them from a socket.
-            bridged: it is that of a TAP device.
-        """
-        self._bridged = bridged
-        if queued:
-            before, feeder = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            before.setblocking(False)
-            feeder.setblocking(False)
-            with feeder, suppress(BlockingIOError):  # the buffer is full: as in a TUN's ring, the last ones are lost
-                for packet in queued:
-                    feeder.send(packet)
-            self._behind, tun = tun, before.detach()
-        self._watch(tun)
+    def _carry(self, out: memoryview) -> None:
+        for _ in range(DRAINS):
+            sent, more = self._carry_batch(out)
+            if sent and not self._flush():
+                return
+            if not more:
+                self._outlet.drive_by_socket(False)
+                return
+        self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
 
-    def _watch(self, tun: int) -> None:
-        self._tun = tun
-        self._path.attach(tun, bridged=self._bridged)
-        self._outlet.set_tun(tun)
-
-    def _turn_to_tun(self) -> None:
-        """What was queued is sent: from now on the TUN is read."""
-        self._outlet.set_tun(-1)
-        os.close(self._tun)
-        tun, self._behind = self._behind, -1
-        self._watch(tun)
-
-    def close(self) -> None:
-        """Close the descriptor. Idempotent."""
-        if self._tun >= 0:
-            self._outlet.set_tun(-1)
-            self._path.detach()
-            os.close(self._tun)
-            self._tun = -1
-        if self._behind >= 0:
-            os.close(self._behind)
-            self._behind = -1
-
-    def carry(self, out: memoryview, send: Callable[[bytes | memoryview], None]) -> tuple[bool, bool]:
-        """Hand a batch of packets to `send`, in order; `out` is where they are made.
-
-        Returns:
-            (sent, more): whether there were any, and whether the TUN was not read to its end.
-
-        Raises:
-            OSError: the device is gone.
-        """
-        sent = False
+    def _carry_batch(self, out: memoryview) -> tuple[bool, bool]:
+        """Encrypt a batch; returns whether there was any, and whether the TUN was not read to its end."""
+        sent, now = False, monotonic()
         for _ in range(LARGE_PACKETS):
-            filled, more = self.read(out)
+            filled, more = self.source.read(out, now)
             if filled:
-                send(out[:filled])
-            large = self._path.large()
-            if large is None:
+                self._encrypt(out[:filled])
+            large = self.source.large()
+            if not large:
                 return sent or filled > 0, more
-            send(self._fragment(large))
+            self._encrypt(large)
             sent = True
         return True, True
 
-    def read(self, out: memoryview) -> tuple[int, bool]:
-        """Put a batch of packets into `out`, as `PacketPath.drain` does; a queue that only adds delay loses one.
-
-        Returns:
-            (filled, more): more is True when the TUN was not read to its end.
-
-        Raises:
-            OSError: the device is gone.
-        """
-        queue = self._queue
+    def _carry_shaped(self, shaper: Shaper, out: memoryview) -> None:
         now = monotonic()
-        filled, more = self._path.drain(out, queue.due <= now)
-        if more or queue.due < inf:
-            queue.seen(now, empty=not more)
-        if not more and self._behind >= 0:
-            self._turn_to_tun()
-        return filled, more
+        for _ in range(BATCHES):
+            batch = shaper.next(out, now)
+            if not batch:
+                break
+            self._encrypt(batch)
+            if not self._flush():
+                return
+        else:
+            self._outlet.drive_by_socket(True)
+            return
+        if not shaper.may_pass(now):
+            shaper.fill(out, now)
+            self._outlet.rest()
+            if not shaper.waits:
+                shaper.waits = True
+                self._around.pacer.wait(self._go_on)
+            return
+        if shaper.idle:
+            self._shaper = None
+        self._outlet.drive_by_socket(False)
+
+    def _go_on(self) -> None:
+        """There may be tokens again."""
+        if self._shaper is not None:
+            self._shaper.waits = False
+            if self.source.attached and not self._outlet.pending:
+                self._again()

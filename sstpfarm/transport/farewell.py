@@ -8,12 +8,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sstpfarm.transport.outlet import Outlet, Overflow
-
-if TYPE_CHECKING:
-    from sstpfarm.transport.connection import Surroundings
+from sstpfarm.transport.surroundings import Surroundings
 
 LINGER: Final = 1.0  # seconds to wait for the peer's close, so that our last bytes are not lost to a reset
 FLUSH: Final = 3.0  # seconds that the last bytes may take to leave

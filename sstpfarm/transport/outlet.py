@@ -88,6 +88,11 @@ class Outlet:
                 self._poller.remove_writer(self._fd)
         self._arm(not on)
 
+    def rest(self) -> None:
+        """Watch neither, until `drive_by_socket` is called again or bytes wait for the socket."""
+        self.drive_by_socket(False)
+        self._arm(False)
+
     def set_tun(self, tun: int) -> None:
         """Watch that TUN descriptor from now on, -1 for none: then its last one may be closed."""
         self._arm(False)

@@ -26,9 +26,10 @@ from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.log import Log
 from sstpfarm.telemetry.stats import Stats
-from sstpfarm.transport.connection import Connection, Surroundings
+from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.deadlines import Deadlines
 from sstpfarm.transport.poller import Poller
+from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity
 from sstpfarm.worker.session import Session
@@ -287,6 +288,9 @@ class WorkerServer:
                     session.interface_ready(message, fds[0])
             case m.InterfaceRefused(session=session_id, detail=detail):
                 self._close(session_id, Reason.INTERFACE_FAILED, detail)
+            case m.ChangeRate(session=session_id, rate_limit=rate_limit):
+                if (session := self._sessions.get(session_id)) is not None:
+                    session.change_rate(rate_limit)
             case m.EndSession(session=session_id, reason=reason):
                 self._close(session_id, Reason(reason), "")
             case m.LendListener(listener=number):

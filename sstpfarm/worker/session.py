@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from sstpfarm.dataplane.interface import Cell, Gate, PacketPath
+from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.ipc import messages as m
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.ppp.exchange import readable
@@ -70,6 +71,7 @@ class Session:
         "_phase",
         "_phase_at",
         "_ppp_authenticated",
+        "_rate",
         "_request",
         "_slot",
         "_terms",
@@ -95,6 +97,7 @@ class Session:
         self._opened_at: float | None = None
         self._ipv6: tuple[tuple[int, int], ...] = ()
         self._interface = ""
+        self._rate: RateLimit | None = None
         self._user = self._method = ""
 
     # -- from the connection -----------------------------------------------------------------------------------------
@@ -224,6 +227,7 @@ class Session:
             return
         self._login, self._request = Login.ACCEPTED, None
         self._terms, self._user = message.terms, message.user
+        self._rate = self._rate or message.terms.rate_limit
         self._worker.stats.inc("sstpfarm_logins_total", "accepted")
         self._worker.log.emit(
             "login.accepted", session=self.id, user=self._user, peer=self.connection.peer, method=self._method
@@ -246,6 +250,12 @@ class Session:
         self._refused(reason, "")
         self.connection.auth_result(AuthReject(message.message, reason))
 
+    def change_rate(self, limit: RateLimit) -> None:
+        """The master has another rate limit for the session; it may come before auth's answer."""
+        self._rate = limit
+        if self.connection is not None:
+            self.connection.set_rate(limit)
+
     def interface_ready(self, message: m.InterfaceReady, tun: int) -> None:
         """The master sent the descriptor; it may come before auth's own answer."""
         self._interface = message.name
@@ -263,6 +273,8 @@ class Session:
         if terms is None or self.connection is None or not (self._interface and self._ppp_authenticated):
             return
         self._ppp_authenticated = False  # once
+        if self._rate is not None:
+            self.connection.set_rate(self._rate)
         if terms.bridged:  # IP goes inside of the frames
             self.connection.configure(None, None, bridge=True)
             return

@@ -98,13 +98,13 @@ def test_an_average_above_the_threshold_allows_no_burst() -> None:
 
 
 def test_debt_is_paid_before_anything_passes() -> None:
-    bucket = plain(80_000)  # 10,000 bytes a second, 1,000 saved up
-    bucket.spend(6_000)
+    bucket = plain(80_000)  # 10,000 bytes a second
+    bucket.spend(5_000 + round(10_000 * DEPTH))
     assert bucket.available(0.4) < 0
     assert bucket.available(0.51) > 0
 
 
 def test_a_clock_that_stands_gives_nothing() -> None:
     bucket = plain(8_000)
-    bucket.spend(100)
+    bucket.spend(round(1_000 * DEPTH))
     assert bucket.available(0.0) == bucket.available(0.0) == 0

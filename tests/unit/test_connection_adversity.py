@@ -17,8 +17,7 @@ from sstpfarm.dataplane.interface import Gate, PacketPath
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, BridgeOpened, Ipv4Opened, Ipv6Opened, Phase
 from sstpfarm.proto.tunnel import Tunnel
 from sstpfarm.reasons import Reason
-from sstpfarm.transport import connection as module
-from sstpfarm.transport import farewell
+from sstpfarm.transport import downlink, farewell
 from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.outlet import MAX_PENDING, NOTHING
 from sstpfarm.transport.tls import OUTBOUND
@@ -284,9 +283,9 @@ def test_one_event_carries_a_bounded_number_of_batches(identity: ServerIdentity)
             await both.open()
             endless = EndlessPath()
             assert both.server._downlink is not None
-            both.server._downlink._path = endless  # type: ignore[assignment] # only what a drain needs
+            both.server._downlink.source._path = endless  # type: ignore[assignment] # only what a drain needs
             both.server._tun_readable()
-            assert endless.drains == module.DRAINS
+            assert endless.drains == downlink.DRAINS
             outlet = both.server._outlet
             assert (outlet._socket_drives, outlet._armed) == (True, False)
             await until(lambda: endless.left == 0)
@@ -300,7 +299,7 @@ def test_a_device_that_is_gone_ends_the_session_in_order(identity: ServerIdentit
         async with pair(identity) as both:
             await both.open()
             assert both.server._downlink is not None
-            tun = both.server._downlink._tun
+            tun = both.server._downlink.source._tun
             far_end, write_only = os.pipe()
             os.dup2(write_only, tun)  # reading it fails with EBADF, as a deleted device does with EBADFD
             os.close(write_only)
