@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
@@ -31,6 +32,14 @@ from sstpfarm.telemetry.log import Log
 MOST_LISTS: Final = 1024  # sets that are made for names which auth brings, beside those of the configuration
 LIST_NAME: Final = re.compile(r"(?!sstpfarm)[A-Za-z_][A-Za-z0-9._-]{0,63}", re.ASCII)
 SCRIPT_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Contest:
+    """How many sessions have a route of one network and metric, and whether somebody else had one before them."""
+
+    sessions: int = 0
+    foreign: bool = False
 
 
 class SessionEffects:
@@ -59,6 +68,7 @@ class SessionEffects:
         self._scripts = Scripts(log, script_timeout)
         self._routes = Netlink(socket.NETLINK_ROUTE)
         self._sets = Sets(TABLE_NAME)
+        self._contests: dict[tuple[Network, int], _Contest] = {}
         self._known = set(lists)
         self._most = len(self._known) + MOST_LISTS
 
@@ -136,6 +146,11 @@ class SessionEffects:
         if session.applied is not None and session.applied.routes:
             assert session.device is not None
             routes, session.applied.routes = session.applied.routes, []
+            for network, _, metric in routes:
+                contest = self._contests[network, metric]
+                contest.sessions -= 1
+                if not contest.sessions:
+                    del self._contests[network, metric]
             try:
                 delete_routes(self._routes, session.device.index, routes)
             except OSError as error:
@@ -224,8 +239,18 @@ class SessionEffects:
         if caller is not None and caller.version == network.version and caller in network:
             raise ValueError(f"the client connects from there ({caller})")
         gateway = ip_address(route.gateway) if route.gateway else None
-        if not add_route(self._routes, session.device.index, network, gateway, route.metric):
-            self._log.emit("route.shadowed", session=grant.session, route=route.destination, metric=route.metric)
+        key = network, route.metric
+        contest = self._contests.get(key)
+        # of two sessions the later one is alive; what the operator has made stays what it is
+        first = contest is not None and not contest.foreign and network.version == 4
+        if not add_route(self._routes, session.device.index, network, gateway, route.metric, first=first):
+            serves = "this session" if first else "what was there"
+            self._log.emit(
+                "route.contested", session=grant.session, route=route.destination, metric=route.metric, serves=serves
+            )
+            contest = contest or _Contest(foreign=True)
+        self._contests[key] = contest = contest or _Contest()
+        contest.sessions += 1
         session.applied = session.applied or Applied()
         session.applied.routes.append((network, gateway, route.metric))
 

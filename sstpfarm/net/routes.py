@@ -31,23 +31,25 @@ Network = IPv4Network | IPv6Network
 Gateway = IPv4Address | IPv6Address
 
 
-def add_route(netlink: Netlink, index: int, network: Network, gateway: Gateway | None, metric: int) -> bool:
+def add_route(
+    netlink: Netlink, index: int, network: Network, gateway: Gateway | None, metric: int, *, first: bool = False
+) -> bool:
     """Add a route to the main table; False when one of that network and metric was there already.
 
-    Then ours waits behind it and serves when it is gone (IPv6: both serve, where both have gateways). The interface
-    must be up. A gateway needs no address on it.
+    Then ours waits behind the others and serves when they are gone, or before them with `first`; IPv6 knows no such
+    thing, there it waits. The interface must be up. A gateway needs no address on it.
 
     Raises:
         OSError: the kernel refuses.
     """
-    code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _body(index, network, gateway, metric)))
-    if code == errno.EEXIST:
-        code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, _body(index, network, gateway, metric)))
-        if not code:
-            return False
+    body = _body(index, network, gateway, metric)
+    code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body))
+    alone = code != errno.EEXIST
+    if not alone:
+        code = _send(netlink, (RTM_NEWROUTE, NLM_F_CREATE | (0 if first else NLM_F_APPEND), body))
     if code:
         raise OSError(code, os.strerror(code))
-    return True
+    return alone
 
 
 def delete_routes(netlink: Netlink, index: int, routes: Sequence[tuple[Network, Gateway | None, int]]) -> None:

@@ -48,7 +48,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "session.closed": LogEvent("info", ("session", "user", "peer", "reason", "seconds", "bytes_in", "bytes_out")),
     "session.kicked": LogEvent("info", ("session", "by")),
     "effect.failed": LogEvent("warning", ("session", "effect", "detail")),
-    "route.shadowed": LogEvent("warning", ("session", "route", "metric")),
+    "route.contested": LogEvent("warning", ("session", "route", "metric", "serves")),
     "table.restored": LogEvent("warning"),
     "table.lost": LogEvent("error", ("detail",)),
     "script.output": LogEvent("info", ("session", "program", "text")),

@@ -102,6 +102,7 @@ def settings(files: Path) -> dict[str, Any]:
             "guest": {"password": PASSWORD, "address-list": ["staff", "quarantine"]},
             "site": {"password": PASSWORD, "routes": site},
             "site2": {"password": PASSWORD, "routes": site},
+            "ipv4only": {"password": PASSWORD, "routes": site, "use-ipv6": False},
             "mistaken": {"password": PASSWORD, "routes": ["10.99.0.0/16", "10.77.2.0/24"]},
             "scripted": {
                 "password": PASSWORD,
@@ -161,7 +162,7 @@ def test_routes_carry_a_network_and_nobody_elses(net: Net) -> None:
     net.idle()
 
 
-@pytest.mark.parity("ros-ppp/routes", "ros-ppp/use-ipv6")
+@pytest.mark.parity("ros-ppp/routes")
 def test_routes_of_ipv6(net: Net) -> None:
     client, server = net.wire.client, net.wire.server
     server.run("ip", "address", "add", "fdaa::1/128", "dev", "inside", "nodad")
@@ -184,16 +185,48 @@ def test_routes_of_ipv6(net: Net) -> None:
     net.idle()
 
 
+@pytest.mark.parity("ros-ppp/use-ipv6")
+def test_a_session_without_ipv6(net: Net) -> None:
+    mark = net.farm.log.mark()
+    options = (*TRUST_ANY, "--no-default-route", "--interface", "sstp0")
+    with connecting(net.wire.client, net.wire.SERVER4, *options, user="ipv4only") as running_client:
+        running_client.up()
+        failed = net.farm.wait_event("effect.failed", mark)
+        assert failed["detail"] == "fd77:1::/64: the session has no IPv6"
+        assert net.wire.client.ping(GATEWAY)
+        (listed,) = net.farm.sessions()
+        for place, name in ((net.wire.client, "sstp0"), (net.wire.server, listed["interface"])):
+            assert place.run("ip", "-6", "address", "show", "dev", name).stdout == ""
+        running_client.stop()
+    net.idle()
+
+
 @pytest.mark.parity("ros-ppp/routes")
-def test_the_second_gateway_of_a_site_takes_over(net: Net) -> None:
+def test_two_gateways_of_one_site(net: Net) -> None:
+    """The later one serves, and when it is gone the other one does."""
     farm, mark = net.farm, net.farm.log.mark()
     with session(net, "site2") as first, session(net, "site") as second:
-        assert farm.wait_event("route.shadowed", mark)["route"] == SITE
-        assert answered(first, "10.77.1.9")
-        first.disconnect()
-        until(lambda: len(farm.sessions()) == 1, "the first is gone")
+        contested = farm.wait_event("route.contested", mark)
+        assert (contested["route"], contested["serves"]) == (SITE, "this session")
         assert answered(second, "10.77.1.9")
         second.disconnect()
+        until(lambda: len(farm.sessions()) == 1, "the second is gone")
+        assert answered(first, "10.77.1.9")
+        first.disconnect()
+    net.idle()
+
+
+def test_a_route_of_the_operator_stays(net: Net) -> None:
+    farm, mark, server = net.farm, net.farm.log.mark(), net.wire.server
+    theirs = f"{SITE} dev inside scope link metric 5"
+    server.run("ip", "route", "add", *theirs.split())
+    with session(net, "site") as one, session(net, "site2") as two:
+        assert farm.wait_event("route.contested", mark)["serves"] == "what was there"
+        assert "dev inside" in server.run("ip", "route", "get", "10.77.1.9").stdout
+        server.run("ip", "route", "del", *theirs.split())
+        assert answered(one, "10.77.1.9")
+        one.disconnect()
+        two.disconnect()
     net.idle()
 
 

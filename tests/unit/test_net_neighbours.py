@@ -13,7 +13,7 @@ import pytest
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.neighbours import add_proxies, delete_leftovers, delete_proxies
 from sstpfarm.net.netlink import Netlink
-from sstpfarm.net.routes import add_route
+from sstpfarm.net.routes import Gateway, Network, add_route, delete_routes
 from sstpfarm.net.tun import make_tun
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
@@ -102,15 +102,23 @@ async def routes(place: Namespace, netlink: Netlink) -> None:
             "fd08::/64 via fd09::1 dev sstp0 proto 115 metric 7 onlink pref medium",
         ):
             assert line in shown
-        # the second gateway of a site waits behind the first
+        # the second gateway of a site waits behind the first, or goes before it
         assert not add_route(netlink, second, site, CLIENT + 1, 5)
-        assert not add_route(netlink, second, site6, None, 0)
-        for address in ("10.9.0.9", "fd09::9"):
-            assert "dev sstp0" in place.run("ip", "route", "get", address).stdout
-        links.park(first)
-        for address in ("10.9.0.9", "fd09::9"):
+        assert not add_route(netlink, second, site6, None, 0, first=True)
+        assert not add_route(netlink, second, ip_network("10.8.0.0/16"), None, 0, first=True)
+        for address, name in (("10.9.0.9", "sstp0"), ("fd09::9", "sstp0"), ("10.8.0.9", "sstp1")):
+            assert f"dev {name}" in place.run("ip", "route", "get", address).stdout
+        mine: list[tuple[Network, Gateway | None, int]] = [
+            (site, CLIENT, 5),
+            (site6, None, 0),
+            (ip_network("10.8.0.0/16"), None, 0),
+        ]
+        delete_routes(netlink, first, mine)
+        delete_routes(netlink, first, mine)  # gone already: no error
+        for address in ("10.9.0.9", "fd09::9", "10.8.0.9"):
             assert "dev sstp1" in place.run("ip", "route", "get", address).stdout
-        links.park(second)
+        links.park(first)
+        links.park(second)  # takes its routes along
         assert not [line for line in place.routes() if "sstp" in line]
         with pytest.raises(OSError, match="down"):
             add_route(netlink, first, site, CLIENT, 5)
