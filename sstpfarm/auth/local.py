@@ -34,6 +34,7 @@ from sstpfarm.reasons import Reason
 # RFC 2759 6
 ACCOUNT_DISABLED: Final = 647
 NO_DIALIN_PERMISSION: Final = 649
+OUR_SERVICES: Final = frozenset({"any", "sstp"})
 HASHING_THREADS: Final = 2
 MAX_HASHING: Final = 64  # logins that wait for a thread; each takes some 20 ms, so the last one waits below a second
 NT_METHODS: Final = (AuthMethod.MSCHAP2, AuthMethod.MSCHAP1)
@@ -145,6 +146,8 @@ class LocalBackend:
             return Denied("the account is disabled", ACCOUNT_DISABLED, told=True)
         if secret.expires and expiry_time(secret.expires) <= self._wall():
             return Denied("the account has expired", ACCOUNT_DISABLED, told=True, reason=Reason.EXPIRED)
+        if secret.service not in OUR_SERVICES:
+            return Denied(f"the secret is for {secret.service}", NO_DIALIN_PERMISSION, told=True)
         if not _may_call_from(secret, caller_id):
             return Denied("not allowed from this address", NO_DIALIN_PERMISSION, told=True)
         return None

@@ -115,7 +115,10 @@ class Secret(Terms, frozen=True):
         | Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)],
         Meta(description='an address or a network, a list of at most 64 of them, or "" for any'),
     ] = ""
-    service: Annotated[Literal["any", "sstp"], Meta(description='"any" or "sstp"')] = "any"
+    service: Annotated[
+        Literal["any", "async", "l2tp", "ovpn", "pppoe", "pptp", "sstp"],
+        Meta(description='"any", "sstp" or another service of RouterOS: "async", "l2tp", "ovpn", "pppoe", "pptp"'),
+    ] = "any"
     comment: Text = ""
 
 

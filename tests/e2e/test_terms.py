@@ -21,6 +21,8 @@ SECRETS = {
     "fixed": {"password": PASSWORD, "remote-address": "10.77.0.9", "local-address": "10.77.0.1"},
     "named": {"password": PASSWORD, "dns-server": ["10.20.0.53", "10.20.0.54"]},
     "disabled": {"password": PASSWORD, "disabled": True},
+    "dialler": {"password": PASSWORD, "service": "pptp"},
+    "here too": {"password": PASSWORD, "service": "sstp"},
     "elsewhere": {"password": PASSWORD, "caller-id": "192.0.2.0/24"},
     "here": {"password": PASSWORD, "caller-id": Wire.CLIENT4},
     "lonely": {"password": PASSWORD, "remote-address": "pool:single"},
@@ -119,17 +121,18 @@ def test_the_profile_of_the_secret_or_the_default_one(wire: Wire, farm: Farm) ->
         assert (up["remote_address"], up["dns"]) == (GATEWAY, [GATEWAY])
 
 
-@pytest.mark.parity("ros-ppp/caller-id")
-def test_caller_id(wire: Wire, farm: Farm) -> None:
+@pytest.mark.parity("ros-ppp/caller-id", "ros-ppp/service")
+@pytest.mark.parametrize("user", ["here", "here too"])
+def test_caller_and_service_that_are_allowed(wire: Wire, farm: Farm, user: str) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer:
-        peer.open_session("here")
+        peer.open_session(user)
         assert peer.ping()
         peer.disconnect()
     farm.idle()
 
 
-@pytest.mark.parity("ros-ppp/disabled", "ros-ppp/caller-id")
-@pytest.mark.parametrize("user", ["disabled", "elsewhere"])
+@pytest.mark.parity("ros-ppp/disabled", "ros-ppp/caller-id", "ros-ppp/service")
+@pytest.mark.parametrize("user", ["disabled", "elsewhere", "dialler"])
 def test_users_who_may_not_come_in(wire: Wire, farm: Farm, user: str) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-refused", "lcp", peer.peer):
         peer.open_http()
