@@ -1,0 +1,215 @@
+"""Accounting to RADIUS servers (RFC 2866, 2869): each record is in the store's spool until a server has acknowledged it.
+
+Records of one session go out one after the other, those of several sessions side by side; On and Off wait for all
+before them. While no server answers they wait, over restarts too, and Acct-Delay-Time says how long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sstpfarm.auth.accounting import AccountingRecord, Kind
+from sstpfarm.auth.radius.client import RadiusClient, Service
+from sstpfarm.auth.radius.endpoint import Emit
+from sstpfarm.auth.radius.packet import MAX_VALUE, Code, Pairs, Value
+from sstpfarm.auth.radius.request import FRAMED, PPP, VIRTUAL, calling_station, nas_attributes
+from sstpfarm.auth.store import Store
+from sstpfarm.config.radius import Radius
+from sstpfarm.errors import SystemRefusal
+
+QUEUE: Final = "radius"
+MAX_SPOOLED: Final = 200_000  # records; some 100 MB
+MAX_INTERIMS: Final = MAX_SPOOLED // 2  # beyond, Interims are left out: a later one says the same and more
+BATCH: Final = 64  # records that are on their way at once
+RETRY_INTERVAL: Final = 1.0  # seconds after which the first record is tried again while no server answers
+MAX_PASSED_OVER: Final = 10  # a record that a server does not acknowledge while it does others is given up then
+REPORT_INTERVAL: Final = 60.0  # seconds between two log lines about lost records
+STATUS: Final = {Kind.START: 1, Kind.STOP: 2, Kind.INTERIM: 3, Kind.ON: 7, Kind.OFF: 8}  # RFC 2866 5.1
+AUTHENTIC: Final = {"radius": 1, "local": 2}  # RFC 2866 5.6
+WORD: Final = 0xFFFF_FFFF
+
+
+class _Waiting(NamedTuple):
+    """A record and its number in the spool."""
+
+    number: int
+    record: AccountingRecord
+
+
+class RadiusAccounting:
+    """A sink that spools, and the task that sends.
+
+    Args:
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self, client: RadiusClient, radius: Radius, store: Store, *, wall: Callable[[], float], emit: Emit
+    ) -> None:
+        self._client = client
+        self._radius = radius
+        self._store = store
+        self._wall = wall
+        self._emit = emit
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(AccountingRecord).decode
+        self._loop = asyncio.get_running_loop()
+        self._more = asyncio.Event()
+        self._more.set()  # what a process before this one has left
+        self._empty = asyncio.Event()
+        self._passed_over: Counter[int] = Counter()  # by the number of the record
+        self._lost = 0
+        self._reported_at = float("-inf")
+        self._sender: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._sender = self._loop.create_task(self._send_all())
+
+    def record(self, record: AccountingRecord) -> None:
+        """Spool a record, as Sink says."""
+        keep = MAX_INTERIMS if record.kind is Kind.INTERIM else MAX_SPOOLED
+        if self._store.spool(QUEUE, self._encode(record), keep):
+            self._empty.clear()
+            self._loop.call_soon(self._more.set)
+        else:
+            self._count_lost()
+
+    async def close(self, patience: float) -> None:
+        """Give the sender that many seconds for what is spooled, then end it; the rest stays there."""
+        if self._sender is None:
+            return
+        self._loop.call_soon(self._more.set)
+        try:
+            async with asyncio.timeout(patience):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        self._sender.cancel()
+        await asyncio.wait({self._sender})
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    async def _send_all(self) -> None:
+        answered = True
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            try:
+                batch = self._head(BATCH if answered else 1)
+                if not batch:
+                    self._empty.set()
+                    continue
+                sent = await self._send_batch(batch)
+                self._store.unspool([*sent, *self._given_up(batch, sent)])
+            except SystemRefusal as error:
+                self._emit("internal.error", detail=str(error))
+                sent = []
+            answered = bool(sent)
+            self._more.set()
+            if len(sent) < len(batch):
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    def _head(self, limit: int) -> list[_Waiting]:
+        """Return the records at the head of the spool; On and Off stand alone."""
+        found = []
+        for number, data in self._store.spooled(QUEUE, limit):
+            waiting = _Waiting(number, self._decode(data))
+            if waiting.record.session:
+                found.append(waiting)
+            else:
+                return found or [waiting]
+        return found
+
+    async def _send_batch(self, batch: Sequence[_Waiting]) -> list[int]:
+        """Send them, a session's one after the other; return the numbers of those that were acknowledged."""
+        sessions: dict[str, list[_Waiting]] = {}
+        for waiting in batch:
+            sessions.setdefault(waiting.record.session, []).append(waiting)
+        sent = await asyncio.gather(*(self._send_in_order(records) for records in sessions.values()))
+        return [number for numbers in sent for number in numbers]
+
+    async def _send_in_order(self, records: Sequence[_Waiting]) -> list[int]:
+        sent: list[int] = []
+        for waiting in records:
+            # a new packet each time, so that a changed Acct-Delay-Time has a new identifier (RFC 2866 5.2)
+            def build(_secret: bytes, _authenticator: bytes, record: AccountingRecord = waiting.record) -> Pairs:
+                return accounting_attributes(self._radius, record, self._wall())
+
+            if await self._client.ask(Service.ACCOUNTING, Code.ACCOUNTING_REQUEST, build) is None:
+                break
+            sent.append(waiting.number)
+        return sent
+
+    def _given_up(self, batch: Sequence[_Waiting], sent: Sequence[int]) -> list[int]:
+        """Return the records that others were acknowledged instead of too often: one must not hold up all."""
+        self._passed_over = Counter({n: self._passed_over[n] + bool(sent) for n, _ in batch if n not in sent})
+        found = [number for number, times in self._passed_over.items() if times >= MAX_PASSED_OVER]
+        for _ in found:
+            self._count_lost()
+        return found
+
+    def _count_lost(self) -> None:
+        self._lost += 1
+        now = self._loop.time()
+        if now - self._reported_at >= REPORT_INTERVAL:
+            self._emit("radius.records_lost", count=self._lost)
+            self._reported_at, self._lost = now, 0
+
+
+def accounting_attributes(radius: Radius, record: AccountingRecord, now: float) -> list[tuple[str, Value]]:
+    """Return the attributes of an Accounting-Request.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    found: list[tuple[str, Value]] = [
+        ("Acct-Status-Type", STATUS[record.kind]),
+        # RFC 2866 5.5 wants one in each record; On and Off get one that is the same whenever they are sent
+        ("Acct-Session-Id", record.session or f"{int(record.at * 1000):016x}"),
+        *nas_attributes(radius),
+        ("Event-Timestamp", int(record.at)),
+        ("Acct-Delay-Time", min(max(0, int(now - record.at)), WORD)),
+    ]
+    if not record.session:
+        return found
+    found += [
+        ("User-Name", record.user.encode()[:MAX_VALUE]),
+        ("NAS-Port", record.nas_port),
+        ("NAS-Port-Type", VIRTUAL),
+        ("Service-Type", FRAMED),
+        ("Framed-Protocol", PPP),
+        ("Acct-Authentic", AUTHENTIC[record.authentic]),
+        ("Calling-Station-Id", calling_station(radius, record.caller_id)),
+    ]
+    optional: tuple[tuple[str, Value], ...] = (
+        ("Called-Station-Id", record.called_id),
+        ("Connect-Info", record.connect_info[:MAX_VALUE]),
+        ("NAS-Port-Id", record.interface),
+        ("Framed-IP-Address", record.address),
+        ("Framed-Interface-Id", record.interface_id),
+    )
+    found += [(name, value) for name, value in optional if value]
+    found += [("Class", value) for value in record.class_]
+    if record.kind is not Kind.START:
+        found += _counters(record)
+    if record.kind is Kind.STOP:
+        found.append(("Acct-Terminate-Cause", record.terminate_cause))
+    return found
+
+
+def _counters(record: AccountingRecord) -> list[tuple[str, Value]]:
+    return [
+        ("Acct-Session-Time", min(record.seconds, WORD)),
+        ("Acct-Input-Octets", record.bytes_in & WORD),
+        ("Acct-Output-Octets", record.bytes_out & WORD),
+        ("Acct-Input-Gigawords", record.bytes_in >> 32),
+        ("Acct-Output-Gigawords", record.bytes_out >> 32),
+        ("Acct-Input-Packets", record.packets_in & WORD),
+        ("Acct-Output-Packets", record.packets_out & WORD),
+    ]
