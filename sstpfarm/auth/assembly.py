@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sstpfarm.auth.accounting import Sink
 from sstpfarm.auth.admission import Admission
@@ -19,6 +20,9 @@ from sstpfarm.config.views import AuthView
 from sstpfarm.proto.ppp.failure import failure_message
 from sstpfarm.proto.roles import AuthMethod, Entropy
 from sstpfarm.reasons import Reason
+
+if TYPE_CHECKING:
+    from sstpfarm.auth.radius.service import RadiusService
 
 
 class Assembly:
@@ -50,6 +54,13 @@ class Assembly:
         self.sessions = Sessions()
         self.leases = Leases(view.pools, view.reserved, StickyMemory(store, wall, complain), store.sticky())
         self.sinks: list[Sink] = [History(store)]
+        self.radius: RadiusService | None = None
+        if view.radius is not None:
+            from sstpfarm.auth.radius.service import RadiusService  # who has no [radius] does not load it
+
+            self.radius = RadiusService(view.radius, view, store, entropy=entropy, wall=wall, emit=emit)
+            if self.radius.accounting is not None:
+                self.sinks.append(self.radius.accounting)
         self.ledger = Ledger(
             store,
             self.sessions,
@@ -63,6 +74,8 @@ class Assembly:
         )
         self.local = LocalBackend(view, entropy, wall)
         backends: dict[str, Backend] = {"local": self.local}
+        if self.radius is not None:
+            backends["radius"] = self.radius.backend
         self.chain = Chain([backends[name] for name in view.auth.backends])
         self.admission = Admission(view, self.leases, self.sessions, self.ledger, self._revoke, wall)
         for session in self.sessions:
@@ -74,7 +87,7 @@ class Assembly:
             ledger=self.ledger,
             leases=self.leases,
             throttle=Throttle(view.auth.failures_per_minute),
-            reload=self.local.reload,
+            reload=self._reload,
             entropy=entropy,
             emit=emit,
             on_end=on_end,
@@ -86,6 +99,17 @@ class Assembly:
         for method in self._view.methods:
             failure_message(AuthMethod(method), 691, self._entropy, "")
         self.ledger.prune(self._view.accounting.retention_days, self._view.accounting.retention_records)
+
+    async def close(self) -> None:
+        """Stop serving; records that can be sent quickly are."""
+        self.service.close()
+        if self.radius is not None:
+            await self.radius.close()
+
+    def _reload(self, view: AuthView) -> None:
+        self.local.reload(view)
+        if self.radius is not None:
+            self.radius.reload(view)
 
     def _revoke(self, session: Session, reason: Reason) -> None:
         self.service.revoke(session, reason)

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied, Unavailable, Unknown, Verdict
+from sstpfarm.auth.eap import EapLogins
 from sstpfarm.auth.leases import Holder
 from sstpfarm.config.addresses import caller_address, parse_caller, pool_name
 from sstpfarm.config.expiry import expiry_time
@@ -37,7 +38,7 @@ NO_DIALIN_PERMISSION: Final = 649
 OUR_SERVICES: Final = frozenset({"any", "sstp"})
 HASHING_THREADS: Final = 2
 MAX_HASHING: Final = 64  # logins that wait for a thread; each takes some 20 ms, so the last one waits below a second
-NT_METHODS: Final = (AuthMethod.MSCHAP2, AuthMethod.MSCHAP1)
+NT_METHODS: Final = (AuthMethod.EAP, AuthMethod.MSCHAP2, AuthMethod.MSCHAP1)  # which the NT hash is enough for
 
 
 class KnownUser(NamedTuple):
@@ -65,6 +66,7 @@ class LocalBackend:
         ).derive_phc_encoded(self._nobody.encode())
         self._threads = ThreadPoolExecutor(HASHING_THREADS, "password-hash")
         self._hashing = 0
+        self._eap = EapLogins(self, entropy, last=view.auth.backends[-1] == "local")
         self.reload(view)
 
     def reload(self, view: AuthView) -> None:
@@ -118,10 +120,10 @@ class LocalBackend:
 
     async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
         """Decide over a request, as Backend says."""
-        known = self.find(request.user)
         method = AuthMethod(request.method)
         if method is AuthMethod.EAP:
-            return Unknown()
+            return self._eap.authenticate(holder, request)
+        known = self.find(request.user)
         slow = self._slow and method is AuthMethod.PAP and (known is None or known.secret.password_hash is not None)
         if slow:
             accept = await self._verify_slowly(known, request.password)
@@ -137,7 +139,12 @@ class LocalBackend:
         return refusal or Accepted(self.authorization(known), accept.hlak, accept.message)
 
     def forget(self, holder: Holder) -> None:
-        """Nothing is kept of a login."""
+        """End the session's EAP conversation."""
+        self._eap.forget(holder)
+
+    def serves(self, known: KnownUser, method: AuthMethod) -> bool:
+        """Whether what is known of a user's password is enough for a method."""
+        return _serves(known.secret, method)
 
     def admissible(self, known: KnownUser, caller_id: str) -> Denied | None:
         """Return why a user who has proven to be one stays out all the same; None when there is no reason."""

@@ -79,11 +79,13 @@ async def serve(master: socket.socket, view: AuthView, store: SqliteStore, log: 
     )
     assembly.rehearse()
     drop_privileges(*user)
+    if assembly.radius is not None:
+        assembly.radius.start()
     assembly.service.start(loop, master)
     try:
         await ended.wait()
     finally:
-        assembly.service.close()
+        await assembly.close()
 
 
 if __name__ == "__main__":

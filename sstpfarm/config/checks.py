@@ -45,6 +45,8 @@ def check_references(config: Config, report: Report) -> None:
     check_routes(config, report)
     if config.radius is not None:
         check_radius(config.radius, report)
+    elif "radius" in config.auth.backends:
+        report.add(("auth", "backends"), '"radius" is listed, and there is no [[radius.server]]')
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def warnings(config: Config) -> tuple[str, ...]:
     found += tls_warnings(server)
     for name, secret in config.secret.items():
         found += (f"secret.{name}: {note}" for note in _unusable(secret, server.methods()))
-    if not config.secret and not (config.radius is not None and config.radius.authentication):
+    if not config.secret and "radius" not in config.auth.backends:
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
 

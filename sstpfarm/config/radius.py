@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sstpfarm.config.addresses import parse_endpoint
-from sstpfarm.config.fields import FilePath, Password, Seconds, Switch, Table
+from sstpfarm.config.fields import FilePath, Password, Switch, Table
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.report import Report
 
@@ -61,7 +61,6 @@ class Radius(Table, frozen=True):
     server: Annotated[
         tuple[RadiusServer, ...], Meta(min_length=1, max_length=16, description="1 to 16 tables [[radius.server]]")
     ]
-    authentication: Switch = True
     accounting: Switch = True
     nas_identifier: Annotated[str, Meta(min_length=1, max_length=253, description="text of 1 to 253 characters")] = (
         "sstpfarm"
@@ -70,7 +69,6 @@ class Radius(Table, frozen=True):
     source_address: OptionalHost = ""
     calling_station_id: Annotated[CallingStationId, Meta(description='"address" or "address:port"')] = "address"
     deadline_s: Annotated[float, Meta(ge=0.1, le=120, description="seconds, 0.1 to 120")] = 10.0
-    interim_update: Seconds = 0
     coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
 
 

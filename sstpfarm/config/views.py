@@ -11,6 +11,7 @@ from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
 from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.fields import LogFormat, Method
 from sstpfarm.config.ppp import Pool, Profile, Secret, Terms
+from sstpfarm.config.radius import Radius
 from sstpfarm.config.schema import Config, Server
 
 
@@ -44,6 +45,7 @@ class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
     certificate_must_match: bool = False
     auth: Auth = Auth()
     accounting: Accounting = Accounting()
+    radius: Radius | None = None
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ def for_auth(config: Config) -> AuthView:
         certificate_must_match=config.server.client_certificate_user == "match",
         auth=config.auth,
         accounting=config.accounting,
+        radius=config.radius,
     )
 
 

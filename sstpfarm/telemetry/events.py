@@ -60,6 +60,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "radius.unsigned": LogEvent("warning", ("server",)),
     "radius.server_dead": LogEvent("warning", ("server",)),
     "radius.server_alive": LogEvent("info", ("server",)),
+    "radius.records_lost": LogEvent("error", ("count",)),
     "radius.ignored": LogEvent("warning", ("server", "why", "count")),
     "client.starting": LogEvent("info", ("version", "interfaces")),
     "client.ready": LogEvent("info", ("interfaces",)),

@@ -134,16 +134,12 @@ FAULTS: Final[dict[str, Fault]] = {
         with_radius("deadline-s = 121"),
         ("7: radius.deadline-s: 121 is not allowed; allowed: seconds, 0.1 to 120",),
     ),
-    "interim": Fault(
-        with_radius("interim-update = -1"),
-        ("7: radius.interim-update: -1 is not allowed; allowed: a whole number of seconds, 0 (none) to 31536000",),
-    ),
     "switches": Fault(
-        with_radius('authentication = "no"\naccounting = 0'),
-        (
-            '7: radius.authentication: "no" is not allowed; allowed: true or false',
-            "8: radius.accounting: 0 is not allowed; allowed: true or false",
-        ),
+        with_radius("accounting = 0"), ("7: radius.accounting: 0 is not allowed; allowed: true or false",)
+    ),
+    "a backend without servers": Fault(
+        '[auth]\nbackends = ["local", "radius"]\n',
+        ('7: auth.backends: "radius" is listed, and there is no [[radius.server]]',),
     ),
     "coa without clients": Fault(
         SERVER + "[radius.coa]\n",
@@ -207,7 +203,7 @@ def test_the_defaults_and_the_secret_of_a_file(tmp_path: Path) -> None:
 
 def test_with_radius_there_need_be_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "farm.toml"
-    file.write_text(REST + SERVER)
+    file.write_text(REST + '[auth]\nbackends = ["radius"]\n' + SERVER)
     assert warnings(load(file)) == ()
-    file.write_text(REST + "[radius]\nauthentication = false\n" + SERVER)
+    file.write_text(REST + SERVER)
     assert warnings(load(file)) == ("secret: there is none, nobody can log in",)

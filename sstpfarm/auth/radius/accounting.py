@@ -1,4 +1,4 @@
-"""Accounting to RADIUS servers (RFC 2866, 2869): each record is in the store's spool until a server has acknowledged it.
+"""Accounting to RADIUS servers (RFC 2866, 2869): a record is in the store's spool until a server has acknowledged it.
 
 Records of one session go out one after the other, those of several sessions side by side; On and Off wait for all
 before them. While no server answers they wait, over restarts too, and Acct-Delay-Time says how long.

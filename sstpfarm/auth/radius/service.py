@@ -1,0 +1,64 @@
+"""RADIUS as the auth service has it: a backend, a sink for accounting, and a listener for orders; made together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.local import authorize
+from sstpfarm.auth.radius.accounting import RadiusAccounting
+from sstpfarm.auth.radius.backend import RadiusBackend
+from sstpfarm.auth.radius.client import RadiusClient
+from sstpfarm.auth.radius.endpoint import Emit
+from sstpfarm.auth.store import Store
+from sstpfarm.config.ppp import Secret
+from sstpfarm.config.radius import Radius
+from sstpfarm.config.views import AuthView
+from sstpfarm.proto.roles import Entropy
+
+CLOSE_PATIENCE = 1.5  # seconds for the records of the last sessions; the master waits 3 for this process
+
+
+class RadiusService:
+    """The parts, from a configuration that has [radius].
+
+    Attributes:
+        backend: for the chain.
+        accounting: for the ledger; None when it is switched off.
+    """
+
+    def __init__(
+        self,
+        radius: Radius,
+        view: AuthView,
+        store: Store,
+        *,
+        entropy: Entropy,
+        wall: Callable[[], float],
+        emit: Emit,
+    ) -> None:
+        self._client = RadiusClient(radius, entropy, emit)
+        self.backend = RadiusBackend(self._client, radius, default_terms(view), view.pools, entropy)
+        self.accounting = (
+            RadiusAccounting(self._client, radius, store, wall=wall, emit=emit) if radius.accounting else None
+        )
+
+    def start(self) -> None:
+        """Begin to send accounting records."""
+        if self.accounting is not None:
+            self.accounting.start()
+
+    def reload(self, view: AuthView) -> None:
+        """Grant by that view's default profile and pools from now on; servers stay as they are."""
+        self.backend.reload(default_terms(view), view.pools)
+
+    async def close(self) -> None:
+        """Send what can be sent quickly, then stop."""
+        if self.accounting is not None:
+            await self.accounting.close(CLOSE_PATIENCE)
+        self._client.close()
+
+
+def default_terms(view: AuthView) -> Authorization:
+    """Return what the default profile grants to a user of whom nothing else is known."""
+    return authorize("", Secret(), view.profiles[view.default_profile])

@@ -1,0 +1,212 @@
+"""Users of a real FreeRADIUS: every method with its crypto binding, every attribute of the grant, refusals.
+
++-- client ----------------+                    +-- server ---------------------------------+
+| sstp0 10.20.0.x          |====tunnel====>     | sstp... 10.20.0.1                         |
+| uplink 10.99.1.2         |------veth----------| downlink 10.99.1.1:443                    |
++--------------------------+                    | lo: FreeRADIUS 127.0.0.1:1812, :1813      |
+                                                +-------------------------------------------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sstpfarm.reasons import ExitCode
+
+from .client import TRUST_ANY, connected, connecting
+from .farm import GATEWAY, Farm, running
+from .freeradius import SECRET, FreeRadius, freeradius
+from .netns import Wire, until
+
+METHODS = ["eap", "mschap2", "mschap1", "chap", "pap"]
+PASSWORD = "radius pass"  # FreeRADIUS 3.2.1 and pppd agree on ASCII only
+USERS = {
+    "rita": (PASSWORD, []),
+    "grant": (
+        PASSWORD,
+        [
+            "Framed-IP-Address = 10.30.0.9",
+            "Framed-IP-Netmask = 255.255.255.248",
+            'Framed-Route = "10.31.0.0/24 0.0.0.0 7"',
+            'Framed-Route += "10.32.5.0"',
+            'Framed-IPv6-Route = "fd42:1::/64 :: 5"',
+            "Delegated-IPv6-Prefix = fd42:2::/56",
+            "Framed-IPv6-Prefix = fd42:3::/64",
+            "Framed-IPv6-Address = fd42:4::9",
+            "Framed-Interface-Id = 0200:5eff:fe00:9",
+            "Framed-MTU = 1300",
+            "MS-Primary-DNS-Server = 9.9.9.9",
+            "MS-Secondary-DNS-Server = 149.112.112.112",
+            "MS-Primary-NBNS-Server = 10.30.0.2",
+            'Filter-Id = "staff"',
+            'Mikrotik-Address-List = "guests"',
+            'Mikrotik-Rate-Limit = "8M/4M"',
+            'Reply-Message = "Welcome"',
+            'User-Name = "grant@corp"',
+        ],
+    ),
+    "pooled": (PASSWORD, ['Framed-Pool = "other"', "Framed-IP-Address = 255.255.255.254"]),
+    "wispr": (PASSWORD, ["WISPr-Bandwidth-Max-Up = 8000000", "WISPr-Bandwidth-Max-Down = 4000000"]),
+    "timed": (PASSWORD, ["Session-Timeout = 2"]),
+    "idle": (PASSWORD, ["Idle-Timeout = 1"]),
+    "twice": (PASSWORD, ["Port-Limit = 1"]),
+    "login-service": (PASSWORD, ["Service-Type = Login-User"]),
+    "tiny-mtu": (PASSWORD, ["Framed-MTU = 500"]),
+    "no-pool": (PASSWORD, ['Framed-Pool = "nowhere"']),
+    "bad-route": (PASSWORD, ['Framed-Route = "0.0.0.0/0"']),
+    "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 50000", "Mikrotik-Recv-Limit-Gigawords = 0"]),
+}
+
+
+@pytest.fixture(scope="module")
+def radius(wire: Wire) -> Iterator[FreeRadius]:
+    """FreeRADIUS beside the farm."""
+    with freeradius(wire.server, USERS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
+    """A farm that asks it for users that have no secret."""
+    with running(
+        wire.server,
+        server={"authentication": METHODS},
+        auth={"backends": ["local", "radius"]},
+        pools={"other": {"ranges": ["10.40.0.2-10.40.0.9"]}},
+        tables={
+            "radius": {
+                "nas-ip-address": wire.SERVER4,
+                "server": [{"address": "127.0.0.1", "secret": SECRET, "message-authenticator": "require"}],
+            }
+        },
+    ) as made:
+        yield made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(wire: Wire, farm: Farm, method: str) -> None:
+    """The crypto binding is checked with the keys that the server sent; without them there would be no session."""
+    mark = farm.log.mark()
+    with connected(wire.client, wire.SERVER4, "--authentication", method, user="rita", password=PASSWORD) as (_, up):
+        assert up["method"] == method
+        opened = farm.wait_event("session.opened", mark)
+        assert opened["user"] == "rita"
+        assert wire.client.ping(GATEWAY)
+    farm.idle()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wrong_password_by_method(wire: Wire, farm: Farm, method: str) -> None:
+    with (
+        farm.counts("sstpfarm_logins_total", outcome="auth-refused"),
+        connecting(
+            wire.client, wire.SERVER4, *TRUST_ANY, "--authentication", method, user="rita", password="wrong"
+        ) as client,
+    ):
+        code, closed = client.end()
+        assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-refused"), closed
+
+
+def test_the_local_user_eap(wire: Wire, farm: Farm) -> None:
+    """EAP-MSCHAPv2 without RADIUS: alice has a secret here, and FreeRADIUS does not know her."""
+    with connected(wire.client, wire.SERVER4, "--authentication", "eap") as (_, up):
+        assert up["method"] == "eap"
+        assert wire.client.ping(GATEWAY)
+
+
+def test_the_text_of_a_refusal_reaches_the_client(wire: Wire, farm: Farm) -> None:
+    with connecting(
+        wire.client, wire.SERVER4, *TRUST_ANY, "--authentication", "pap", user="nobody", password="x"
+    ) as client:
+        code, closed = client.end()
+        assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-refused")
+        assert "Nobody of that name" in closed["detail"], closed
+
+
+def test_what_an_accept_grants(wire: Wire, farm: Farm) -> None:
+    """Each attribute in the kernel or on the wire."""
+    mark = farm.log.mark()
+    with connected(wire.client, wire.SERVER4, "--interface", "sstp0", user="grant", password=PASSWORD) as (_, up):
+        opened = farm.wait_event("session.opened", mark)
+        assert opened["user"] == "grant@corp"
+        assert up["local_address"] == "10.30.0.9"
+        assert up["dns"] == ["9.9.9.9", "149.112.112.112"]
+        interface = opened["interface"]
+        assert wire.server.ip("link", "show", interface)[0]["mtu"] == 1300
+        assert wire.client.ping(GATEWAY)
+
+        def routes() -> bool:
+            text = wire.server.run("ip", "-4", "route", "show", "dev", interface).stdout
+            return all(net in text for net in ("10.30.0.8/29", "10.31.0.0/24", "10.32.5.0/24"))
+
+        until(routes, "the networks behind the client are routed to it")
+        assert "metric 7" in wire.server.run("ip", "route", "show", "10.31.0.0/24").stdout
+        text = wire.server.run("ip", "-6", "route", "show", "dev", interface).stdout
+        for net in ("fd42:1::/64", "fd42:2::/56", "fd42:3::/64", "fd42:4::9"):
+            assert net in text, text
+        for name in ("staff", "guests"):
+            assert "10.30.0.9" in wire.server.run("nft", "list", "set", "inet", "sstpfarm", name).stdout
+        link_local = [
+            entry["local"]
+            for entry in wire.client.ip("-6", "address", "show", "dev", "sstp0")[0]["addr_info"]
+            if entry["scope"] == "link"
+        ]
+        assert link_local == ["fe80::200:5eff:fe00:9"]
+    farm.idle()
+
+
+def test_a_pool_by_its_name(wire: Wire, farm: Farm) -> None:
+    with connected(wire.client, wire.SERVER4, user="pooled", password=PASSWORD) as (_, up):
+        assert up["local_address"].startswith("10.40.0.")
+
+
+@pytest.mark.parametrize(("user", "reason"), [("timed", "session-timeout"), ("idle", "idle-timeout")])
+def test_limits_in_time(wire: Wire, farm: Farm, user: str, reason: str) -> None:
+    mark = farm.log.mark()
+    with connecting(
+        wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", user=user, password=PASSWORD
+    ) as client:
+        client.up()
+        client.end()
+        assert farm.wait_event("session.closed", mark)["reason"] == reason
+
+
+def test_a_limit_in_volume(wire: Wire, farm: Farm) -> None:
+    mark = farm.log.mark()
+    with connecting(
+        wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", user="volume", password=PASSWORD
+    ) as client:
+        client.up()
+        wire.client.run("ping", "-q", "-c", "60", "-i", "0.002", "-s", "1000", GATEWAY, check=False)
+        client.end()
+        assert farm.wait_event("session.closed", mark)["reason"] == "quota"
+
+
+def test_a_limit_of_sessions(wire: Wire, farm: Farm) -> None:
+    with (
+        connected(wire.client, wire.SERVER4, user="twice", password=PASSWORD),
+        connecting(wire.client, wire.SERVER4, *TRUST_ANY, user="twice", password=PASSWORD) as second,
+    ):
+        _, closed = second.end()
+        assert closed["reason"] == "auth-refused"
+        assert farm.log.find("login.refused")[-1]["reason"] == "already-connected"
+
+
+@pytest.mark.parametrize(
+    ("user", "detail"),
+    [
+        ("login-service", "Service-Type is 1, not 2"),
+        ("tiny-mtu", "Framed-MTU is 500, less than 576"),
+        ("no-pool", "Framed-Pool is 'nowhere', and there is no such pool"),
+        ("bad-route", "Framed-Route '0.0.0.0/0' is a default route: it would take the server's own traffic along"),
+    ],
+)
+def test_grants_that_contradict_themselves(wire: Wire, farm: Farm, user: str, detail: str) -> None:
+    mark = farm.log.mark()
+    with connecting(wire.client, wire.SERVER4, *TRUST_ANY, user=user, password=PASSWORD) as client:
+        code, _ = client.end()
+        assert code == ExitCode.AUTHENTICATION
+        denied = farm.wait_event("login.denied", mark)
+        assert denied["detail"] == f"RADIUS server 127.0.0.1 port 1812: {detail}"
