@@ -75,6 +75,7 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         ipv6_local: our interface identifier; None switches IPV6CP off.
+        ipv6_peer: the one that the client must have; None lets it choose.
         networks: behind the client, IPv4 and IPv6: packets may come from there too (the destinations of its routes).
         mtu: bytes of an IP packet towards the peer at most (Framed-MTU), 0 for no bound of its own.
         bridged: Ethernet frames are carried too (BCP); the interface is a TAP device.
@@ -85,6 +86,7 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     dns_servers: tuple[Address, ...] = ()
     wins_servers: tuple[Address, ...] = ()
     ipv6_local: Identifier8 | None = None
+    ipv6_peer: Identifier8 | None = None
     networks: Annotated[tuple[Network, ...], Meta(max_length=128)] = ()
     mtu: Annotated[int, Meta(ge=0, le=4087)] = 0
     bridged: bool = False

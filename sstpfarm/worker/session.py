@@ -284,7 +284,9 @@ class Session:
             dns=tuple(map(IPv4Address, terms.dns_servers)),
             wins=tuple(map(IPv4Address, terms.wins_servers)),
         )
-        self.connection.configure(ipv4, Ipv6Terms(local=terms.ipv6_local) if terms.ipv6_local else None)
+        self.connection.configure(
+            ipv4, Ipv6Terms(local=terms.ipv6_local, peer=terms.ipv6_peer) if terms.ipv6_local else None
+        )
 
     def _refused(self, reason: Reason, detail: str) -> None:
         self._login, self._request = Login.REFUSED, None

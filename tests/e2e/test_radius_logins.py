@@ -30,7 +30,7 @@ USERS = {
             "Framed-IP-Address = 10.30.0.9",
             "Framed-IP-Netmask = 255.255.255.248",
             'Framed-Route = "10.31.0.0/24 0.0.0.0 7"',
-            'Framed-Route += "10.32.5.0"',
+            'Framed-Route += "192.168.77.0"',
             'Framed-IPv6-Route = "fd42:1::/64 :: 5"',
             "Delegated-IPv6-Prefix = fd42:2::/56",
             "Framed-IPv6-Prefix = fd42:3::/64",
@@ -139,7 +139,7 @@ def test_what_an_accept_grants(wire: Wire, farm: Farm) -> None:
 
         def routes() -> bool:
             text = wire.server.run("ip", "-4", "route", "show", "dev", interface).stdout
-            return all(net in text for net in ("10.30.0.8/29", "10.31.0.0/24", "10.32.5.0/24"))
+            return all(net in text for net in ("10.30.0.8/29", "10.31.0.0/24", "192.168.77.0/24"))
 
         until(routes, "the networks behind the client are routed to it")
         assert "metric 7" in wire.server.run("ip", "route", "show", "10.31.0.0/24").stdout
