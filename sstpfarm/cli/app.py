@@ -15,6 +15,7 @@ from sstpfarm.cli.certificate import certificate
 from sstpfarm.cli.client import client, connect_interface, disconnect_interface
 from sstpfarm.cli.connect import connect
 from sstpfarm.cli.demo import run_demo
+from sstpfarm.cli.interfaces import interfaces, monitor
 from sstpfarm.cli.sessions import kick, show
 from sstpfarm.config.load import describe, load
 from sstpfarm.config.schema import CertificateFiles
@@ -69,8 +70,9 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(Console()))
 
 
-for command in (certificate, connect, show, kick, client, connect_interface, disconnect_interface):
+for command in (certificate, connect, show, kick, client, connect_interface, disconnect_interface, monitor):
     cli.add_command(command)
+show.add_command(interfaces)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

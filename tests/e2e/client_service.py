@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -142,10 +141,3 @@ def serving(
         raise
     finally:
         service.destroy()
-
-
-def listing(service: ClientService) -> dict[str, dict[str, Any]]:
-    """What `show interfaces --json` says, by name."""
-    done = service.ask("show", "interfaces", "--json")
-    assert done.returncode == 0, done.stderr
-    return {entry["name"]: entry for entry in json.loads(done.stdout)}

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .client_service import interface, serving
+from .client_service import ClientService, interface, serving
 from .farm import GATEWAY, Farm
 from .netns import Wire, until
 from .rawpeer import tls_peer
@@ -49,6 +51,48 @@ def test_two_tunnels_and_one_that_is_disabled(wire: Wire, farm: Farm) -> None:
         assert len(children) == len(users) == 2
         assert 0 not in users
     farm.idle()
+
+
+@pytest.mark.parity("vyos/show-interfaces", "ros-client/print", "ros-client/monitor")
+def test_what_is_shown(wire: Wire, farm: Farm) -> None:
+    """RouterOS's print and monitor, VyOS's device; counters and idle time are those of the tunnel."""
+    tunnels = {"sstpc0": interface(FAR, comment="seen"), "later": interface(FAR, disabled=True)}
+    with serving(wire.client, tunnels) as service:
+        service.opened("sstpc0")
+        assert wire.client.ping(GATEWAY, count=2)
+        lines = service.ask("show", "interfaces").stdout.splitlines()
+        assert lines[0] == "Flags: X - disabled, D - dynamic, R - running"
+        assert lines[1].split()[:4] == ["FLAGS", "NAME", "USER", "MTU"]
+        assert lines[2].split()[:5] == ["R", "sstpc0", "alice", "1500", FAR]
+        assert lines[2].rstrip().endswith("seen")
+        assert lines[3].split()[:2] == ["X", "later"]
+
+        device = service.ask("show", "interfaces", "sstpc0").stdout
+        address = service.address("sstpc0")
+        assert device.splitlines()[0].split(": ")[1] == "sstpc0"
+        assert "<POINTOPOINT,MULTICAST,NOARP,UP,LOWER_UP> mtu 1500" in device
+        assert f"inet {address} peer {GATEWAY}/32 scope global sstpc0" in device
+        assert "inet6 fe80::" in device
+        assert "    Description: seen\n    RX:" in device
+        [facts] = json.loads(service.ask("show", "interfaces", "sstpc0", "--json").stdout)
+        assert facts["kernel"]["stats64"]["rx"]["packets"] == facts["packets_in"] == 2
+
+        until(lambda: monitored(service)["uptime"] >= 1.5, "a second and a half")
+        shown = monitored(service)
+        assert (shown["status"], shown["user"], shown["mtu"]) == ("connected", "alice", 1500)
+        assert shown["encoding"].startswith("TLS_AES_256_GCM_SHA384")
+        assert 0.5 < shown["idle-time"] <= shown["uptime"]
+        assert wire.client.ping(GATEWAY)
+        assert monitored(service)["idle-time"] < 1.5
+        assert "status: connected" in service.ask("monitor", "sstpc0").stdout
+        assert service.ask("monitor", "none").stderr == "sstpfarm: no interface none\n"
+    farm.idle()
+
+
+def monitored(service: ClientService) -> dict[str, Any]:
+    """What `monitor --json` says of sstpc0."""
+    shown: dict[str, Any] = json.loads(service.ask("monitor", "sstpc0", "--json").stdout)
+    return shown
 
 
 @pytest.mark.parity("ros-client/set")
