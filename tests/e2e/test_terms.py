@@ -22,7 +22,7 @@ SECRETS = {
     "named": {"password": PASSWORD, "dns-server": ["10.20.0.53", "10.20.0.54"]},
     "disabled": {"password": PASSWORD, "disabled": True},
     "dialler": {"password": PASSWORD, "service": "pptp"},
-    "here too": {"password": PASSWORD, "service": "sstp"},
+    "here-too": {"password": PASSWORD, "service": "sstp"},
     "elsewhere": {"password": PASSWORD, "caller-id": "192.0.2.0/24"},
     "here": {"password": PASSWORD, "caller-id": Wire.CLIENT4},
     "lonely": {"password": PASSWORD, "remote-address": "pool:single"},
@@ -122,7 +122,7 @@ def test_the_profile_of_the_secret_or_the_default_one(wire: Wire, farm: Farm) ->
 
 
 @pytest.mark.parity("ros-ppp/caller-id", "ros-ppp/service")
-@pytest.mark.parametrize("user", ["here", "here too"])
+@pytest.mark.parametrize("user", ["here", "here-too"])
 def test_caller_and_service_that_are_allowed(wire: Wire, farm: Farm, user: str) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer:
         peer.open_session(user)

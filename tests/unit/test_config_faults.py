@@ -348,8 +348,11 @@ FAULTS: Final[dict[str, Fault]] = {
         ),
     ),
     "service": Fault(
-        REST + '[secret.alice]\npassword = "a"\nservice = "pptp"\n',
-        ('9: secret.alice.service: "pptp" is not allowed; allowed: "any" or "sstp"',),
+        REST + '[secret.alice]\npassword = "a"\nservice = "dialup"\n',
+        (
+            '9: secret.alice.service: "dialup" is not allowed; allowed: "any", "sstp" or another service of RouterOS: '
+            '"async", "l2tp", "ovpn", "pppoe", "pptp"',
+        ),
     ),
     "a user's name with a line break": Fault(
         REST + '[secret."a\\nb"]\npassword = "a"\n',
