@@ -158,6 +158,7 @@ def test_silence_in_ipcp(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+@pytest.mark.parity("ros-server/keepalive-timeout")
 def test_silence_in_a_session(wire: Wire, farm: Farm) -> None:
     """keepalive-timeout T: an Echo Request at T, again each second, at 2 T the end, without Call Abort."""
     mark = farm.log.mark()

@@ -1,0 +1,237 @@
+"""Sessions that are limited: in time, idle time, bytes and bits per second.
+
++-- client -------------------+           +-- server ------------------+
+| raw peers, sstpfarm connect |---veth----| sstpfarm serve, one worker |
++-----------------------------+           +----------------------------+
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from .client import connected
+from .farm import GATEWAY, PASSWORD, Farm, running
+from .netns import Namespace, Wire
+from .rawpeer import IPV4, LCP, TERM_REQ, RawPeer, data, tls_peer, udp
+from .transfer import transfer
+
+LATE = 2.5  # seconds: a look each second, and a busy machine
+RATE = 2_000_000  # bit/s
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: what is not sent yet is forgotten
+SECRETS = {
+    "brief": {"password": PASSWORD, "session-timeout": 2},
+    "idler": {"password": PASSWORD, "idle-timeout": 2},
+    "inward": {"password": PASSWORD, "limit-bytes-in": 20_000},
+    "outward": {"password": PASSWORD, "limit-bytes-out": 20_000},
+    "total": {"password": PASSWORD, "limit-bytes-total": 20_000},
+    "slow": {"password": PASSWORD, "rate-limit": "2M/2M"},
+    "crawl": {"password": PASSWORD, "rate-limit": "64k/64k"},
+}
+
+
+@pytest.fixture(scope="module")
+def farm(wire: Wire) -> Iterator[Farm]:
+    """One worker for all, and an echo each second of silence."""
+    server = {"authentication": ["mschap2", "pap"], "workers": 1, "keepalive-timeout": 1}
+    with running(wire.server, server=server, secrets=SECRETS) as made:
+        yield made
+
+
+@contextmanager
+def ends(farm: Farm, wire: Wire, user: str, reason: str) -> Iterator[RawPeer]:
+    """A session that is ended by the server, in order, for that reason, at the end of the block."""
+    mark = farm.log.mark()
+    with (
+        farm.counts("sstpfarm_session_ends_total", reason=reason),
+        tls_peer(wire.client, wire.SERVER4) as peer,
+    ):
+        peer.open_session(user)
+        yield peer
+        peer.answer_disconnect()
+        assert farm.wait_event("session.closed", mark, peer=peer.peer)["reason"] == reason
+    farm.idle()
+
+
+def await_the_end(peer: RawPeer) -> None:
+    """Answer echoes until the server begins to end the session."""
+    peer.put_back(peer.frame(LCP, TERM_REQ))
+
+
+@pytest.mark.parity("ros-ppp/session-timeout")
+def test_session_timeout(wire: Wire, farm: Farm) -> None:
+    """Traffic does not prolong it."""
+    with ends(farm, wire, "brief", "session-timeout") as peer:
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            assert peer.ping()
+            peer.linger(0.2)
+        await_the_end(peer)
+        assert 1.9 <= time.monotonic() - began <= 2 + LATE
+
+
+@pytest.mark.parity("ros-ppp/idle-timeout")
+def test_idle_timeout(wire: Wire, farm: Farm) -> None:
+    """Packets prolong the session; echoes do not."""
+    with ends(farm, wire, "idler", "idle-timeout") as peer:
+        for _ in range(5):
+            peer.linger(0.5)
+            assert peer.ping()
+        began = time.monotonic()
+        before = farm.metric("sstpfarm_control_frames_total")
+        await_the_end(peer)
+        assert 1.9 <= time.monotonic() - began <= 2 + LATE
+        assert farm.metric("sstpfarm_control_frames_total") > before  # it answered an echo
+
+
+@pytest.mark.parametrize(("user", "inward", "outward"), [("inward", 25, 0), ("outward", 0, 25), ("total", 15, 15)])
+def test_byte_limits(wire: Wire, farm: Farm, user: str, inward: int, outward: int) -> None:
+    """Each direction counts for its own limit, and both for the total."""
+    with ends(farm, wire, user, "quota") as peer, wire.server.open_socket(kind=socket.SOCK_DGRAM) as sock:
+        others = {"inward": 0, "outward": 1}.get(user)
+        if others is not None:  # as much in the other direction ends nothing
+            send(peer, sock, 0 if others == 0 else 25, 25 if others == 0 else 0)
+            peer.linger(1.5)
+        began = time.monotonic()
+        send(peer, sock, inward, outward)
+        await_the_end(peer)
+        assert time.monotonic() - began <= LATE
+
+
+def send(peer: RawPeer, sock: socket.socket, inward: int, outward: int) -> None:
+    """Packets of 1,000 bytes in each direction."""
+    for _ in range(inward):
+        peer.send(data(IPV4, udp(peer.address, GATEWAY, 9, bytes(972))))
+    for _ in range(outward):
+        sock.sendto(bytes(972), (peer.address, 9))
+
+
+@contextmanager
+def stream(sender: Namespace, receiver: Namespace, address: str) -> Iterator[None]:
+    """A TCP stream without end, as fast as it goes, as long as the block lasts."""
+    stop = threading.Event()
+    with receiver.listener(address) as listener, sender.open_socket() as out:
+        out.settimeout(30)
+        out.connect(listener.getsockname())
+        taker, _ = listener.accept()
+        taker.settimeout(30)
+
+        def give() -> None:
+            with suppress(OSError):  # the end comes while it sends
+                while not stop.is_set():
+                    out.send(bytes(1 << 16))
+
+        def take() -> None:
+            with suppress(OSError):
+                while taker.recv(1 << 16):
+                    pass
+
+        threads = [threading.Thread(target=give), threading.Thread(target=take)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for sock in (out, taker):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                with suppress(OSError):  # the other end was first
+                    sock.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive()
+            taker.close()
+
+
+def received(place: Namespace, interface: str) -> int:
+    """Bytes that came out of a tunnel there."""
+    (link,) = place.ip("-statistics", "link", "show", "dev", interface)
+    return int(link["stats64"]["rx"]["bytes"])
+
+
+def samples(place: Namespace, interface: str, seconds: float) -> list[tuple[float, int]]:
+    """The counter again and again, each with its time."""
+    found = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found.append((time.monotonic(), received(place, interface)))
+        time.sleep(0.05)
+    return found
+
+
+def rates(found: list[tuple[float, int]], least: float) -> list[float]:
+    """Bit/s between each sample and the first that is `least` seconds later."""
+    made = []
+    for number, (begin, first) in enumerate(found):
+        later = next(((at, value) for at, value in found[number:] if at - begin >= least), None)
+        if later is not None:
+            made.append((later[1] - first) * 8 / (later[0] - begin))
+    return made
+
+
+@pytest.mark.parity("ros-ppp/rate-limit")
+@pytest.mark.parametrize("direction", ["download", "upload"])
+def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
+    """The rate is reached and never exceeded by much; downwards, who shares the tunnel does not wait long."""
+    down = direction == "download"
+    with connected(wire.client, wire.SERVER4, "--interface", "slow0", user="slow") as (_, up):
+        (session,) = farm.sessions()
+        ends: Any = (wire.server, wire.client, up["local_address"]) if down else (wire.client, wire.server, GATEWAY)
+        place, interface = (wire.client, "slow0") if down else (wire.server, session["interface"])
+        with stream(*ends):
+            time.sleep(0.5)  # the beginning of the stream
+            ping = wire.client.popen("ping", "-i", "0.1", "-c", "25", GATEWAY)
+            found = samples(place, interface, 3)
+            output = ping.communicate(timeout=20)[0].decode()
+        whole = (found[-1][1] - found[0][1]) * 8 / (found[-1][0] - found[0][0])
+        assert 0.85 * RATE <= whole <= 1.08 * RATE, f"{whole / 1e6:.3f} Mbit/s"
+        assert max(rates(found, 1)) <= 1.25 * RATE
+        times = [float(text) for text in re.findall(r"time=([\d.]+)", output)]
+        assert len(times) >= 10, output
+        if down:
+            assert statistics.median(times) < 60, output
+
+
+def test_a_neighbour_is_not_slowed_down(wire: Wire, farm: Farm) -> None:
+    """Of two sessions of one worker only that with the limit has it, also while it is at its limit both ways."""
+    with (
+        connected(wire.client, wire.SERVER4, "--interface", "slow0", user="slow") as (_, slow),
+        connected(wire.client, wire.SERVER4, "--interface", "free0", user="user1") as (_, free),
+    ):
+        wire.client.ip("rule", "add", "from", free["local_address"], "lookup", "77")
+        wire.client.ip("route", "add", "default", "dev", "free0", "table", "77")
+        try:
+            with stream(wire.server, wire.client, slow["local_address"]):
+                began = time.monotonic()
+                sent, got = transfer(wire.client, wire.server, GATEWAY, 20, source=free["local_address"])
+                assert sent == got
+                sent, got = transfer(wire.server, wire.client, free["local_address"], 20)
+                assert sent == got
+                rate = 40 * 8e6 / (time.monotonic() - began)
+        finally:
+            wire.client.ip("rule", "del", "from", free["local_address"], "lookup", "77")
+        assert rate > 15 * RATE, f"{rate / 1e6:.1f} Mbit/s"
+
+
+def test_who_waits_for_tokens_is_not_taken_for_dead(wire: Wire, farm: Farm) -> None:
+    """64 kbit/s and 45 KB at once: for seconds the server does not read, longer than two keepalive-timeouts."""
+    mark = farm.log.mark()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_session("crawl")
+        send_all = b"".join(data(IPV4, udp(peer.address, GATEWAY, 9, bytes(972))) for _ in range(45))
+        began = time.monotonic()
+        peer.send(send_all)
+        assert peer.ping(timeout=20)
+        assert time.monotonic() - began > 4  # it did wait for its turn
+        assert not farm.log.find("session.closed", mark)
+        peer.disconnect()
+    farm.idle()
