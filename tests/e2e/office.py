@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+from .farm import PASSWORD, ROOT
 from .netns import Namespace, connect, namespace
 
 
@@ -50,3 +53,16 @@ def office() -> Iterator[Office]:
     with namespace("far") as far, namespace("internet") as internet, namespace("office") as place:  # noqa: SIM117
         with namespace("workstation") as workstation:
             yield Office(far, internet, place, workstation)
+
+
+def documented(user: str) -> dict[str, Any]:
+    """The settings of a farm, for `running`, as docs/examples.md has them for the example of that user."""
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "examples.md").read_text(), re.DOTALL)
+    (found,) = [tables for tables in map(tomllib.loads, blocks) if user in tables["secret"]]
+    assert set(found) == {"server", "profile", "secret"}
+    secret = {key: value for key, value in found["secret"][user].items() if key != "password-file"}
+    return {
+        "server": found["server"],
+        "profile": found["profile"]["default"],
+        "secrets": {user: {**secret, "password": PASSWORD}},
+    }

@@ -15,13 +15,12 @@ from typing import Final
 import pytest
 
 from .client import TRUST_ANY, connecting
-from .farm import PASSWORD, running
+from .farm import running
 from .netns import until
-from .office import Office, office
+from .office import Office, documented, office
 from .transfer import transfer
 
 LAPTOP: Final = "10.1.101.100"
-SECRETS: Final = {"Laptop": {"password": PASSWORD, "local-address": "10.1.101.1", "remote-address": LAPTOP}}
 
 
 def neighbour(net: Office) -> str:
@@ -30,11 +29,12 @@ def neighbour(net: Office) -> str:
     return str(found[0].get("lladdr", "")) if found else ""
 
 
-@pytest.mark.parity("ros-example/remote-client", "ros-example/proxy-arp", "ros-ppp/local-address")
+@pytest.mark.parity("ros-example/remote-client", "ros-example/proxy-arp", "ros-ppp/local-address", "ros-ppp/service")
 @pytest.mark.parametrize("mode", ["neighbour", "sysctl"])
 def test_laptop_in_the_offices_network(mode: str) -> None:
-    server = {"forwarding": True, "proxy-arp": ["ether2"], "proxy-arp-mode": mode, "workers": 1}
-    with office() as net, running(net.office, server=server, secrets=SECRETS) as farm:
+    settings = documented("Laptop")
+    settings["server"] |= {"proxy-arp-mode": mode, "workers": 1}
+    with office() as net, running(net.office, **settings) as farm:
         with connecting(net.far, net.PUBLIC, *TRUST_ANY, "--interface", "sstp0", user="Laptop") as laptop:
             assert laptop.up()["local_address"] == LAPTOP
             assert net.workstation.ping(LAPTOP)

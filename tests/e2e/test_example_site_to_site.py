@@ -20,20 +20,12 @@ from typing import Final
 import pytest
 
 from .client import TRUST_ANY, connecting
-from .farm import PASSWORD, running
+from .farm import running
 from .netns import connect, namespace
-from .office import office
+from .office import documented, office
 from .transfer import transfer
 
 HOST: Final = "10.1.202.2"
-SECRETS: Final = {
-    "Home": {
-        "password": PASSWORD,
-        "local-address": "172.16.1.1",
-        "remote-address": "172.16.1.2",
-        "routes": ["10.1.202.0/24 172.16.1.2 1"],
-    }
-}
 
 
 @pytest.mark.parity("ros-example/site-to-site", "ros-ppp/routes", "ros-ppp/remote-address")
@@ -42,8 +34,9 @@ def test_two_sites() -> None:
         connect(host, "lan0", [f"{HOST}/24"], net.far, "ether2", ["10.1.202.1/24"])
         host.run("ip", "route", "add", "default", "via", "10.1.202.1")
         net.far.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")  # the home's router
-        server = {"forwarding": True, "workers": 1}
-        with running(net.office, server=server, secrets=SECRETS) as farm:
+        settings = documented("Home")
+        settings["server"] |= {"workers": 1}
+        with running(net.office, **settings) as farm:
             options = (*TRUST_ANY, "--no-default-route", "--interface", "sstp0")
             with connecting(net.far, net.PUBLIC, *options, user="Home") as home:
                 home.up()
