@@ -85,7 +85,7 @@ def test_proxy_looks_the_name_up_and_has_an_ipv6_address(wire: Wire, farm: Farm)
     farm.idle()
 
 
-@pytest.mark.parity("ros-client/proxy")
+@pytest.mark.parity("ros-client/proxy", "vyos/proxies")
 def test_password_of_the_proxy(wire: Wire, farm: Farm, tmp_path: Path) -> None:
     """It is sent when the proxy asks, not before; on a connection of its own."""
     proxy = Proxy(wire.server, credentials=f"prue:{SECRET}")

@@ -49,7 +49,7 @@ def test_port(wire: Wire, farm: Farm) -> None:
         peer.open_http()
 
 
-@pytest.mark.parity("ros-server/certificate")
+@pytest.mark.parity("ros-server/certificate-auto")
 def test_certificate_of_the_farm_is_shown_and_serves(wire: Wire, farm: Farm, tmp_path: Path) -> None:
     """The log and `certificate show` tell its SHA-256; a client that trusts that file or that hash comes in."""
     logged = farm.wait_event("certificate.self_signed")
@@ -76,7 +76,6 @@ def test_certificate_of_the_farm_is_shown_and_serves(wire: Wire, farm: Farm, tmp
     farm.idle()
 
 
-@pytest.mark.parity("vyos/ssl")
 def test_names_are_checked(wire: Wire, farm: Farm) -> None:
     """The address that is dialled is in the certificate; another name in its place is not."""
     path = farm.wait_event("certificate.self_signed")["path"]
@@ -151,7 +150,7 @@ def test_no_renegotiation_compression_or_tickets(wire: Wire, farm: Farm) -> None
 # -- other kinds of servers
 
 
-@pytest.mark.parity("ros-client/certificate", "ros-server/require-client-certificate")
+@pytest.mark.parity("ros-client/certificate", "ros-server/certificate", "ros-server/require-client-certificate")
 def test_old_suites_and_authorities_of_clients(tmp_path: Path) -> None:
     """`tls-ciphers` lets old peers in; `client-ca` decides instead of the server's own issuers; our client has both."""
     ours, theirs = Authority(tmp_path, "servers"), Authority(tmp_path, "clients")
@@ -180,7 +179,7 @@ def test_old_suites_and_authorities_of_clients(tmp_path: Path) -> None:
         farm.idle()
 
 
-@pytest.mark.parity("ros-server/certificate")
+@pytest.mark.parity("ros-server/certificate-anonymous")
 def test_no_certificate_at_all() -> None:
     """Anonymous TLS: named loudly in the configuration and the log; only a client that is told so comes in."""
     with wired() as wire, running(wire.server, server={"certificate": "none-anonymous-tls"}) as farm:
