@@ -90,7 +90,9 @@ def session_device(wire: Wire, farm: Farm) -> str:
     ("options", "size"),
     [
         pytest.param(["--adjust-mss", "1000"], 1000, marks=pytest.mark.parity("vyos/adjust-mss")),
-        pytest.param(["--adjust-mss", "clamp-mss-to-pmtu"], MTU - 40, marks=pytest.mark.parity("vyos/clamp-mss-to-pmtu")),
+        pytest.param(
+            ["--adjust-mss", "clamp-mss-to-pmtu"], MTU - 40, marks=pytest.mark.parity("vyos/clamp-mss-to-pmtu")
+        ),
         pytest.param([], 1460, id="without"),
     ],
 )

@@ -21,6 +21,9 @@ from .machine import Machine, machine_in
 PASSWORD: Final = "interop-Secret 1"
 USERS: Final = ("ann", "ben", "cy")
 FIXED: Final = "10.20.200.1"  # always ben's address, outside of the pool
+NETWORK: Final = "10.30.0.0/24"  # behind ben's machine
+BEHIND: Final = "10.30.0.1"
+MTU: Final = 1400  # what Windows asks for too
 TRANSFER_PORT: Final = 5001
 
 
@@ -46,8 +49,9 @@ def farm(place: Namespace, machine: Machine) -> Iterator[Farm]:
     """The farm, with all methods that sstpc is to be tried with, and the other end of the transfers beside it."""
     methods = ["mschap2", "mschap1", "chap", "pap"]
     secrets: dict[str, dict[str, object]] = {user: {"password": PASSWORD} for user in USERS}
-    secrets["ben"]["remote-address"] = FIXED
-    with running(place, server={"authentication": methods}, secrets=secrets) as started:
+    secrets["ben"] |= {"remote-address": FIXED, "routes": [NETWORK], "dns-server": ["10.20.0.53", "10.20.0.54"]}
+    server = {"authentication": methods, "max-mtu": MTU, "max-mru": MTU}
+    with running(place, server=server, secrets=secrets) as started:
         peer = subprocess.Popen(
             place.argv(sys.executable, throughput.__file__, "serve", str(TRANSFER_PORT)), stdout=subprocess.PIPE
         )

@@ -13,7 +13,7 @@ from sstpfarm.proto.roles import AuthMethod
 from tests.e2e.farm import GATEWAY, Farm
 from tests.e2e.netns import until
 
-from .conftest import FIXED, PASSWORD, TRANSFER_PORT, USERS
+from .conftest import BEHIND, FIXED, MTU, NETWORK, PASSWORD, TRANSFER_PORT, USERS
 from .machine import Machine
 from .sstpc import Sstpc, dialled
 
@@ -61,6 +61,31 @@ def test_session(machine: Machine, farm: Farm, method: AuthMethod, plugin: bool)
     # Inside of the tunnel the bytes of the transfers, twice, with their headers and acknowledgements.
     assert closed["bytes_in"] > TRANSFER_BYTES
     assert closed["bytes_out"] > TRANSFER_BYTES
+    assert_nothing_left(farm)
+
+
+@pytest.mark.parity(
+    "ros-server/max-mtu", "ros-server/max-mru", "ros-ppp/remote-address", "ros-ppp/routes", "ros-ppp/dns-server"
+)
+def test_mtu_static_address_routes_and_dns(machine: Machine, farm: Farm) -> None:
+    """What the server's configuration says is there at both ends: MTU 1400, an address, a network behind, DNS."""
+    with dialled(machine, "ben", PASSWORD) as (client, address):
+        assert address == FIXED
+        [session] = farm.sessions()
+        device = session["interface"]
+        assert session["mtu"] == farm.place.ip("link", "show", device)[0]["mtu"] == MTU
+        assert f"mtu {MTU} " in machine.run(f"ip link show {client.interface}").output
+        assert " 0% packet loss" in machine.run(f"ping -n -c 1 -W 2 -M do -s {MTU - 28} {GATEWAY}").output
+        assert machine.run(f"ping -n -c 1 -W 2 -M do -s {MTU - 27} {GATEWAY}").status != 0
+        assert farm.place.ping(FIXED, "-M", "do", "-s", str(MTU - 28))
+        [route] = farm.place.ip("route", "show", NETWORK)
+        assert route["dev"] == device
+        machine.run(f"ip address add {BEHIND}/32 dev lo")
+        assert farm.place.ping(BEHIND)
+        assert machine.run("cat /etc/ppp/resolv.conf").output.split() == [
+            "nameserver", "10.20.0.53", "nameserver", "10.20.0.54",
+        ]  # fmt: skip
+    machine.run(f"ip address del {BEHIND}/32 dev lo")
     assert_nothing_left(farm)
 
 

@@ -1,0 +1,68 @@
+"""Our client in the virtual machine, whose kernel has VRFs: the tunnel is in one, its own packets are not.
+
++-- namespace "server" --+           +-- virtual machine -------------------------------+
+|  sstpfarm serve        |           |  sstpfarm connect --vrf red                      |
+|  10.98.1.1             |---eth0----|  10.98.1.2      sstp0 in red, table 1000         |
++------------------------+           +--------------------------------------------------+
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.farm import GATEWAY, Farm
+from tests.e2e.netns import until
+
+from .conftest import FIXED, PASSWORD
+from .machine import HOST, Machine
+from .package import place_package, usable
+
+TABLE: Final = 1000  # more than the byte that the route's own field has
+CONNECT: Final = (
+    "cd /job/package && exec python3 -m sstpfarm connect {host} --user ben --password-file /job/password --insecure"
+    " --json --interface sstp0 --vrf red --default-route-distance 7"
+)
+
+
+def asked(machine: Machine, command: str) -> Any:
+    """What `ip -json` answers in the machine."""
+    return json.loads(machine.run(f"ip -json {command}").output or "[]")
+
+
+@pytest.mark.skipif(not usable(), reason="the virtual machine's Python is 3.11: compiled modules of another do not fit")
+@pytest.mark.parity("vyos/vrf")
+def test_tunnel_in_a_vrf(machine: Machine, farm: Farm) -> None:
+    """Addresses and routes are in the VRF's table, and gone at the end; the main table is as before."""
+    place_package(machine.job / "package")
+    (machine.job / "password").write_text(PASSWORD + "\n")
+    machine.run(f"modprobe tun; modprobe vrf; ip link add red type vrf table {TABLE}; ip link set red up")
+    before = machine.run("ip route").output
+    command = CONNECT.format(host=HOST)
+    machine.run(f"({command}) >/job/connect.log 2>&1 & echo $! >/job/connect.pid")
+
+    def is_up() -> bool:
+        log = (machine.job / "connect.log").read_text()
+        assert '"closed"' not in log, log
+        assert "Traceback" not in log, log
+        return '"up"' in log
+
+    until(is_up, "the tunnel is up", 60)
+    [link] = asked(machine, "link show sstp0")
+    assert link["master"] == "red"
+    [address] = asked(machine, "-4 address show dev sstp0")[0]["addr_info"]
+    assert (address["local"], address["address"]) == (FIXED, GATEWAY)
+    routes = asked(machine, f"route show table {TABLE} type unicast")
+    found = {(route["dst"], route["dev"], route.get("metric")) for route in routes}
+    assert found == {("default", "sstp0", 7), (GATEWAY, "sstp0", None)}
+    assert machine.run("ip route").output == before
+    assert " 0% packet loss" in machine.run(f"ping -n -c 2 -i 0.2 -W 2 -I red {GATEWAY}").output
+    assert machine.run(f"ping -n -c 1 -W 1 {GATEWAY}").status != 0  # not from outside of the VRF
+    machine.run("kill -TERM $(cat /job/connect.pid)")
+    until(lambda: '"closed"' in (machine.job / "connect.log").read_text(), "the tunnel has ended", 20)
+    assert '"user-request"' in (machine.job / "connect.log").read_text()
+    assert machine.run(f"ip route show table {TABLE}").output.strip() == ""
+    assert machine.run("ip link show sstp0").status != 0
+    until(lambda: farm.sessions() == [], "no session is listed")
