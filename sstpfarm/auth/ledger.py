@@ -106,12 +106,16 @@ class Ledger:
             lambda: self._store.count_session(holder, counters), self._record(Kind.INTERIM, session, self._wall())
         )
 
-    def released(self, holder: Holder, counters: Counters, reason: Reason) -> None:
-        """The session is gone, and its address free; one that is not in the books is ignored."""
+    def released(self, holder: Holder, counters: Counters, reason: Reason, *, opened: bool) -> None:
+        """The session is gone, and its address free; one that is not in the books is ignored.
+
+        Args:
+            opened: it has carried packets, whether we were told so or not.
+        """
         session = self._sessions.get(holder)
         if session is not None:
             session.counters = counters
-            if counters.seconds and not session.started_at:
+            if opened and not session.started_at:
                 self.started(holder, "", b"")
             self._close(session, reason, self._wall())
 

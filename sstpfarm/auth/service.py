@@ -169,8 +169,8 @@ class AuthService:
                 self._ledger.started(Holder(number, session), interface, identifier or b"")
             case SessionCounters(worker=number, session=session):
                 self._ledger.counted(Holder(number, session), _counters(message))
-            case SessionReleased(worker=number, session=session, reason=reason):
-                self._ledger.released(Holder(number, session), _counters(message), Reason(reason))
+            case SessionReleased(worker=number, session=session, reason=reason, opened=opened):
+                self._ledger.released(Holder(number, session), _counters(message), Reason(reason), opened=opened)
             case LiveSessions():
                 self._take_live(message)
             case ReloadUsers():

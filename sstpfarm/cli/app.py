@@ -15,8 +15,10 @@ from sstpfarm.cli.certificate import certificate
 from sstpfarm.cli.client import client, connect_interface, disconnect_interface
 from sstpfarm.cli.connect import connect
 from sstpfarm.cli.demo import run_demo
+from sstpfarm.cli.history import history
 from sstpfarm.cli.interfaces import interfaces, monitor
-from sstpfarm.cli.sessions import kick, show
+from sstpfarm.cli.sessions import kick, reload, show
+from sstpfarm.cli.users import user
 from sstpfarm.config.load import describe, load
 from sstpfarm.config.schema import CertificateFiles
 from sstpfarm.errors import ConfigError, SystemRefusal
@@ -50,7 +52,7 @@ def config_option(function: click.decorators.FC) -> click.decorators.FC:
 @click.pass_context
 def serve(context: click.Context, path: Path) -> None:
     """Run the server in the foreground until SIGTERM or Ctrl-C."""
-    context.exit(serve_farm(load(path)))
+    context.exit(serve_farm(load(path), path))
 
 
 @cli.command()
@@ -70,9 +72,21 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(Console()))
 
 
-for command in (certificate, connect, show, kick, client, connect_interface, disconnect_interface, monitor):
+for command in (
+    certificate,
+    connect,
+    show,
+    kick,
+    reload,
+    user,
+    client,
+    connect_interface,
+    disconnect_interface,
+    monitor,
+):
     cli.add_command(command)
-show.add_command(interfaces)
+for command in (interfaces, history):
+    show.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sstpfarm.config.load import load
+from sstpfarm.config.load import locate_farm
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.control import control_request
 
@@ -54,7 +54,7 @@ def show() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole facts, as a JSON list.")
 def sessions(path: Path | None, as_json: bool) -> None:
     """List the sessions."""
-    found = _ask(path, {"command": "sessions"})["sessions"]
+    found = ask_farm(path, {"command": "sessions"})["sessions"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -63,7 +63,7 @@ def sessions(path: Path | None, as_json: bool) -> None:
         table.add_column(title, overflow="fold")
     for session in found:
         table.add_row(*(_text(key, session[key]) for key in COLUMNS))
-    _console().print(table)
+    console().print(table)
 
 
 @show.command()
@@ -71,14 +71,41 @@ def sessions(path: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def status(path: Path | None, as_json: bool) -> None:
     """Describe the farm: processes, sessions, listeners."""
-    found = _ask(path, {"command": "status"})["status"]
+    found = ask_farm(path, {"command": "status"})["status"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in found.items():
         table.add_row(key, value if isinstance(value, str) else json.dumps(value))
-    _console().print(table)
+    console().print(table)
+
+
+@show.command()
+@farm_option
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list.")
+def pools(path: Path | None, as_json: bool) -> None:
+    """Show how much of each pool is used."""
+    found = ask_farm(path, {"command": "pools"})["pools"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("POOL", "USED", "FREE", "SIZE"):
+        table.add_column(title, overflow="fold")
+    for pool in found:
+        table.add_row(pool["pool"], *(f"{pool[key]:,}" for key in ("used", "free", "size")))
+    console().print(table)
+
+
+@click.command()
+@farm_option
+def reload(path: Path | None) -> None:
+    """Have the farm read its users, profiles and pools again; a faulty file changes nothing."""
+    found = ask_farm(path, {"command": "reload"})["reload"]
+    click.echo(f"{found['users']} users")
+    if found["need_restart"]:
+        click.echo(f"changed, and needs a restart: {', '.join(found['need_restart'])}")
 
 
 @click.command()
@@ -86,15 +113,21 @@ def status(path: Path | None, as_json: bool) -> None:
 @click.argument("session")
 def kick(path: Path | None, session: str) -> None:
     """End a session, named by its ID or its interface."""
-    for ended in _ask(path, {"command": "kick", "session": session})["kicked"]:
+    for ended in ask_farm(path, {"command": "kick", "session": session})["kicked"]:
         click.echo(ended)
 
 
-def _ask(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
+def ask_farm(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
+    """Ask the farm of that configuration file and return its reply.
+
+    Raises:
+        ConfigError: the file is no TOML, or has wrong keys.
+        SystemRefusal: no farm runs there, we may not ask, or it refused.
+    """
     directory = RUN_DIRECTORY
     try:
         if path is not None or CONFIG.exists():
-            directory = Path(load(path or CONFIG).farm.run_directory)
+            directory = Path(locate_farm(path or CONFIG).run_directory)
     except PermissionError:
         raise SystemRefusal(f"{CONFIG.parent} cannot be read: only root may ask the farm") from None
     reply = control_request(directory, request)
@@ -113,6 +146,7 @@ def _text(key: str, value: object) -> str:
     return str(value)
 
 
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDE)
+def console() -> Console:
+    """Return where tables go: as wide as they are when nobody looks."""
+    found = Console(highlight=False, markup=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, width=WIDE)

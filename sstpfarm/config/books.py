@@ -16,6 +16,14 @@ class Auth(Table, frozen=True):
         tuple[Literal["local", "radius"], ...],
         Meta(min_length=1, max_length=2, description='a list of "local" and "radius", in the order of asking'),
     ] = ("local",)
+    secrets_directory: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            pattern=r"^[^\x00]*$",
+            description='the path of a directory of *.toml files, or "" for none',
+        ),
+    ] = ""
     failures_per_minute: Annotated[int, Meta(ge=0, le=1000, description="a whole number, 0 (no limit) to 1000")] = 5
 
 

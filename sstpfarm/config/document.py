@@ -54,6 +54,19 @@ def file_text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    text = file_text(path)
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(_syntax_message(str(error), text, path)) from None
+
+
 def read_document(text: str, path: Path, root: type[Root], check_name: CheckName) -> tuple[Report, Root]:
     """Parse a text and convert every key to its type; a field of `root` that is a dict holds tables [section.NAME].
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,11 +11,13 @@ import msgspec
 
 from sstpfarm.config.checks import check_references, warnings
 from sstpfarm.config.document import file_text, read_document, read_password, read_regular
+from sstpfarm.config.dropins import is_exposed, read_dropins
 from sstpfarm.config.fields import MAX_NAME, MAX_USER
 from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.ppp import Secret
 from sstpfarm.config.radius import CoaClient, Radius, RadiusServer
 from sstpfarm.config.report import Report
-from sstpfarm.config.schema import CertificateFiles, Config
+from sstpfarm.config.schema import CertificateFiles, Config, Farm
 
 SharedSecret = TypeVar("SharedSecret", RadiusServer, CoaClient)
 
@@ -28,10 +29,35 @@ def load(path: Path) -> Config:
         ConfigError: one line ``FILE:LINE: KEY: problem; what is allowed`` for each fault that was found.
     """
     report, config = read_document(file_text(path), path, Config, _check_name)
+    if _holds_passwords(config) and is_exposed(path):
+        report.add(
+            ("secret",), "passwords stand in this file and every user can read it; allowed: password-file, chmod o-rwx"
+        )
+    config = _with_dropins(config, report)
     check_references(config, report)
     config = _resolve(config, report)
     report.raise_if_any()
     return config
+
+
+def locate_farm(path: Path) -> Farm:
+    """Return the table [farm] of a file, with absolute paths, whatever else is wrong between its keys.
+
+    Raises:
+        ConfigError: the file is no TOML, or has wrong keys or values.
+    """
+    report, config = read_document(file_text(path), path, Config, _check_name)
+    return _resolve_farm(config.farm, report.path.absolute().parent)
+
+
+def secrets_directory(path: Path) -> Path | None:
+    """Return the directory of drop-in files that a file names; None when it names none.
+
+    Raises:
+        ConfigError: as `locate_farm`.
+    """
+    _, config = read_document(file_text(path), path, Config, _check_name)
+    return path.absolute().parent / config.auth.secrets_directory if config.auth.secrets_directory else None
 
 
 def parse(text: str, path: Path) -> Config:
@@ -58,8 +84,6 @@ def describe(config: Config, path: Path) -> str:
         f"secrets {len(config.secret)}",
     )
     notes = warnings(config)
-    if path.stat().st_mode & stat.S_IRWXO and any(secret.password_file is None for secret in config.secret.values()):
-        notes = (*notes, "passwords stand in this file and every user can read it; use password-file, or chmod o-rwx")
     return "\n".join([f"{path}: good; {'; '.join(facts)}", *(f"{path}: warning: {note}" for note in notes)])
 
 
@@ -88,11 +112,7 @@ def _check_programs(config: Config, report: Report) -> None:
 def _resolve(config: Config, report: Report) -> Config:
     """Make paths absolute, relative to the file's directory; read the password files; look at the certificate's."""
     base = report.path.absolute().parent
-    farm = msgspec.structs.replace(
-        config.farm,
-        state_directory=str(base / config.farm.state_directory),
-        run_directory=str(base / config.farm.run_directory),
-    )
+    farm = _resolve_farm(config.farm, base)
     server = config.server
     if isinstance(server.certificate, CertificateFiles):
         files = CertificateFiles(chain=str(base / server.certificate.chain), key=str(base / server.certificate.key))
@@ -116,16 +136,46 @@ def _resolve(config: Config, report: Report) -> Config:
             read_regular(Path(str(server.client_ca)), 1)
         except OSError as error:
             report.add(("server", "client-ca"), f"{server.client_ca} cannot be read: {error.strerror}")
-    secrets = {
-        name: msgspec.structs.replace(
-            secret, password=read_password(base / secret.password_file, ("secret", name, "password-file"), report)
-        )
-        if secret.password_file is not None
-        else secret
-        for name, secret in config.secret.items()
-    }
+    secrets = {name: _with_password(name, secret, report) for name, secret in config.secret.items()}
     radius = None if config.radius is None else _resolve_radius(config.radius, base, report)
     return msgspec.structs.replace(config, farm=farm, server=server, secret=secrets, radius=radius)
+
+
+def _with_password(name: str, secret: Secret, report: Report) -> Secret:
+    """Read the password file, which is relative to the file that names it."""
+    if secret.password_file is None:
+        return secret
+    key = ("secret", name, "password-file")
+    path = report.of(key).path.absolute().parent / secret.password_file
+    return msgspec.structs.replace(secret, password=read_password(path, key, report))
+
+
+def _resolve_farm(farm: Farm, base: Path) -> Farm:
+    return msgspec.structs.replace(
+        farm, state_directory=str(base / farm.state_directory), run_directory=str(base / farm.run_directory)
+    )
+
+
+def _holds_passwords(config: Config) -> bool:
+    shared: list[RadiusServer | CoaClient] = list(config.radius.server) if config.radius else []
+    if config.radius and config.radius.coa:
+        shared += config.radius.coa.client
+    return any(table.secret for table in shared) or any(
+        secret.password or secret.nt_hash or secret.password_hash for secret in config.secret.values()
+    )
+
+
+def _with_dropins(config: Config, report: Report) -> Config:
+    """Add the users of the drop-in files."""
+    if not config.auth.secrets_directory:
+        return config
+    directory = report.path.absolute().parent / config.auth.secrets_directory
+    added = read_dropins(directory, report, set(config.secret), _check_name)
+    return msgspec.structs.replace(
+        config,
+        auth=msgspec.structs.replace(config.auth, secrets_directory=str(directory)),
+        secret={**config.secret, **added},
+    )
 
 
 def _resolve_radius(radius: Radius, base: Path, report: Report) -> Radius:

@@ -27,10 +27,19 @@ class Report:
         self.path = path
         self._text = text
         self._problems: list[tuple[KeyPath, str]] = []
+        self._delegates: dict[KeyPath, Report] = {}
+
+    def delegate(self, table: KeyPath, report: Report) -> None:
+        """Have another file's report take what is said of the keys of that [section.NAME] from now on."""
+        self._delegates[table] = report
+
+    def of(self, key: KeyPath) -> Report:
+        """Return the report of the file in which a key stands."""
+        return self._delegates.get(key[:2], self)
 
     def add(self, key: KeyPath, problem: str) -> None:
         """Note a problem with a key."""
-        self._problems.append((key, problem))
+        self.of(key)._problems.append((key, problem))
 
     def add_value(self, key: KeyPath, value: object, problem: str, allowed: str) -> None:
         """Note that a key's value is not allowed, and what is. The value is shown: not for secrets."""
@@ -41,15 +50,21 @@ class Report:
         self.add(key, f"unknown {noun}; {suggest(str(key[-1]), known)}")
 
     def raise_if_any(self) -> None:
-        """Raise one ConfigError with a line for each problem, if there are any."""
+        """Raise one ConfigError with a line for each problem, also of the files behind this one, if there are any."""
+        reports = dict.fromkeys((self, *self._delegates.values()))
+        texts = [text for report in reports for text in report._texts()]
+        if texts:
+            raise ConfigError("\n".join(texts))
+
+    def _texts(self) -> list[str]:
         if not self._problems:
-            return
+            return []
         lines: Mapping[KeyPath, int] = locate(self._text)
         found = sorted((line_of(lines, key), f"{dotted(key)}: {problem}") for key, problem in self._problems)
         texts = [f"{self.path}:{line}: {problem}" for line, problem in found[:MAX_PROBLEMS]]
         if len(found) > MAX_PROBLEMS:
             texts.append(f"{self.path}: and {len(found) - MAX_PROBLEMS} more")
-        raise ConfigError("\n".join(texts))
+        return texts
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

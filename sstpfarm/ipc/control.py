@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,8 @@ class Request(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_f
     """Base of what can be asked; the tag is the command."""
 
 
-Answer = Callable[[Any, str], dict[str, Any]]
+Reply = dict[str, Any]
+Answer = Callable[[Any, str], Reply | Awaitable[Reply]]
 """Takes a request and who asks ("uid 0"); returns the reply without "ok", or with "ok" false and "error"."""
 
 
@@ -94,7 +95,7 @@ class ControlSocket:
                     line = await reader.readline()
                 if not line.endswith(b"\n"):
                     return
-                writer.write(msgspec.json.encode(self._answer(line, f"uid {user}")) + b"\n")
+                writer.write(msgspec.json.encode(await self._answer(line, f"uid {user}")) + b"\n")
                 async with asyncio.timeout(PATIENCE_S):
                     await writer.drain()
         except (TimeoutError, OSError, ValueError):  # ValueError: a line beyond the limit
@@ -103,12 +104,13 @@ class ControlSocket:
             self._connections.discard(writer)
             writer.close()
 
-    def _answer(self, line: bytes, by: str) -> dict[str, Any]:
+    async def _answer(self, line: bytes, by: str) -> Reply:
         try:
             request = self._decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return {"ok": False, "error": str(error)[:500]}
-        return {"ok": True, **self._reply_to(request, by)}
+        reply = self._reply_to(request, by)
+        return {"ok": True, **(await reply if isinstance(reply, Awaitable) else reply)}
 
 
 def _user_of(writer: asyncio.StreamWriter) -> int:

@@ -256,6 +256,7 @@ class SessionReleased(Message, frozen=True, tag="session-released"):
     worker: Worker
     session: SessionId
     reason: Short
+    opened: bool = False  # it has carried packets: SessionStarted went before
     seconds: Count = 0
     bytes_in: Count = 0
     bytes_out: Count = 0

@@ -3,16 +3,20 @@
 {"command": "sessions"}                     {"ok": true, "sessions": [...]}
 {"command": "kick", "session": "sstp3"}     {"ok": true, "kicked": ["0123456789abcdef"]}
 {"command": "status"}                       {"ok": true, "status": {...}}
+{"command": "pools"}                        {"ok": true, "pools": [...]}
+{"command": "reload"}                       {"ok": true, "reload": {...}}
 anything else                               {"ok": false, "error": "what is wrong"}
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from msgspec import Meta
 
+from sstpfarm.errors import ConfigError
 from sstpfarm.ipc.control import ControlSocket, Request
 
 
@@ -30,6 +34,14 @@ class KickRequest(Request, frozen=True, tag="kick"):
     session: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
+class PoolsRequest(Request, frozen=True, tag="pools"):
+    """Tell how much of each pool is used."""
+
+
+class ReloadRequest(Request, frozen=True, tag="reload"):
+    """Read the users again."""
+
+
 class Operator(Protocol):
     """What the control socket can have done."""
 
@@ -42,20 +54,43 @@ class Operator(Protocol):
     def kick(self, text: str, by: str) -> list[str]:
         """End the sessions of that identifier or interface; return their identifiers."""
 
+    def pools(self) -> list[dict[str, Any]]:
+        """Tell how much of each pool is used."""
+
+    async def reload(self) -> dict[str, Any]:
+        """Read users, profiles and pools again; return what came of it.
+
+        Raises:
+            ConfigError: the files have faults; nothing has changed.
+        """
+
+
+Requests = SessionsRequest | StatusRequest | KickRequest | PoolsRequest | ReloadRequest
+
 
 class ControlServer(ControlSocket):
     """Serves the farm's control socket in a run directory."""
 
     def __init__(self, directory: Path, operator: Operator) -> None:
-        super().__init__(directory, SessionsRequest | StatusRequest | KickRequest, self._ask)
+        super().__init__(directory, Requests, self._ask)
         self._operator = operator
 
-    def _ask(self, request: SessionsRequest | StatusRequest | KickRequest, by: str) -> dict[str, Any]:
+    def _ask(self, request: Requests, by: str) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         match request:
             case SessionsRequest():
                 return {"sessions": self._operator.sessions()}
             case StatusRequest():
                 return {"status": self._operator.status()}
+            case PoolsRequest():
+                return {"pools": self._operator.pools()}
+            case ReloadRequest():
+                return self._reload()
             case KickRequest(session=session):
                 kicked = self._operator.kick(session, by)
                 return {"kicked": kicked} if kicked else {"ok": False, "error": f"no session {session}"}
+
+    async def _reload(self) -> dict[str, Any]:
+        try:
+            return {"reload": await self._operator.reload()}
+        except ConfigError as error:
+            return {"ok": False, "error": str(error)}

@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from sstpfarm.config.load import load
 from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
-from sstpfarm.errors import SystemRefusal, place_of
+from sstpfarm.errors import ConfigError, SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master.certificate import obtain
@@ -48,6 +49,8 @@ CAPABILITIES: Final = {
     "CHOWN",  # auth gives its file to its user when it is started again
     "DAC_OVERRIDE",  # that file lies in its user's directory
 }
+NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "radius")
+"""Tables whose changes a reload does not bring."""
 UNPROTECTED: Final = {
     "mschap1": "its hashes are broken: crypto binding does not keep out who sits in between",
     "chap": "it gives no key: crypto binding does not keep out who sits in between",
@@ -55,8 +58,8 @@ UNPROTECTED: Final = {
 }
 
 
-def serve(config: Config) -> int:
-    """Run the farm until SIGTERM or SIGINT; return the exit code.
+def serve(config: Config, path: Path) -> int:
+    """Run the farm until SIGTERM or SIGINT; return the exit code. At SIGHUP users are read again from `path`.
 
     Raises:
         ConfigError: the certificate's files are not usable, or the packet path that was asked for is not there.
@@ -66,14 +69,17 @@ def serve(config: Config) -> int:
         raise SystemRefusal("the server must be started as root: it makes interfaces and gives up its rights itself")
     os.umask(0o077)
     configure(config.farm.log_format, role="master")
-    return asyncio.run(_Farm(config, get_log()).run())
+    return asyncio.run(_Farm(config, path, get_log()).run())
 
 
 class _Farm:
     """One run of the farm, and what an operator can ask of it."""
 
-    def __init__(self, config: Config, log: Log) -> None:
+    def __init__(self, config: Config, path: Path, log: Log) -> None:
         self._config = config
+        self._path = path
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._log = log
         self._notifier = Notifier()
         self._supervisor: Supervisor | None = None
@@ -86,6 +92,7 @@ class _Farm:
         self._stop = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         async with AsyncExitStack() as stack:
             supervisor = await self._start(stack)
             await self._serve_until_signal(supervisor)
@@ -226,11 +233,42 @@ class _Farm:
             "processes": supervisor.status() if supervisor is not None else [],
         }
 
+    def pools(self) -> list[dict[str, Any]]:
+        """Tell how much of each pool is used."""
+        return self._supervisor.pools() if self._supervisor is not None else []
+
+    async def reload(self) -> dict[str, Any]:
+        """Read users, profiles and pools again; return how many users there are, and what needs a restart.
+
+        Raises:
+            ConfigError: the files have faults; nothing has changed.
+        """
+        async with self._reloading:
+            try:
+                found = await asyncio.to_thread(load, self._path)
+            except ConfigError as error:
+                self._log.emit("config.refused", faults=str(error).split("\n"))
+                raise
+            if self._supervisor is not None:
+                self._supervisor.reload_users(found)
+            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(self._config, name)]
+            self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
+            return {"users": len(found.secret), "need_restart": ignored}
+
     # -- signals and faults --------------------------------------------------------------------------------------------
 
     def _on_signal(self, name: str) -> None:
         if self._stop is not None and not self._stop.done():
             self._stop.set_result(name)
+
+    def _on_hangup(self) -> None:
+        async def reload() -> None:
+            with suppress(ConfigError):  # it stands in the log
+                await self.reload()
+
+        task = asyncio.get_running_loop().create_task(reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _on_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

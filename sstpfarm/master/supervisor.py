@@ -39,7 +39,7 @@ STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
 RELEASE_DEADLINE: Final = 15.0  # for the interfaces to be gone (5,000 take that long); the next start removes the rest
 AUTH_STOP_DEADLINE: Final = 3.0
 RESTART_RETRY: Final = 5.0
-MAX_MISSED: Final = 8192  # half of what waits on a channel; ends that are missed are found by auth itself
+MAX_TOLD: Final = 8192  # starts and ends of sessions that an auth process is told again: half of a channel's queue
 LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
 
 
@@ -87,7 +87,8 @@ class Supervisor:
         self._lent: dict[int, int] = {}  # listener number: worker that serves it in its owner's place
         self._auth: Child | None = None
         self._auth_backoff = Backoff()
-        self._missed: deque[m.Message] = deque(maxlen=MAX_MISSED)  # what auth must learn when it is there again
+        self._pools: tuple[m.PoolState, ...] = ()
+        self._told: deque[m.Message] = deque(maxlen=MAX_TOLD)
         self._up = False  # the start has succeeded
         self._stopping = False
         self._changed = asyncio.Event()  # a process became ready, or is gone
@@ -117,6 +118,23 @@ class Supervisor:
             pid = place.child.pid if place.child else None
             facts.append({"role": "worker", "worker": place.number, "pid": pid, "state": _state(place.child)})
         return facts
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return how much of each pool is used, as auth told last."""
+        return [
+            {"pool": state.pool, "used": state.used, "free": state.size - state.used, "size": state.size}
+            for state in self._pools
+        ]
+
+    def reload_users(self, config: Config) -> None:
+        """Give auth the users, profiles and pools of that configuration; those of workers and master stay."""
+        self._config = msgspec.structs.replace(
+            self._config, secret=config.secret, profile=config.profile, pool=config.pool
+        )
+        if self._auth is not None:
+            with ExitStack() as held:
+                view = _memfd(held, "sstpfarm-users", msgspec.msgpack.encode(for_auth(self._config)))
+                self._auth.send(m.ReloadUsers(), (view,))
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -226,9 +244,8 @@ class Supervisor:
             )
         self._auth = child
         self._log.emit("auth.started", pid=child.pid)
-        for message in self._missed:
+        for message in self._told:  # the process before may not have read all of it; what is known is ignored
             child.send(message)
-        self._missed.clear()
         for part in live_sessions([session.grant.session for session in self.keeper.table], first=not self._up):
             child.send(part)
         for place in self._places:
@@ -254,6 +271,9 @@ class Supervisor:
             case m.ReadCounters(sessions=sessions):
                 for worker, session in sessions:
                     self.keeper.report(worker, session)
+            case m.PoolUse(pools=pools):
+                self._pools = pools
+                self._collector.pools_used({state.pool: (state.used, state.size) for state in pools})
             case m.WorkerViolated(worker=worker, detail=detail):
                 self._accuse(worker, detail)
 
@@ -410,10 +430,10 @@ class Supervisor:
             child.send(message, fds)
 
     def _to_auth(self, message: m.Message) -> None:
+        if isinstance(message, m.SessionStarted | m.SessionReleased):
+            self._told.append(message)
         if self._auth is not None:
             self._auth.send(message)
-        elif isinstance(message, m.SessionStarted | m.SessionReleased):
-            self._missed.append(message)  # the next process keeps the books
 
     def _accuse(self, worker: int, detail: str) -> None:
         """A worker broke a rule in what it said to auth, or had auth say."""

@@ -71,6 +71,7 @@ LOOP_LAG: Final = "sstpfarm_loop_lag_seconds"
 WORKERS_UP: Final = "sstpfarm_workers_up"
 WORKER_RESTARTS: Final = "sstpfarm_worker_restarts_total"
 IPC_VIOLATIONS: Final = "sstpfarm_ipc_violations_total"
+POOL_ADDRESSES: Final = "sstpfarm_pool_addresses"
 INFO: Final = "sstpfarm_info"
 
 COUNTERS: Final = (
@@ -137,5 +138,11 @@ FARM_METRICS: Final = (
     FarmMetric(WORKERS_UP, "gauge", "Workers that are ready to serve"),
     FarmMetric(WORKER_RESTARTS, "counter", "Workers that were started again after they were lost"),
     FarmMetric(IPC_VIOLATIONS, "counter", "Processes that were killed because they sent a forbidden message"),
+    FarmMetric(
+        POOL_ADDRESSES,
+        "gauge",
+        "Addresses that each pool can hand out: used and free",
+        ("pool", "state"),
+    ),
     FarmMetric(INFO, "gauge", "Always 1; version of sstpfarm and name of the packet path", ("version", "dataplane")),
 )

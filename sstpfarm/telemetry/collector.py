@@ -7,7 +7,7 @@ the master attaches or retires it. Nothing here is on the packet path.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -24,6 +24,7 @@ from sstpfarm.telemetry.catalogue import (
     IPC_VIOLATIONS,
     LOG_LINES_LOST,
     PACKET_COUNTERS,
+    POOL_ADDRESSES,
     WORKER_RESTARTS,
     WORKERS_UP,
     Histogram,
@@ -57,6 +58,7 @@ class FarmCollector(Collector):
         self._retired = EMPTY  # the sum of all workers that are gone
         self._restarts = 0
         self._violations = 0
+        self._pools: Mapping[str, tuple[int, int]] = {}
 
     def attach(self, worker: int, stats: Stats) -> None:
         """Show that worker's page from now on; the caller keeps it open until it was retired."""
@@ -80,6 +82,10 @@ class FarmCollector(Collector):
     def ipc_violation(self) -> None:
         """Count a process that was killed for what it sent."""
         self._violations += 1
+
+    def pools_used(self, pools: Mapping[str, tuple[int, int]]) -> None:
+        """Show how many addresses of each pool are used, and how many it can hand out, from now on."""
+        self._pools = pools
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
@@ -105,10 +111,16 @@ class FarmCollector(Collector):
             IPC_VIOLATIONS: float(self._violations),
             INFO: 1.0,
         }
+        pools = self._pools
         for metric in FARM_METRICS:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)
-            family.add_metric([self._identity[label] for label in metric.labels], values[metric.name])
+            if metric.name == POOL_ADDRESSES:
+                for pool, (used, size) in pools.items():
+                    family.add_metric([pool, "used"], used)
+                    family.add_metric([pool, "free"], size - used)
+            else:
+                family.add_metric([self._identity[label] for label in metric.labels], values[metric.name])
             yield family
 
     def _counters(self, farm: Snapshot) -> Iterator[Metric]:

@@ -34,6 +34,8 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "worker.stopped": LogEvent("info", ("worker",)),
     "auth.started": LogEvent("info", ("pid",)),
     "auth.ready": LogEvent("info"),
+    "config.reloaded": LogEvent("info", ("users", "need_restart")),
+    "config.refused": LogEvent("error", ("faults",)),
     "users.reloaded": LogEvent("info", ("users",)),
     "auth.lost": LogEvent("error", ("pid", "status")),
     "listener.skipped": LogEvent("warning", ("listener", "why")),

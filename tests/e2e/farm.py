@@ -156,6 +156,8 @@ class Farm:
         # Not pytest's tmp_path: that lies below a directory of mode 0700, and auth keeps its leases as another user.
         self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-"))
         self.directory.chmod(0o755)
+        self.secrets = self.directory / "secrets.d"  # auth.secrets-directory, for those who name it
+        self.secrets.mkdir(mode=0o700)
         self.state = state or self.directory / "state"
         self.config = self.directory / "sstpfarm.toml"
         named: dict[str, Mapping[str, object]] = {"alice": {"password": PASSWORD}, **users(4), **(secrets or {})}

@@ -109,9 +109,13 @@ class Bench:
             SessionStarted(worker=worker, session=f"{number:016x}", interface=interface, ipv6_peer=b"12345678")
         )
 
-    def release(self, number: int, worker: int = 0, reason: str = "peer-disconnect", **counters: int) -> None:
+    def release(
+        self, number: int, worker: int = 0, reason: str = "peer-disconnect", *, opened: bool = False, **counters: int
+    ) -> None:
         """The master says that a session is gone."""
-        self.master.channel.send(SessionReleased(worker=worker, session=f"{number:016x}", reason=reason, **counters))
+        self.master.channel.send(
+            SessionReleased(worker=worker, session=f"{number:016x}", reason=reason, opened=opened, **counters)
+        )
 
     def violations(self) -> list[WorkerViolated]:
         """What auth told the master about workers."""

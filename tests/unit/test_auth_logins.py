@@ -182,7 +182,7 @@ def test_no_free_address_keeps_the_peer_out(judge: Judge) -> None:
     assert addresses == {"10.20.0.2", "10.20.0.3", "10.20.0.4"}
     decision = refused(judge, request(b"alice", "wonderland", session=3))
     assert decision.answer.reason == "no-address"
-    judge.auth.ledger.released(Holder(0, f"{1:016x}"), Counters(), Reason.PEER_DISCONNECT)
+    judge.auth.ledger.released(Holder(0, f"{1:016x}"), Counters(), Reason.PEER_DISCONNECT, opened=False)
     granted(judge, request(b"alice", "wonderland", session=4))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc import control
 from sstpfarm.ipc.control import MAX_REQUEST, control_request
 from sstpfarm.master.control import ControlServer
@@ -26,6 +26,14 @@ class Recorder:
 
     def status(self) -> dict[str, Any]:
         return {"version": "1"}
+
+    def pools(self) -> list[dict[str, Any]]:
+        return [{"pool": "main", "used": 1, "free": 2, "size": 3}]
+
+    async def reload(self) -> dict[str, Any]:
+        if self.kicked:
+            raise ConfigError("farm.toml:3: secret.alice: has no password")
+        return {"users": 7, "need_restart": []}
 
     def kick(self, text: str, by: str) -> list[str]:
         self.kicked.append((text, by))
@@ -66,8 +74,11 @@ def test_requests(tmp_path: Path) -> None:
         requests: list[dict[str, Any]] = [
             {"command": "sessions"},
             {"command": "status"},
+            {"command": "pools"},
+            {"command": "reload"},
             {"command": "kick", "session": "sstp0"},
             {"command": "kick", "session": "sstp9"},
+            {"command": "reload"},
         ]
         return [control_request(tmp_path, request) for request in requests]
 
@@ -75,8 +86,11 @@ def test_requests(tmp_path: Path) -> None:
     assert replies == [
         {"ok": True, "sessions": [{"session": "a" * 16, "bytes_in": 1}]},
         {"ok": True, "status": {"version": "1"}},
+        {"ok": True, "pools": [{"pool": "main", "used": 1, "free": 2, "size": 3}]},
+        {"ok": True, "reload": {"users": 7, "need_restart": []}},
         {"ok": True, "kicked": ["a" * 16]},
         {"ok": False, "error": "no session sstp9"},
+        {"ok": False, "error": "farm.toml:3: secret.alice: has no password"},
     ]
     assert [text for text, _ in operator.kicked] == ["sstp0", "sstp9"]
     assert operator.kicked[0][1].startswith("uid ")

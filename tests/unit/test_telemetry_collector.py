@@ -107,8 +107,15 @@ def test_what_the_master_knows(farm: Farm) -> None:
     assert farm.value("sstpfarm_log_lines_lost_total") == 6
 
 
+def test_pools_are_shown_by_name(farm: Farm) -> None:
+    farm.collector.pools_used({"main": (1, 4)})
+    assert farm.value("sstpfarm_pool_addresses", pool="main", state="used") == 1
+    assert farm.value("sstpfarm_pool_addresses", pool="main", state="free") == 3
+
+
 def test_every_metric_of_the_catalogue_is_served(farm: Farm) -> None:
     farm.start(0)
+    farm.collector.pools_used({"main": (1, 4)})
     names = {name for name, _ in farm.samples()}
     for histogram in catalogue.HISTOGRAMS:
         assert {f"{histogram.name}_{part}" for part in ("bucket", "sum", "count")} <= names

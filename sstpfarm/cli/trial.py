@@ -1,0 +1,80 @@
+"""A login without a network: the proofs of a peer with a password, and what the backends say to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from sstpfarm.auth.authorization import Accepted, Authorization, Denied
+from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.local import LocalBackend
+from sstpfarm.config.fields import Method
+from sstpfarm.config.schema import Config
+from sstpfarm.config.views import for_auth
+from sstpfarm.errors import LocalError
+from sstpfarm.ipc.messages import AccessRequest
+from sstpfarm.proto.ppp import mschap
+from sstpfarm.proto.ppp.chap import md5_response
+
+IDENTIFIER = 1
+
+
+def try_login(config: Config, user: str, password: str, caller_id: str) -> dict[Method, str]:
+    """Return what each method that the server offers comes to: "accepted: ..." or "refused: ..."."""
+    chain = Chain([LocalBackend(for_auth(config), os.urandom)])
+    caller = f"[{caller_id}]:1" if ":" in caller_id else f"{caller_id}:1"
+    found: dict[Method, str] = {}
+    for method in config.server.methods():
+        if method == "eap":
+            continue  # a conversation; MS-CHAPv2 proves the same
+        verdict = asyncio.run(chain.authenticate(Holder(0, "0" * 16), _request(method, user, password, caller)))
+        match verdict:
+            case Accepted(authorization=authorization):
+                found[method] = f"accepted: {_terms(authorization)}"
+            case Denied(detail=detail):
+                found[method] = f"refused: {detail}"
+            case _:
+                raise LocalError(f"{type(verdict).__name__} of a single request")
+    return found
+
+
+def _request(method: Method, user: str, password: str, caller: str) -> AccessRequest:
+    """Make the request of a worker for a peer that knows that password."""
+    name = user.encode()
+    challenge, value, secret = b"", b"", b""
+    match method:
+        case "pap":
+            secret = password.encode()
+        case "chap":
+            challenge = os.urandom(16)
+            value = md5_response(IDENTIFIER, password.encode(), challenge)
+        case "mschap1":
+            challenge = os.urandom(mschap.CHALLENGE_V1)
+            value = mschap.response_value_v1(mschap.challenge_response(challenge, mschap.nt_hash(password)))
+        case _:
+            challenge, ours = os.urandom(mschap.CHALLENGE_V2), os.urandom(mschap.CHALLENGE_V2)
+            hashed = mschap.challenge_hash(ours, challenge, mschap.name_without_domain(name))
+            value = mschap.response_value_v2(ours, mschap.challenge_response(hashed, mschap.nt_hash(password)))
+    return AccessRequest(
+        session="0" * 16,
+        user=name,
+        method=method,
+        caller_id=caller,
+        mtu=1400,
+        slot=0,
+        password=secret,
+        identifier=IDENTIFIER,
+        challenge=challenge,
+        value=value,
+    )
+
+
+def _terms(found: Authorization) -> str:
+    terms = {
+        "address": found.remote_address or f"of pool {found.pool}",
+        "routes": ", ".join(route.destination for route in found.routes),
+        "only-one": "" if found.only_one == "no" else found.only_one,
+        "session-timeout": found.session_timeout or "",
+    }
+    return ", ".join(f"{key} {value}" for key, value in terms.items() if value)
