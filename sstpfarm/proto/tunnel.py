@@ -40,6 +40,7 @@ from sstpfarm.reasons import OUTCOMES, Reason, Teardown
 
 CONTROL_RATE: Final = 50.0  # control frames a second that a peer may send for long (a login needs about 30 in all)
 CONTROL_BURST: Final = 500.0
+SMALLEST_FRAGMENT: Final = 256  # bytes of one that is not a packet's last; a sender makes them as long as our MRU
 PEER_ENDS: Final = frozenset({Reason.PEER_DISCONNECT, Reason.PEER_TERMINATED})
 SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1
 UNAVAILABLE: Final = 503  # RFC 9110 15.6.4: worth another try later, as no other refusal is
@@ -190,9 +191,14 @@ class Tunnel:
         self._pump(now)
 
     def _reassemble(self, fragment: bytes, now: float) -> None:
-        """Take what carries network data, mostly, and so does not count as a control frame."""
+        """Take what carries network data, mostly, and so does not count as a control frame, unless it is work for
+        nothing: dropped, or a crumb that no sender needs to make.
+        """
+        lost = self._link.fragments_lost
         packet = self._link.reassemble(fragment)
         if packet is None:
+            if self._link.fragments_lost != lost or len(fragment) < SMALLEST_FRAGMENT:
+                self._flooded(now)
             return
         if _is_network_data(packet):
             self._packets.append(packet)

@@ -4,8 +4,8 @@
     python -m tests.fuzz.fuzz_dataplane --atheris [CORPUS] [-runs=N]  be guided by what pure.py executes
 
 Meant to run on a sanitized build (`make fuzz`), which makes any read or write out of bounds a finding too. The input's
-first bytes choose target, offload, gates, limit and chunking; the rest are frames from the peer, or messages of the
-kernel, each behind its length.
+first bytes choose target (feed or drain, with multilink, on a TAP device), offload, gates, limit and chunking; the rest
+are frames from the peer, or messages of the kernel, each behind its length.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from tests.twin.compare import by_flow, run
 
 CORPUS: Final = Path(__file__).with_name("corpus")
 LIMITS: Final = (1500, 1400, 600, 4087)
+WHOLE: Final = 1600
+MULTILINK, BRIDGED = 2, 4  # bits of the first byte; the lowest chooses feed()
+PROTOCOLS: Final = {4: b"\x00\x21", 6: b"\x00\x57"}
 FINDING: Final = Path("build/fuzz/finding")
 HEADER: Final = 5  # bytes of choices
 MOST: Final = 100  # messages of one input: a socket stands in for the TUN
@@ -36,22 +39,35 @@ def fuzz_one(data: bytes) -> None:
     target, offload, gates, limit, chunking = data[:HEADER]
     level = Offload(offload % len(Offload))
     if target % 2:
-        fuzz_feed(data[HEADER:], level, Gate(gates % 4), LIMITS[limit % 4], chunking)
+        fuzz_feed(data[HEADER:], target, level, Gate(gates % 16), LIMITS[limit % 4], chunking)
     else:
-        fuzz_drain(data[HEADER:], level, Gate(gates % 4), LIMITS[limit % 4], MAX_FRAME + 1024 * chunking)
+        fuzz_drain(data[HEADER:], target, level, Gate(gates % 16), LIMITS[limit % 4], MAX_FRAME + 1024 * chunking)
 
 
-def fuzz_feed(stream: bytes, offload: Offload, gates: Gate, limit: int, chunking: int) -> None:
+def prepare(bench: Bench, target: int, gates: Gate, receive: int, send: int) -> None:
+    """Set the path as the input wants it."""
+    if target & BRIDGED:
+        bench.path.attach(bench.tun.fileno(), bridged=True)
+    bench.path.set_limits(receive=receive, send=send)
+    if target & MULTILINK:
+        bench.path.set_multilink(header=4, receive=WHOLE, send=WHOLE)
+    bench.path.set_gates(gates)
+
+
+def fuzz_feed(stream: bytes, target: int, offload: Offload, gates: Gate, limit: int, chunking: int) -> None:
     """Bytes from the peer; the gates of a family turn with each control frame."""
     random = Random(chunking)
     pieces = list(pieces_of(stream, random)) if chunking else [stream[:8192]]
     found = []
     for bench, level in ((Bench(), Offload.NONE), (Bench(native(offload)), offload)):
         bench.path.set_sources(((0, 0),), ((0, 0),))
-        bench.path.set_limits(receive=limit, send=limit)
-        bench.path.set_gates(gates)
-        outcome = run(bench, level, pieces, [gates, Gate.IPV4 | Gate.IPV6])
-        found.append((outcome.controls, outcome.counted, outcome.broken, by_flow(outcome.packets)))
+        prepare(bench, target, gates, limit, limit)
+        level = Offload.NONE if target & BRIDGED else level
+        outcome = run(bench, level, pieces, [gates, Gate.IPV4 | Gate.IPV6 | Gate.BRIDGE])
+        packets = {b"": outcome.packets} if target & BRIDGED else by_flow(outcome.packets)
+        if target & MULTILINK:  # what was put together of the same bytes is any packet too
+            bench.path.deliver(stream[:2000])
+        found.append((outcome.controls, bench.counted(), outcome.broken, packets))
         bench.close()
     assert found[0] == found[1]
 
@@ -64,26 +80,49 @@ def pieces_of(stream: bytes, random: Random) -> Iterator[bytes]:
         stream = stream[cut:]
 
 
-def fuzz_drain(data: bytes, offload: Offload, gates: Gate, limit: int, room: int) -> None:
+def fuzz_drain(data: bytes, target: int, offload: Offload, gates: Gate, limit: int, room: int) -> None:
     """Messages of a kernel that may say anything: what comes out must be whole frames within the limit."""
     bench = Bench(native(offload))
-    bench.path.set_gates(gates)
-    bench.path.set_limits(receive=1500, send=limit)
+    prepare(bench, target, gates, 1500, limit)
     for _ in range(MOST):
         size = int.from_bytes(data[:2], "big")
         message, data = data[2 : 2 + size], data[2 + size :]
         if not message:
             break
         bench.kernel.send(message)
-    frames = bench.drain(room)
+    buffer = memoryview(bytearray(room))
+    more = True
+    while more:
+        filled, more = bench.path.drain(buffer)
+        check_frames(bytes(buffer[:filled]), target, limit)
+        large = bench.path.large()
+        if large is not None:
+            assert more
+            assert target & MULTILINK
+            assert limit < len(large) - 2 <= WHOLE
+            check_protocol(large, target)
+    bench.counted()
+    bench.close()
+
+
+def check_frames(frames: bytes, target: int, limit: int) -> None:
+    """Assert that these are whole SSTP data packets within the limit."""
     while frames:
         length = int.from_bytes(frames[2:4], "big")
         assert frames[:2] == b"\x10\x00"
+        assert frames[4:6] == b"\xff\x03"
         assert 8 < length <= min(len(frames), 8 + limit)
-        assert frames[4:8] == (b"\xff\x03\x00\x21" if frames[8] >> 4 == 4 else b"\xff\x03\x00\x57")
+        check_protocol(frames[6:length], target)
         frames = frames[length:]
-    bench.counted()
-    bench.close()
+
+
+def check_protocol(packet: bytes, target: int) -> None:
+    """Assert that a packet says what it is."""
+    if target & BRIDGED:
+        assert packet[:4] == b"\x00\x31\x00\x01"
+        assert len(packet) >= 4 + 14
+    else:
+        assert packet[:2] == PROTOCOLS[packet[2] >> 4]
 
 
 def mutated(random: Random, data: bytes, others: list[bytes]) -> bytes:
@@ -151,6 +190,8 @@ def with_atheris(arguments: list[str]) -> int:
     from sstpfarm.dataplane import pure
 
     atheris.instrument_func(pure.PurePath._take)
+    atheris.instrument_func(pure.PurePath._carry)
+    atheris.instrument_func(pure.PurePath._frame)
     atheris.instrument_func(pure.PurePath._ipv4)
     atheris.instrument_func(pure.PurePath._ipv6)
     atheris.Setup([sys.argv[0], *arguments], fuzz_one)

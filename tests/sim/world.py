@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from itertools import count
 
-from sstpfarm.dataplane.interface import CELLS, FramingError, Gate
+from sstpfarm.dataplane.interface import CELLS, FramingError
 from sstpfarm.dataplane.pure import PurePath
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, LcpOpened
 from sstpfarm.proto.ppp.link import PppSettings
@@ -22,6 +22,7 @@ from sstpfarm.proto.roles import AuthMethod, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp.call import CertificateHash, SstpSettings
 from sstpfarm.proto.tunnel import GatesChanged, Tunnel, TunnelEnded, TunnelEvent, TunnelSettings
 from sstpfarm.reasons import Reason
+from sstpfarm.transport.path_settings import gates_of, set_limits
 from tests.unit.judging import PasswordJudge
 
 CERTIFICATE = CertificateHash(sha1=b"\x01" * 20, sha256=b"\x02" * 32)
@@ -77,6 +78,8 @@ class End:
                 plain = plain[consumed:]
                 self.tunnel.receive_frame(frame, now)
                 self.settle()
+                for packet in self.tunnel.packets():
+                    self.path.deliver(packet)
         except FramingError as error:
             self.tunnel.broken(Reason.BAD_FRAMING, str(error))
         self.settle()
@@ -98,11 +101,11 @@ class End:
         """The driver's part."""
         world = self.world
         match event:
-            case LcpOpened(send_limit, receive_limit, _):
-                self.path.set_limits(receive=receive_limit, send=send_limit)
-            case GatesChanged(ipv4, ipv6):
-                self.path.set_gates((Gate.IPV4 if ipv4 else Gate.NONE) | (Gate.IPV6 if ipv6 else Gate.NONE))
-                if ipv4 and self.opened_at is None:
+            case LcpOpened():
+                set_limits(self.path, event)
+            case GatesChanged():
+                self.path.set_gates(gates_of(event))
+                if event.ipv4 and self.opened_at is None:
                     self.opened_at = world.now
             case AuthRequest():
                 decision = self.judge.decide(event)

@@ -1,0 +1,56 @@
+"""Multilink between two whole ends: packets beyond the MRU arrive as they were, whatever the wire does to the bytes."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+
+from sstpfarm.dataplane.interface import Cell
+from sstpfarm.proto.roles import AuthMethod, Role
+from sstpfarm.proto.sstp.packets import encode_data
+from sstpfarm.proto.tunnel import TunnelSettings
+from sstpfarm.reasons import Reason
+from tests.sim.world import ADDRESS, World, settings
+from tests.unit.pure_bench import ipv4
+
+
+def speaking(role: Role) -> TunnelSettings:
+    made = settings(role, AuthMethod.MSCHAP2)
+    return replace(made, ppp=replace(made.ppp, mru=1400, mtu=1400, mrru=1600))
+
+
+@pytest.fixture(params=range(5))
+def world(request: pytest.FixtureRequest) -> World:
+    made = World(request.param, speaking(Role.CLIENT), speaking(Role.SERVER))
+    made.start()
+    made.run(60, made.is_open)
+    assert made.is_open()
+    return made
+
+
+def test_large_packets_arrive_in_order_and_whole(world: World) -> None:
+    kernel, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel, tun:
+        kernel.setblocking(False)
+        world.server.path.attach(tun.fileno())
+        sizes = (1401, 1600, 100, 1500)
+        for size in sizes:
+            packet = b"\x00\x21" + ipv4(size, source=ADDRESS)
+            carried = world.client.tunnel.fragments(packet) if size > 1400 else encode_data(b"\xff\x03" + packet)
+            world.carry(world.client, carried)
+        world.run(20)
+        assert [len(kernel.recv(4096)) for _ in sizes] == list(sizes)
+        assert world.server.tunnel.fragments_lost() == 0
+        assert world.server.cells[Cell.BYTES_IN] == sum(sizes)
+    assert world.server.ended is None
+
+
+@pytest.mark.parametrize("fragment", [b"\x80\0x", b"\x40\1x", b"\x80"], ids=["crumbs", "strays", "half headers"])
+def test_a_flood_of_useless_fragments_ends_the_session(world: World, fragment: bytes) -> None:
+    """A whole fragment costs as much work as a control frame, and brings nothing."""
+    world.carry(world.client, encode_data(b"\xff\x03\x00\x3d" + fragment) * 2000)
+    world.run(60, lambda: world.server.ended is not None)
+    assert world.server.ended is not None
+    assert world.server.ended[1].reason is Reason.CONTROL_FLOOD
