@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loadtest.conductor import SIGNALS
 from loadtest.packets import SINK_PORT
 from loadtest.target import Target
-from sstpfarm.cli.stage import Namespace, StageError, follow, make_namespaces, start
+from sstpfarm.cli.stage import Namespace, StageError, follow, make_namespaces, signals_wait, start
 from sstpfarm.config.fields import Password
 
 LABEL: Final = "sstpfarm-load"
@@ -98,20 +96,6 @@ def farm(users: int, *, workers: int, settings: Mapping[str, str], source: bool)
     finally:
         with signals_wait():
             stack.close()
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP take effect at the end of the block; children are not touched by it."""
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def _config(directory: Path, password: str, users: int, workers: int, settings: Mapping[str, str]) -> str:

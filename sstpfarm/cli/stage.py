@@ -8,10 +8,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 VETH: Final = "outside"  # the interface's name, in each of the two namespaces
 STOP_PATIENCE: Final = 20.0  # seconds from SIGTERM to SIGKILL; an end in order takes well below one
 RUN_PATIENCE: Final = 30.0  # seconds for a program that takes less than one
@@ -59,8 +60,9 @@ def make_namespaces(stack: ExitStack, label: str, addresses: tuple[str, str]) ->
     """Make two namespaces, joined by a veth pair with these addresses; the stack removes them."""
     places = (Namespace(f"{label}-{os.getpid()}-server"), Namespace(f"{label}-{os.getpid()}-client"))
     for place in places:
-        run("ip", "netns", "add", place.name)
-        stack.callback(run, "ip", "netns", "delete", place.name)
+        with signals_wait():  # between the making of a thing and the note to take it down nothing may come
+            run("ip", "netns", "add", place.name)
+            stack.callback(run, "ip", "netns", "delete", place.name)
         place.run("ip", "link", "set", "lo", "up")
     places[0].run("ip", "link", "add", VETH, "type", "veth", "peer", "name", VETH, "netns", places[1].name)
     for place, address in zip(places, addresses, strict=True):
@@ -75,12 +77,26 @@ def start(stack: ExitStack, command: list[str], output: Path, log: Path) -> subp
     Args:
         output, log: the files that take its standard output and its standard error.
     """
-    with output.open("wb") as stdout, log.open("wb") as stderr:
+    with output.open("wb") as stdout, log.open("wb") as stderr, signals_wait():
         process = subprocess.Popen(  # noqa: S603 - the callers' fixed programs
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
         )
-    stack.callback(stop, process)
+        stack.callback(stop, process)
     return process
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP take effect at the end of the block; children are not touched by it."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:

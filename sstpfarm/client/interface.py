@@ -74,7 +74,7 @@ class Interface:
         self._standby: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._known: list[str] = []  # addresses of the server, where its name cannot be looked up at the dial
-        self._server: IpAddress | None = None  # the other end of the last connection
+        self._server = _literal(plan.settings.first_stop[0])  # the other end of the last connection
         self._source = ""  # our end of it
         self._way: tuple[Way | None, ...] = ()
         self._phase = ""
@@ -235,7 +235,7 @@ class Interface:
 
     async def _dial(self) -> None:
         plan = self.plan
-        self._up = self._server = None
+        self._up = None
         self._phase, self._lasted = "", 0.0
         self._log.emit("tunnel.dialing", server="{}:{}".format(*plan.settings.first_stop))
         reason, detail = Reason.INTERNAL_ERROR, ""
@@ -381,6 +381,13 @@ class Interface:
 
     def closed(self, reason: Reason, detail: str) -> None:
         """What `run` returns says it."""
+
+
+def _literal(host: str) -> IpAddress | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def needs_redial(old: Plan, new: Plan) -> bool:

@@ -75,7 +75,7 @@ def test_what_is_shown(wire: Wire, farm: Farm) -> None:
         assert "inet6 fe80::" in device
         assert "    Description: seen\n    RX:" in device
         [facts] = json.loads(service.ask("show", "interfaces", "sstpc0", "--json").stdout)
-        assert facts["kernel"]["stats64"]["rx"]["packets"] == facts["packets_in"] == 2
+        assert facts["kernel"]["stats64"]["rx"]["packets"] == facts["packets_in"] >= 2
 
         until(lambda: monitored(service)["uptime"] >= 1.5, "a second and a half")
         shown = monitored(service)

@@ -1,4 +1,4 @@
-"""The systemd unit keeps what matters, the list of packages is well formed and used."""
+"""The systemd units keep what matters, the list of packages is well formed and used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Final
 
 import pytest
 
+from sstpfarm.client.daemon import CAPABILITIES
+from sstpfarm.config.client import Client
 from sstpfarm.reasons import ExitCode
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEPLOY: Final = ROOT / "deploy"
 
 
-def unit_settings() -> dict[str, list[str]]:
-    """The unit's settings; a key can occur more than once, so configparser will not do."""
+def unit_settings(unit: str = "sstpfarm.service") -> dict[str, list[str]]:
+    """A unit's settings; a key can occur more than once, so configparser will not do."""
     settings = defaultdict(list)
-    for line in (DEPLOY / "sstpfarm.service").read_text().splitlines():
+    for line in (DEPLOY / unit).read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             key, _, value = line.partition("=")
             settings[key].append(value)
@@ -66,8 +68,40 @@ def test_unit_capabilities_are_a_closed_set() -> None:
     }
 
 
-def test_unit_does_not_repeat_a_mistake_of_the_operator() -> None:
-    assert unit_settings()["RestartPreventExitStatus"] == [f"{ExitCode.USAGE:d} {ExitCode.CONFIG:d}"]
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Type", "notify"),
+        ("ExecReload", "/bin/kill -HUP $MAINPID"),
+        ("KillMode", "mixed"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "true"),  # /etc/resolv.conf
+        ("ProtectHome", "yes"),
+        ("ProtectKernelTunables", "yes"),
+        ("ReadWritePaths", "/proc/sys/net"),
+        ("DevicePolicy", "closed"),
+        ("DeviceAllow", "/dev/net/tun rw"),
+        ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("SystemCallFilter", "@system-service"),
+        ("LimitCORE", "0"),
+        ("AmbientCapabilities", ""),
+        ("RuntimeDirectory", Path(Client().run_directory).name),
+        ("RuntimeDirectoryPreserve", "restart"),
+    ],
+)
+def test_client_unit_setting(key: str, value: str) -> None:
+    assert unit_settings("sstpfarm-client.service")[key] == [value]
+
+
+def test_client_unit_grants_what_the_client_keeps() -> None:
+    [bounding] = unit_settings("sstpfarm-client.service")["CapabilityBoundingSet"]
+    assert set(bounding.split()) == {f"CAP_{name}" for name in CAPABILITIES}
+
+
+@pytest.mark.parametrize("unit", ["sstpfarm.service", "sstpfarm-client.service"])
+def test_unit_does_not_repeat_a_mistake_of_the_operator(unit: str) -> None:
+    assert unit_settings(unit)["RestartPreventExitStatus"] == [f"{ExitCode.USAGE:d} {ExitCode.CONFIG:d}"]
 
 
 def test_every_package_has_a_group_and_a_purpose() -> None:

@@ -53,3 +53,19 @@ def test_run_says_what_the_program_said() -> None:
 def test_run_gives_up_when_the_time_is_over() -> None:
     with pytest.raises(stage.StageError, match="no end within"):
         stage.run(sys.executable, "-c", "import time; time.sleep(60)", patience=0.1)
+
+
+def test_a_namespace_that_ctrl_c_meets_half_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes while `ip netns add` runs; it takes effect when the note to remove the namespace is there."""
+    called: list[str] = []
+
+    def run(*command: str, patience: float = 0) -> str:
+        called.append(command[2])
+        if command[2] == "add":
+            signal.raise_signal(signal.SIGINT)
+        return ""
+
+    monkeypatch.setattr(stage, "run", run)
+    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
+        stage.make_namespaces(stack, "x", ("192.0.2.1/24", "192.0.2.2/24"))
+    assert called == ["add", "delete"]
