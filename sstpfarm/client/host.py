@@ -37,9 +37,10 @@ class HostSettings:
         if wishes.adjust_mss is not None or wishes.change_tcp_mss:
             number = wishes.adjust_mss if isinstance(wishes.adjust_mss, int) else None
             mss = tunnel_rules.segment_sizes(mtu, number)
-        if mss is not None or wishes.source_validation in tunnel_rules.FIB:
+        wanted = mss is not None or wishes.source_validation in tunnel_rules.FIB
+        if wanted or self._ruled:
             rules = tunnel_rules.ruleset(interface, mss=mss, source_validation=wishes.source_validation)
-            self._ruled = interface
+            self._ruled = interface if wanted else ""
             await self._blocking(nft.apply, rules)
         tunnel_rules.set_kernel(
             interface, disable_forwarding=wishes.disable_forwarding, source_validation=wishes.source_validation
@@ -55,18 +56,13 @@ class HostSettings:
             SystemRefusal: they cannot be had.
         """
         old, self._wishes = self._wishes, wishes
-        names = ("adjust_mss", "change_tcp_mss", "disable_forwarding", "source_validation")
-        if mtu is None or all(getattr(old, name) == getattr(wishes, name) for name in names):
-            return
-        if self._ruled:
-            await self._blocking(nft.apply, tunnel_rules.ruleset(self._ruled))
-            self._ruled = ""
         tunnel_rules.reset_kernel(
             interface,
             forwarding=old.disable_forwarding and not wishes.disable_forwarding,
             source_validation=old.source_validation is not None and wishes.source_validation is None,
         )
-        await self.apply(interface, mtu)
+        if mtu is not None:
+            await self.apply(interface, mtu)
 
     async def register(self, interface: str, servers: Sequence[str]) -> None:
         """Give the servers to the host's resolver, if that is wished. What fails is told."""
