@@ -32,8 +32,8 @@ from loadtest.orders import Hold, Order
 from loadtest.target import Target
 from sstpfarm.config.fields import Password
 
-WINDOW: Final = 1.2  # seconds in which each session sends
-GRACE: Final = 0.5  # and in which the last answers come
+WINDOW: Final = 0.8  # seconds in which each session sends
+GRACE: Final = 0.4  # and in which the last answers come
 INTERVAL: Final = 0.05  # between two packets of one session
 SIZE: Final = 500
 LOGINS: Final = 24  # at once
