@@ -75,15 +75,18 @@ class SessionEffects:
     @classmethod
     def of(cls, config: Config, log: Log) -> SessionEffects:
         """Return those of a configuration."""
-        terms = (*config.profile.values(), *config.secret.values())
         server = config.server
         return cls(
             log,
             lists=address_lists(config),
             proxy_arp=server.proxy_arp if server.proxy_arp_mode == "neighbour" else (),
-            programs=frozenset(command for term in terms for command in (term.on_up, term.on_down) if command),
+            programs=programs(config),
             script_timeout=server.script_timeout_s,
         )
+
+    def reload(self, config: Config) -> None:
+        """Let the programs of another configuration run from now on; its sets are made when they are needed."""
+        self._programs = programs(config)
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -114,8 +117,13 @@ class SessionEffects:
         self._add_routes(session, 6)
 
     def opened(self, session: Session) -> None:
-        """Run on-up."""
-        self._run(session, session.grant.effects.on_up, "up", {})
+        """Run on-up; on-down will run even if it stands in no configuration any more by then."""
+        effects = session.grant.effects
+        if effects.on_up and self._may_run(session, effects.on_up):
+            self._run(session, effects.on_up, "up", {})
+        if effects.on_down and self._may_run(session, effects.on_down):
+            session.applied = session.applied or Applied()
+            session.applied.on_down = effects.on_down
 
     def change_lists(self, session: Session, lists: tuple[str, ...]) -> None:
         """Have a running session be in these sets and in no others; in case of failure it stays where it was."""
@@ -157,7 +165,7 @@ class SessionEffects:
                 self._failed(session.grant, "route", str(error))
 
     def end(self, session: Session, seconds: int, traffic: Traffic) -> None:
-        """Undo what the session has changed, and run on-down if it was open. Never raises."""
+        """Undo what the session has changed, and run on-down if on-up has had its turn. Never raises."""
         grant, applied = session.grant, session.applied
         session.applied = None
         if applied is not None:
@@ -171,7 +179,7 @@ class SessionEffects:
                     neighbours.delete_proxies(self._routes, IPv4Address(grant.terms.remote_address), applied.proxies)
                 except OSError as error:
                     self._failed(grant, "proxy-arp", str(error))
-        if session.opened is not None:
+        if applied is not None and applied.on_down:
             facts = {
                 "SSTPFARM_REASON": session.reason,
                 "SSTPFARM_SECONDS": str(seconds),
@@ -180,7 +188,7 @@ class SessionEffects:
                 "SSTPFARM_PACKETS_IN": str(traffic.packets_in),
                 "SSTPFARM_PACKETS_OUT": str(traffic.packets_out),
             }
-            self._run(session, grant.effects.on_down, "down", facts)
+            self._run(session, applied.on_down, "down", facts)
 
     async def close(self) -> None:
         """Wait for the programs, within their time, and close the sockets; there are no sessions any more."""
@@ -268,13 +276,14 @@ class SessionEffects:
         except OSError as error:
             self._failed(session.grant, "proxy-arp", str(error))
 
+    def _may_run(self, session: Session, command: tuple[str, ...]) -> bool:
+        if command in self._programs:
+            return True
+        self._failed(session.grant, "script", f"{command[0]} with these arguments is not in the configuration")
+        return False
+
     def _run(self, session: Session, command: tuple[str, ...], event: str, facts: Mapping[str, str]) -> None:
-        if not command:
-            return
         grant = session.grant
-        if command not in self._programs:
-            self._failed(grant, "script", f"{command[0]} with these arguments is not in the configuration")
-            return
         environment = {
             "SSTPFARM_EVENT": event,
             "SSTPFARM_SESSION": grant.session,
@@ -296,3 +305,9 @@ def address_lists(config: Config) -> tuple[str, ...]:
     """Return the sets that a configuration's profiles and secrets name, each once."""
     terms = (*config.profile.values(), *config.secret.values())
     return tuple(dict.fromkeys(name for term in terms for name in term.address_list or ()))
+
+
+def programs(config: Config) -> frozenset[tuple[str, ...]]:
+    """Return the commands that a configuration's profiles and secrets have run."""
+    terms = (*config.profile.values(), *config.secret.values())
+    return frozenset(command for term in terms for command in (term.on_up, term.on_down) if command)

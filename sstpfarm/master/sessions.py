@@ -37,11 +37,13 @@ class Applied:
         lists: the sets that hold its address.
         proxies: the interfaces that answer ARP for it, by index.
         routes: on its interface.
+        on_down: the program that its end runs.
     """
 
     lists: tuple[str, ...] = ()
     proxies: tuple[int, ...] = ()
     routes: list[tuple[Network, Gateway | None, int]] = field(default_factory=list)
+    on_down: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -128,6 +128,7 @@ class Supervisor:
 
     def reload_users(self, config: Config) -> None:
         """Give auth the users, profiles and pools of that configuration; those of workers and master stay."""
+        self.keeper.effects.reload(config)
         self._config = msgspec.structs.replace(
             self._config, secret=config.secret, profile=config.profile, pool=config.pool
         )

@@ -13,6 +13,8 @@ from typing import cast
 
 import pytest
 
+from sstpfarm.config.ppp import Profile
+from sstpfarm.config.schema import Config
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.master.devices import Device
@@ -212,3 +214,20 @@ def test_auth_cannot_have_just_anything_run(tmp_path: Path) -> None:
 
     run(scenario)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_of_another_configuration() -> None:
+    """After a reload its programs run; a session that is open still gets its own end."""
+
+    async def scenario(bench: Bench) -> None:
+        before = bench.session(m.Effects(on_down=UP))
+        bench.effects.opened(before)
+        other = ("/bin/echo", "other")
+        bench.effects.reload(Config(profile={"default": Profile(on_up=other)}))
+        bench.effects.end(before, 0, Traffic())
+        bench.effects.opened(bench.session(m.Effects(on_up=other, on_down=UP)))
+        await bench.effects.close()
+        assert sorted(said["text"] for said in bench.log.of("script.output")) == ["down alice peer-disconnect", "other"]
+        assert bench.failures() == [("script", "/bin/sh with these arguments is not in the configuration")]
+
+    run(scenario)
