@@ -107,7 +107,7 @@ def dhcp(kind: int, operation: int) -> bytes:
     return ipv4("0.0.0.0", "255.255.255.255", 17, udp)
 
 
-@pytest.mark.parity("ros-example/bcp")
+@pytest.mark.parity("ros-example/bcp", "ros-ppp/bridge")
 def test_one_broadcast_domain(lans: Lans, farm: Farm, ports: tuple[Port, Port]) -> None:
     """ARP, full frames that nobody cuts, DHCP by broadcast, a VLAN tag: all both ways, and no trace at the end."""
     wire, (left, right) = lans.wire, ports
