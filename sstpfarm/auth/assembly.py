@@ -93,6 +93,9 @@ class Assembly:
             on_end=on_end,
         )
 
+        if self.radius is not None:
+            self.radius.listen(self.sessions, self.ledger, self._revoke, self.service.change)
+
     def rehearse(self) -> None:
         """Do once what logins do, so that whatever is loaded late is loaded now."""
         self.local.rehearse(self._view.methods)

@@ -10,7 +10,10 @@ import heapq
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+import msgspec
+
 from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
+from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store
@@ -91,6 +94,12 @@ class Ledger:
             lambda: self._store.start_session(holder, session.started_at, interface, interface_id),
             self._record(Kind.START, session, session.started_at),
         )
+        self._plan(session)
+
+    def change(self, session: Session, authorization: Authorization) -> None:
+        """The session has other terms from now on; a new interim interval counts from now."""
+        session.facts = msgspec.structs.replace(session.facts, authorization=authorization)
+        self._keep(lambda: self._store.change_session(session.facts), None)
         self._plan(session)
 
     def counted(self, holder: Holder, counters: Counters) -> None:

@@ -30,6 +30,7 @@ from sstpfarm.ipc.messages import (
     AccessReject,
     AccessRequest,
     AuthReady,
+    ChangeSession,
     LiveSessions,
     Ping,
     Pong,
@@ -158,6 +159,10 @@ class AuthService:
         """Have the master end a session."""
         worker, identifier = session.holder
         self._master.send(Revoke(worker=worker, session=identifier, reason=reason.value))
+
+    def change(self, change: ChangeSession) -> None:
+        """Have the master change a session."""
+        self._master.send(change)
 
     # -- the master ------------------------------------------------------------------------------------------------
 

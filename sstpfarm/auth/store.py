@@ -94,6 +94,9 @@ class Store(Protocol):
     def count_session(self, holder: Holder, counters: Counters) -> None:
         """Note what it has carried."""
 
+    def change_session(self, facts: SessionFacts) -> None:
+        """Keep other facts of a session that is there."""
+
     def delete_sessions(self, holders: Sequence[Holder]) -> None:
         """Forget them; those that are not there are ignored."""
 

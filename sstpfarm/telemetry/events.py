@@ -63,6 +63,8 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "radius.server_dead": LogEvent("warning", ("server",)),
     "radius.server_alive": LogEvent("info", ("server",)),
     "radius.records_lost": LogEvent("error", ("count",)),
+    "radius.order": LogEvent("info", ("client", "order", "sessions", "error_cause")),
+    "radius.order_ignored": LogEvent("warning", ("client", "why", "count")),
     "radius.ignored": LogEvent("warning", ("server", "why", "count")),
     "client.starting": LogEvent("info", ("version", "interfaces")),
     "client.ready": LogEvent("info", ("interfaces",)),

@@ -13,10 +13,11 @@ import msgspec
 
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
+from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
 from sstpfarm.config.routes import parse_route
 from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
-from sstpfarm.ipc.messages import FramedRoute
+from sstpfarm.ipc.messages import ChangeSession, FramedRoute
 
 FRAMED: Final = 2  # Service-Type, RFC 2865 5.6
 PPP: Final = 1  # Framed-Protocol, RFC 2865 5.7
@@ -117,6 +118,28 @@ def changes_of(attributes: Attributes) -> Changes:
         limit_bytes_total=_volume(attributes, "Total"),
         address_lists=_address_lists(attributes),
         class_=tuple(attributes.all("Class")) or None,
+    )
+
+
+def changed(authorization: Authorization, changes: Changes) -> Authorization:
+    """Return an authorization with what a CoA-Request says."""
+    said = {name: value for name, value in changes._asdict().items() if value is not None}
+    return msgspec.structs.replace(authorization, **said)
+
+
+def change_message(session: Session, changes: Changes) -> ChangeSession:
+    """Return what the master must know of the changes."""
+    worker, identifier = session.holder
+    return ChangeSession(
+        worker=worker,
+        session=identifier,
+        rate_limit=changes.rate_limit,
+        session_timeout=changes.session_timeout,
+        idle_timeout=changes.idle_timeout,
+        limit_bytes_in=changes.limit_bytes_in,
+        limit_bytes_out=changes.limit_bytes_out,
+        limit_bytes_total=changes.limit_bytes_total,
+        address_lists=changes.address_lists,
     )
 
 

@@ -285,6 +285,12 @@ class Order(Attributes):
             raise PeerError("the Message-Authenticator is wrong")
         self._signed = bool(signatures)
 
+    @property
+    def authenticator(self) -> bytes:
+        """Return the Request Authenticator, 16 bytes: a digest of the whole request and the secret."""
+        found: bytes = self._packet.authenticator
+        return found
+
     def answer(self, code: Code, error_cause: int | None = None) -> bytes:
         """Return the signed reply, with a copy of each Proxy-State (RFC 5176 3.1)."""
         reply = self._packet.CreateReply()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sstpfarm.auth.admission import Revoke
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.ledger import Ledger
 from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.accounting import RadiusAccounting
 from sstpfarm.auth.radius.backend import RadiusBackend
 from sstpfarm.auth.radius.client import RadiusClient
+from sstpfarm.auth.radius.dynamic import DynamicAuthorization
 from sstpfarm.auth.radius.endpoint import Emit
+from sstpfarm.auth.radius.grant import Changes, change_message, changed
+from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import Store
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.radius import Radius
 from sstpfarm.config.views import AuthView
+from sstpfarm.ipc.messages import ChangeSession
 from sstpfarm.proto.roles import Entropy
 
 CLOSE_PATIENCE = 1.5  # seconds for the records of the last sessions; the master waits 3 for this process
@@ -25,6 +31,7 @@ class RadiusService:
     Attributes:
         backend: for the chain.
         accounting: for the ledger; None when it is switched off.
+        orders: None when nobody may give any.
     """
 
     def __init__(
@@ -42,11 +49,38 @@ class RadiusService:
         self.accounting = (
             RadiusAccounting(self._client, radius, store, wall=wall, emit=emit) if radius.accounting else None
         )
+        self.orders: DynamicAuthorization | None = None
+        self._radius, self._wall, self._emit = radius, wall, emit
+
+    def listen(self, sessions: Sessions, ledger: Ledger, revoke: Revoke, send: Callable[[ChangeSession], None]) -> None:
+        """Open the socket for orders, if the configuration has one; before the process gives up its rights.
+
+        Raises:
+            SystemRefusal: the address cannot be bound.
+        """
+        if self._radius.coa is None:
+            return
+
+        def change(session: Session, changes: Changes) -> None:
+            ledger.change(session, changed(session.facts.authorization, changes))
+            send(change_message(session, changes))
+
+        self.orders = DynamicAuthorization(
+            self._radius.coa,
+            self._radius,
+            sessions,
+            revoke=revoke,
+            change=change,
+            wall=self._wall,
+            emit=self._emit,
+        )
 
     def start(self) -> None:
-        """Begin to send accounting records."""
+        """Begin to send accounting records and to take orders."""
         if self.accounting is not None:
             self.accounting.start()
+        if self.orders is not None:
+            self.orders.start()
 
     def reload(self, view: AuthView) -> None:
         """Grant by that view's default profile and pools from now on; servers stay as they are."""
@@ -54,6 +88,8 @@ class RadiusService:
 
     async def close(self) -> None:
         """Send what can be sent quickly, then stop."""
+        if self.orders is not None:
+            self.orders.close()
         if self.accounting is not None:
             await self.accounting.close(CLOSE_PATIENCE)
         self._client.close()

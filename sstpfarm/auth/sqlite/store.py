@@ -114,6 +114,11 @@ class SqliteStore:
             (*counters, *holder),
         )
 
+    def change_session(self, facts: SessionFacts) -> None:
+        """Replace the facts."""
+        holder = (facts.grant.worker, facts.grant.session)
+        self._run("UPDATE session SET facts = ? WHERE worker = ? AND session = ?", (self._encode(facts), *holder))
+
     def delete_sessions(self, holders: Sequence[Holder]) -> None:
         """Delete the rows."""
         self._run_many("DELETE FROM session WHERE worker = ? AND session = ?", holders)
