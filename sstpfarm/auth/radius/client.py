@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from sstpfarm.auth.radius.endpoint import Build, Emit, Endpoint, EndpointSettings
@@ -76,7 +77,7 @@ def _endpoints(radius: Radius, service: Service, entropy: Entropy, emit: Emit) -
     for server in radius.server:
         assert server.secret is not None, "load has read it"
         settings = EndpointSettings(
-            address=server.address,
+            address=str(ip_address(server.address)),  # as the kernel writes it
             port=server.auth_port if service is Service.AUTHENTICATION else server.acct_port,
             secret=server.secret.text.encode(),
             timeout=server.timeout_s,

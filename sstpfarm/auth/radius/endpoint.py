@@ -1,8 +1,7 @@
 """One port of one RADIUS server: requests go out and are repeated, replies come in or do not.
 
-A source port of ours has 256 identifiers, so there are as many as are needed, up to a bound. Each is connected: the
-kernel drops what comes from another address or port. Whatever else does not fit is ignored and counted, and the
-request goes on waiting.
+A source port of ours has 256 identifiers, so there are as many as are needed, up to a bound. Whatever does not fit to
+a request, in its source or in its content, is ignored and counted, and the request goes on waiting.
 """
 
 from __future__ import annotations
@@ -54,11 +53,17 @@ class _Waiting(NamedTuple):
 
 
 class _SourcePort:
-    """A connected UDP socket and the requests that were sent through it, by their identifiers."""
+    """A UDP socket and the requests that were sent through it, by their identifiers.
 
-    def __init__(self, sock: socket.socket, receive: Callable[[_SourcePort, bytes], None]) -> None:
+    It is not connected: an ICMP error would be an error of the socket then, and libuv stops to watch such a socket.
+    """
+
+    def __init__(
+        self, sock: socket.socket, server: tuple[str, int], receive: Callable[[_SourcePort, bytes, bool], None]
+    ) -> None:
         self.waiting: dict[int, _Waiting] = {}
         self._sock = sock
+        self._server = server
         self._receive = receive
         self._last = -1
         self._loop = asyncio.get_running_loop()
@@ -76,7 +81,7 @@ class _SourcePort:
     def send(self, data: bytes) -> None:
         """Send a datagram; one that cannot be sent is one that was lost."""
         try:
-            self._sock.send(data)
+            self._sock.sendto(data, self._server)
         except OSError:
             return
 
@@ -88,12 +93,10 @@ class _SourcePort:
     def _readable(self) -> None:
         for _ in range(MAX_READS):
             try:
-                data = self._sock.recv(MAX_PACKET + 1)
-            except BlockingIOError:
+                data, source = self._sock.recvfrom(MAX_PACKET + 1)
+            except OSError:  # nothing more
                 return
-            except OSError:  # an ICMP message: nothing listens there now; the timeout decides
-                continue
-            self._receive(self, data)
+            self._receive(self, data, source[:2] == self._server)
 
 
 class Endpoint:
@@ -200,7 +203,7 @@ class Endpoint:
         sock = self._open_socket()
         if sock is None:
             return None
-        port = _SourcePort(sock, self._received)
+        port = _SourcePort(sock, (self.settings.address, self.settings.port), self._received)
         self._ports.append(port)
         identifier = port.free_identifier()
         assert identifier is not None, "a new port has all its identifiers"
@@ -213,16 +216,18 @@ class Endpoint:
         try:
             if settings.source_address:
                 sock.bind((settings.source_address, 0))
-            sock.connect((settings.address, settings.port))
-        except OSError as error:  # no route now
+        except OSError as error:  # the address is not there now
             sock.close()
-            self._ignore(f"cannot be sent to: {error.strerror}")
+            self._ignore(f"{settings.source_address} cannot be bound: {error.strerror}")
             return None
         return sock
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def _received(self, port: _SourcePort, data: bytes) -> None:
+    def _received(self, port: _SourcePort, data: bytes, from_server: bool) -> None:
+        if not from_server:
+            self._ignore("from another address or port")
+            return
         waiting = port.waiting.get(data[1]) if len(data) > 1 else None
         if waiting is None or waiting.reply.done():
             self._ignore("late, or with an identifier of no request")
