@@ -94,6 +94,7 @@ def test_certificate_that_nobody_vouches_for(wire: Wire, certificate: Pair) -> N
     assert not output.find("phase", phase="http")
 
 
+@pytest.mark.parity("vyos/ssl")
 def test_certificate_of_another_authority(wire: Wire, certificate: Pair, tmp_path: Path) -> None:
     other = make_certificate(tmp_path, Wire.SERVER4)
     code, closed, _ = ended(wire, certificate, silent, "--ca", str(other[0]))
@@ -114,6 +115,7 @@ def test_certificate_that_is_not_the_pinned_one(wire: Wire, certificate: Pair, t
     assert not output.find("phase", phase="http")
 
 
+@pytest.mark.parity("vyos/ssl")
 @pytest.mark.parametrize("trust", ["ca", "pin"])
 def test_trusted_certificate_gets_past_tls(wire: Wire, certificate: Pair, trust: str) -> None:
     """The tests above can fail: with the right --ca or --pin the same server is spoken to."""

@@ -85,10 +85,14 @@ def add(farm: Farm, name: str, *options: str) -> str:
     return farm.cli("user", "add", name, "--password-file", str(password), *options).stdout
 
 
-@pytest.mark.parity("ros-ppp/name-password")
+@pytest.mark.parity("ros-ppp/name-password", "ros-ppp/comment")
 def test_a_user_comes_and_goes_while_the_farm_runs(wire: Wire, farm: Farm) -> None:
     assert refused(wire, farm, "dave") == "auth-refused"
-    assert re.fullmatch(r"written; the farm has \d+ users now\n", add(farm, "dave", "--hash", "argon2id"))
+    assert re.fullmatch(
+        r"written; the farm has \d+ users now\n", add(farm, "dave", "--hash", "argon2id", "--comment", "on the road")
+    )
+    listed = json.loads(farm.cli("user", "list", "--json").stdout)
+    assert [user["comment"] for user in listed if user["user"] == "dave"] == ["on the road"]
     with tls_peer(wire.client, wire.SERVER4) as peer:
         peer.open_session("dave")
         session = opened(farm, "dave")
