@@ -246,8 +246,13 @@ def _denied(detail: str, reason: Reason) -> Denied:
 
 
 def certificate_is_of(user: str, request: AccessRequest) -> bool:
-    """Whether the verified certificate of the peer names that user, or what the peer called itself. Case counts."""
-    return not {user, decode_text(request.user)}.isdisjoint(request.certificate_names)
+    """Whether the verified certificate of the peer names that user, with or without the domain that it sent.
+
+    Case counts. What the peer calls itself proves nothing alone: with EAP it is not the name that has logged in.
+    """
+    sent = decode_text(request.user)
+    names = {user, sent} if sent.rpartition("\\")[2] == user else {user}
+    return not names.isdisjoint(request.certificate_names)
 
 
 def session_identifier(session: str) -> bytes:

@@ -41,19 +41,21 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 class Authority:
-    """A self-signed authority; `file` is its certificate."""
+    """An authority, self-signed or under another one; `file` is its certificate."""
 
-    def __init__(self, directory: Path, name: str = "test authority") -> None:
+    def __init__(self, directory: Path, name: str = "test authority", parent: Authority | None = None) -> None:
         self.directory = directory
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         self.certificate = (
-            x509.CertificateBuilder(self.name, self.name, self.key.public_key(), x509.random_serial_number())
+            x509.CertificateBuilder(
+                (parent or self).name, self.name, self.key.public_key(), x509.random_serial_number()
+            )
             .not_valid_before(now - datetime.timedelta(days=9))
             .not_valid_after(now + datetime.timedelta(days=9))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self.key, hashes.SHA256())
+            .sign((parent or self).key, hashes.SHA256())
         )
         self.file = directory / f"{name.replace(' ', '-')}.pem"
         self.file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
