@@ -50,7 +50,7 @@ class Throttle:
         if not self.failures_per_minute:
             return 0.0
         entries = (self._entries.get(key) for key in _keys(user, caller_id))
-        return max((entry.shut_until - now for entry in entries if entry is not None), default=0.0)
+        return max(0.0, *(entry.shut_until - now for entry in entries if entry is not None), 0.0)
 
     def failed(self, user: bytes, caller_id: str, now: float) -> None:
         """Count a wrong password or an unknown user."""
@@ -62,8 +62,8 @@ class Throttle:
             self._entries.move_to_end(key)
             entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
             entry.at = now
-            if entry.count >= free:
-                doubled = 2.0 ** min(entry.count - free, 16.0)
+            if entry.count > free:
+                doubled = 2.0 ** min(entry.count - free - 1, 16.0)
                 entry.shut_until = now + min(MAX_SHUT, MINUTE / free * doubled)
         while len(self._entries) > MAX_ENTRIES:
             self._entries.popitem(last=False)

@@ -37,6 +37,18 @@ def test_a_file_tells_one_story(path: Path) -> None:
     assert not re.fullmatch(r"(utils?|helpers?|common|misc)", path.stem)
 
 
+def test_no_sql_stands_outside_of_the_store() -> None:
+    """Another database takes the place of one package."""
+    sql = re.compile(r"\bsqlite3\b(?!['\"]|\.Error)|\b(SELECT|INSERT|UPDATE|DELETE|PRAGMA)\s+[\w(*]")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if "sqlite" not in path.relative_to(ROOT).parts and sql.search(path.read_text())
+    ]
+    assert found == []
+    assert sum(bool(sql.search(path.read_text())) for path in SOURCES) == 3
+
+
 def test_methods_have_one_set_of_names() -> None:
     assert tuple(method.value for method in AuthMethod) == get_args(Method)
 

@@ -324,7 +324,7 @@ def test_a_killed_farm_leaves_books_that_the_next_one_closes_and_guessing_is_slo
             farm.process.kill()
             farm.process.wait(10)
             peer.rest()
-        with running(wire.server, state=farm.state, auth={"failures-per-minute": 3}, **settings) as again:
+        with running(wire.server, state=farm.state, auth={"failures-per-minute": 1}, **settings) as again:
             again.links_before, again.routes_before = farm.links_before, farm.routes_before
             (found,) = history(again, "user1")
             assert (found["session"], found["reason"], found["packets_in"]) == (session["session"], "worker-lost", 4)
@@ -332,12 +332,12 @@ def test_a_killed_farm_leaves_books_that_the_next_one_closes_and_guessing_is_slo
             with tls_peer(wire.client, wire.SERVER4) as peer:
                 peer.open_session("user1")
                 peer.disconnect()
-            for user in ("user1", "mallory", "user1"):
-                assert refused(wire, again, user, "wrong") == "auth-refused"
+            assert refused(wire, again, "mallory", "wrong") == "auth-refused"
             # now the right password is refused too, in the same words, and so is another user of this network
             assert refused(wire, again, "user1") == "auth-refused"
             assert refused(wire, again, "user2") == "auth-refused"
             details = [event["detail"] for event in again.log.find("login.denied")]
-            assert details[:4] == ["wrong password", "wrong password", "unknown user", "wrong password"]
-            assert all(re.fullmatch(r"too many failures: refused for \d+ s more", detail) for detail in details[4:])
+            assert details[:2] == ["wrong password", "unknown user"]
+            assert all(re.fullmatch(r"too many failures: refused for \d+ s more", detail) for detail in details[2:])
+            assert len(details) == 4
             assert len(history(again, "user1")) == 2
