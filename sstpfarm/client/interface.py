@@ -23,6 +23,7 @@ from sstpfarm.client.lifecycle import Action, Input, State, follow
 from sstpfarm.client.plan import Plan
 from sstpfarm.client.routes import TunnelRoutes, outer_way
 from sstpfarm.client.run import Counters, Tunnel, Up, resolve
+from sstpfarm.config.addresses import Endpoint
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.net.links import IpAddress, Links
@@ -183,7 +184,7 @@ class Interface:
             "disabled": self.plan.disabled,
             "running": self.state is State.UP,
             "user": self.plan.settings.user,
-            "connect_to": "{}:{}".format(*self.plan.settings.first_stop),
+            "connect_to": str(Endpoint(self.plan.settings.host, self.plan.settings.port)),
             "description": self.plan.wishes.description,
             "uptime_s": counters.seconds if counters is not None and self.state is State.UP else None,
             "idle_s": counters.idle_seconds if counters is not None and self.state is State.UP else None,
@@ -237,7 +238,7 @@ class Interface:
         plan = self.plan
         self._up = None
         self._phase, self._lasted = "", 0.0
-        self._log.emit("tunnel.dialing", server="{}:{}".format(*plan.settings.first_stop))
+        self._log.emit("tunnel.dialing", server=str(Endpoint(plan.settings.host, plan.settings.port)))
         reason, detail = Reason.INTERNAL_ERROR, ""
         try:
             self._tunnel = Tunnel(

@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import os
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,9 +28,9 @@ from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal, place_of
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
-from sstpfarm.ipc.channel import Channel, channel_pair
+from sstpfarm.ipc.channel import VIOLATION, Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
-from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.ipc.process import child_environment, python_module, seal_memfd
 from sstpfarm.net.bridge import bridge_mtu
 from sstpfarm.proto.events import Phase
 from sstpfarm.reasons import Reason
@@ -41,6 +40,7 @@ MAX_ADDRESSES: Final = 16  # of one name, what c.Dial takes
 COUNTER_INTERVAL: Final = 1.0
 CHILD_PATIENCE: Final = 12.0  # seconds for an orderly end: terminate 2 s, Call Disconnect 5 s, flush and linger
 MILLISECONDS: Final = 1000
+REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,10 @@ class Tunnel:
         self._dataplane = dataplane
         self._user = user
         self._stats = Stats.create(1)
+        self._final: Counters | None = None
         self._channel: Channel | None = None
+        self._child: asyncio.subprocess.Process | None = None
+        self._hung_up = False
         self._facts: c.TunnelFacts | None = None
         self._wanted: asyncio.Queue[c.InterfaceWanted] = asyncio.Queue(maxsize=8)
         self._attached = asyncio.Event()
@@ -138,12 +141,16 @@ class Tunnel:
         """
         try:
             found = list(addresses) or await self._resolve()
-        except OSError as error:
+            return self._ended.result() if self._ended.done() else await self._dial(found)
+        except socket.gaierror as error:
             return Reason.NETWORK_UNREACHABLE, f"{self._settings.first_stop[0]}: {error.strerror or error}"
-        if self._ended.done():
-            return self._ended.result()
+        finally:
+            self._final = self.counters
+            self._stats.close()
+
+    async def _dial(self, found: Sequence[str]) -> tuple[Reason, str]:
         await self._routes.clear_way(found)
-        child = await self._spawn()
+        child = self._child = await self._spawn()
         try:
             assert self._channel is not None
             if not self._ended.done():
@@ -166,7 +173,10 @@ class Tunnel:
             await _reap(child)
 
     def hang_up(self, reason: Reason) -> None:
-        """End it for that reason: in order where the reason allows, and not for ever."""
+        """End it for that reason: in order where the reason allows, and not for ever. Only the first reason counts."""
+        if self._hung_up:
+            return
+        self._hung_up = True
         if self._channel is None:
             self._end(reason, "")
             return
@@ -179,7 +189,9 @@ class Tunnel:
 
     @property
     def counters(self) -> Counters:
-        """What has passed so far."""
+        """What has passed so far, or in all."""
+        if self._final is not None:
+            return self._final
         cells = self._stats.slot(0)
         now = monotonic()
         active = max(self._began, cells[Cell.ACTIVE] / MILLISECONDS) if self._told else now
@@ -215,12 +227,13 @@ class Tunnel:
         arguments += [f"--uid={self._user}", f"--gid={self._user}", f"--dataplane={self._dataplane}"]
         try:
             return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "sstpfarm.client.process",
+                *python_module("sstpfarm.client.process"),
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=tuple(inherited.values()),
+                env=child_environment(),
+                cwd="/",
+                process_group=0,  # a Ctrl-C is for us, who end it in order
             )
         finally:
             theirs.close()
@@ -238,9 +251,15 @@ class Tunnel:
                 with suppress(asyncio.QueueFull):
                     self._wanted.put_nowait(message)
             case c.TunnelClosed(reason=reason, detail=detail):
-                self._end(Reason(reason), detail)
+                if reason in REASONS:
+                    self._end(Reason(reason), detail)
+                else:
+                    self._child_lost(f"{VIOLATION}no reason: {reason}")
 
     def _child_lost(self, why: str) -> None:
+        if why.startswith(VIOLATION) and self._child is not None:
+            with suppress(ProcessLookupError):
+                self._child.kill()
         self._end(Reason.WORKER_LOST, why)
 
     def _end(self, reason: Reason, detail: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+import sstpfarm
 from sstpfarm.errors import LocalError, SystemRefusal
 
 # linux/prctl.h
@@ -40,10 +41,22 @@ CAPABILITIES: Final = {
 LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
 CAPABILITY_VERSION_3: Final = 0x20080522
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS")  # nothing secret
 LATE_CODECS: Final = ("ascii", "idna", "latin-1", "utf-16-le", "utf-8")  # Python loads a codec at its first use
 MAX_MEMFD: Final = 64 << 20  # a configuration with 100,000 secrets is about 10 MiB
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def python_module(module: str) -> list[str]:
+    """Return the command that runs a module with our own interpreter, and without the working directory's modules."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child: nothing secret, and this very package, wherever it is."""
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    return {**kept, "PYTHONPATH": str(Path(sstpfarm.__path__[0]).resolve().parent)}
 
 
 def seal_memfd(name: str, data: bytes) -> int:

@@ -7,20 +7,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
-import sstpfarm
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import VIOLATION, Channel
 from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.ipc.process import child_environment, python_module
 from sstpfarm.master.permissions import ProcessPhase, check_process
 
-ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS")  # nothing secret
 MISSED_PINGS: Final = 5  # of PING_INTERVAL each, counted and not timed: a master that stood still accuses nobody
 PING_INTERVAL: Final = 2.0
 EXIT_GRACE: Final = 2.0  # seconds between the end of its channel and SIGKILL
@@ -74,7 +71,7 @@ class Child:
                 _command(module, options, fds),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[fd for group in fds.values() for fd in group],
-                env=_environment(),
+                env=child_environment(),
                 cwd="/",
                 process_group=0,  # a Ctrl-C is for the master, which ends its children in order
             )
@@ -175,14 +172,9 @@ class Backoff:
 
 
 def _command(module: str, options: Mapping[str, str | int], fds: Mapping[str, Sequence[int]]) -> list[str]:
-    command = [sys.executable, "-P", "-m", module]
+    command = python_module(module)
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     for name, group in fds.items():
         command += [f"--{name}", ",".join(map(str, group))]
     return command
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    return {**kept, "PYTHONPATH": str(Path(sstpfarm.__path__[0]).resolve().parent)}  # this very package, wherever it is

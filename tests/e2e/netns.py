@@ -31,6 +31,7 @@ from typing import IO, Any, Final, TypeVar
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 PATIENCE: Final = 10.0  # seconds for what should take milliseconds; a loaded CI machine is slow
 
+HOSTS: Final = "127.0.0.1 localhost\n::1 localhost\n"
 RESOLV_CONF: Final = "# the operator's\nnameserver 192.0.2.53\nsearch lan.test\n"  # of each namespace
 
 _numbers = itertools.count()
@@ -80,6 +81,11 @@ class Namespace:
     def resolv_conf(self) -> Path:
         """What programs inside have as /etc/resolv.conf."""
         return Path("/etc/netns", self.name, "resolv.conf")
+
+    @property
+    def hosts(self) -> Path:
+        """What programs inside have as /etc/hosts; to be changed in place."""
+        return Path("/etc/netns", self.name, "hosts")
 
     def ip(self, *arguments: str) -> Any:
         """What `ip -json ARGUMENTS` says inside."""
@@ -149,6 +155,7 @@ def namespace(label: str) -> Iterator[Namespace]:
     own_files = Path("/etc/netns", name)
     own_files.mkdir(parents=True)
     (own_files / "resolv.conf").write_text(RESOLV_CONF)
+    (own_files / "hosts").write_text(HOSTS)
     subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=30)
     made = Namespace(name)
     try:

@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
 from .client_service import interface, serving
 from .farm import GATEWAY, Farm
-from .netns import Wire, connect, until
+from .netns import HOSTS, Wire, connect, until
 
 SERVER, NETWORK = "10.50.0.1", "10.50.0.0/24"
 FIRST, SECOND = "10.99.1.1", "10.98.1.1"
@@ -88,4 +89,60 @@ def test_the_route_past_the_tunnel_follows_the_gateway(two_ways: Wire, farm: Far
         lead(two_ways, FIRST)
     two_ways.client.run("ip", "route", "del", NETWORK)
     two_ways.server.run("ip", "address", "del", "10.99.1.9/24", "dev", "downlink")
+    farm.idle()
+
+
+@pytest.mark.parity("vyos/server", "ros-client/connect-to")
+def test_a_name_is_looked_up_at_each_dial_and_all_its_addresses_are_tried(wire: Wire, farm: Farm) -> None:
+    hosts = wire.client.hosts
+    hosts.write_text("10.99.1.8 vpn.test\n")  # nobody is there
+    tunnels = {"sstpc0": interface("", server="vpn.test", connect_timeout_s=0.3)}
+    with serving(wire.client, tunnels) as service:
+        failed = service.wait("tunnel.failed")
+        assert (failed["reason"], failed["detail"]) == (
+            "network-unreachable",
+            "10.99.1.8 port 443: no answer in time",
+        )
+        hosts.write_text(f"10.99.1.8 vpn.test\n{wire.SERVER4} vpn.test\n")
+        assert service.opened("sstpc0")["server"] == wire.SERVER4
+    hosts.write_text(HOSTS)
+    farm.idle()
+
+
+def test_dial_on_demand_with_the_default_route_and_a_name(wire: Wire, farm: Farm) -> None:
+    """Everything waits in the device; the server is looked up before, and reached past it."""
+    wire.client.hosts.write_text(f"{wire.SERVER4} vpn.test\n")
+    tunnels = {"sstpc0": interface("vpn.test", dial_on_demand=True, add_default_route=True)}
+    with serving(wire.client, tunnels) as service:
+        service.wait("tunnel.stood_by")
+        [default] = wire.client.ip("route", "show", "default")
+        assert default["dev"] == "sstpc0"
+        [past] = wire.client.ip("route", "show", f"{wire.SERVER4}/32")
+        assert past["dev"] == "uplink"
+        pinged = wire.client.run("ping", "-n", "-c", "1", "-W", "8", GATEWAY, check=False)
+        assert " 1 received" in pinged.stdout, pinged.stdout
+        mark = service.log.mark()
+        farm.cli("kick", farm.sessions()[0]["session"])  # an end in order: it waits for the next packet
+        service.wait("tunnel.stood_by", mark)
+        [default] = wire.client.ip("route", "show", "default")
+        assert default["dev"] == "sstpc0", "nothing goes past the tunnel meanwhile"
+        assert not service.log.find("tunnel.postponed")
+    wire.client.hosts.write_text(HOSTS)
+    farm.idle()
+
+
+@pytest.mark.parity("ros-client/keepalive-timeout")
+def test_a_server_that_says_nothing_any_more_is_given_up(wire: Wire, farm: Farm) -> None:
+    """Twice keepalive-timeout after its last word it is dead, and dialled again."""
+    with serving(wire.client, {"sstpc0": interface(wire.SERVER4, keepalive_timeout=1)}) as service:
+        service.opened("sstpc0")
+        mark = service.log.mark()
+        wire.server.run("nft", "add table inet mute; add chain inet mute out { type filter hook output priority 0; }")
+        wire.server.run("nft", "add rule inet mute out tcp sport 443 drop")
+        began = monotonic()
+        closed = service.wait("tunnel.closed", mark)
+        assert closed["reason"] == "peer-dead"
+        assert 1 < monotonic() - began < 8
+        wire.server.run("nft", "delete table inet mute")
+        service.opened("sstpc0", mark)
     farm.idle()
