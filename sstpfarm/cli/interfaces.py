@@ -1,7 +1,7 @@
 """`sstpfarm show interfaces` and `sstpfarm monitor`: the tunnels of this machine, whoever serves them.
 
-`show interfaces` lists as RouterOS's print does (flags X disabled, D dynamic, R running); with a name it shows what the
-kernel knows of the device, as VyOS does. `monitor` has the lines of RouterOS's monitor.
+`show interfaces` lists as RouterOS's print does (flags X disabled, D dynamic, R running); with the name of a client's
+interface it shows what the kernel knows of the device, as VyOS does. `monitor` has the lines of RouterOS's monitor.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from sstpfarm.cli.client import ask_client, client_option
+from sstpfarm.cli.client import ask_client
+from sstpfarm.cli.sessions import ask_farm, console
 from sstpfarm.errors import SystemRefusal
 
 COLUMNS: Final = {
@@ -30,6 +30,27 @@ COLUMNS: Final = {
     "encoding": "ENCODING",
     "state": "STATE",
     "comment": "COMMENT",
+}
+FARM_COLUMNS: Final = {
+    "#": "#",
+    "flags": "FLAGS",
+    "name": "NAME",
+    "user": "USER",
+    "mtu": "MTU",
+    "caller_id": "CLIENT-ADDRESS",
+    "uptime_s": "UPTIME",
+    "encoding": "ENCODING",
+}
+FARM_MONITOR: Final = {  # RouterOS's names, but the last two
+    "status": "status",
+    "uptime": "uptime_s",
+    "idle-time": "idle_s",
+    "user": "user",
+    "caller-id": "caller_id",
+    "mtu": "mtu",
+    "encoding": "encoding",
+    "last-reason": "last_reason",
+    "comment": "comment",
 }
 MONITOR: Final = {  # RouterOS's names
     "status": "state",
@@ -51,65 +72,113 @@ MONITOR: Final = {  # RouterOS's names
     "packets-out": "packets_out",
 }
 DURATIONS: Final = frozenset({"uptime_s", "idle_s", "retry_s"})
-WIDE: Final = 10_000  # columns when nobody looks: no line is folded
-INTERVAL: Final = 1.0
 PROGRAM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE_S: Final = 10
 
 
+def which(function: click.decorators.FC) -> click.decorators.FC:
+    """Which farm and which client are asked: with one of the options that one alone, with none both ordinary ones."""
+    for option, name, whom in (("--client-config", "client", "client"), ("--config", "farm", "farm")):
+        kind = click.Path(path_type=Path)
+        function = click.option(option, name, type=kind, help=f"Configuration of the {whom} that is asked.")(function)
+    return function
+
+
 @click.command()
-@client_option
+@which
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole facts, as a JSON list.")
-def interfaces(path: Path | None, name: str | None, as_json: bool) -> None:
-    """List the tunnels' interfaces, or show one as the kernel knows it."""
-    found = [entry for entry in listing(path) if name in (None, entry["name"])]
-    if name is not None and not found:
-        raise SystemRefusal(f"no interface {name}")
+def interfaces(farm: Path | None, client: Path | None, name: str | None, as_json: bool) -> None:
+    """List the interfaces of the farm and of the client, or show the one of that NAME."""
+    served, dialled = listing(farm, client)
+    if name is not None:
+        served, dialled = ([entry for entry in found or () if entry["name"] == name] for found in (served, dialled))
+        if not served and not dialled:
+            raise SystemRefusal(f"no interface {name}")
     if as_json:
-        for entry in found:
+        for entry in dialled or ():
             entry["kernel"] = kernel_facts(entry["name"])
-        click.echo(json.dumps(found, indent=2))
-    elif name is not None:
+        click.echo(json.dumps([*(served or ()), *(dialled or ())], indent=2))
+    elif name is not None and dialled:
         for line in kernel_text(name).splitlines():
-            if line.lstrip().startswith("RX:") and found[0]["comment"]:
-                click.echo(f"    Description: {found[0]['comment']}")
+            if line.lstrip().startswith("RX:") and dialled[0]["comment"]:
+                click.echo(f"    Description: {dialled[0]['comment']}")
             click.echo(line.rstrip())
     else:
         click.echo("Flags: X - disabled, D - dynamic, R - running")
-        table = Table(box=None, pad_edge=False)
-        for title in COLUMNS.values():
-            table.add_column(title, overflow="fold")
-        for entry in found:
-            table.add_row(*(text(key, entry.get(key)) for key in COLUMNS))
-        _console().print(table)
+        if served is not None and (served or not dialled):
+            _print(FARM_COLUMNS, [{"#": number, **entry} for number, entry in enumerate(served)])
+        if dialled is not None and (dialled or not served):
+            _print(COLUMNS, dialled)
 
 
 @click.command()
-@client_option
+@which
 @click.argument("name")
-@click.option("--follow", is_flag=True, help="Once a second until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
-def monitor(path: Path | None, name: str, follow: bool, as_json: bool) -> None:
-    """Show how a tunnel is: status, uptime, idle time, user, MTU."""
+@click.option("--once", is_flag=True, help="Show it once, do not watch.")
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON objects, one a line.")
+def monitor(farm: Path | None, client: Path | None, name: str, once: bool, interval: float, as_json: bool) -> None:
+    """Watch an interface until Ctrl-C: status, uptime, idle time, user, MTU."""
     while True:
-        found = next((entry for entry in listing(path) if entry["name"] == name), None)
-        if found is None:
-            raise SystemRefusal(f"no interface {name}")
+        lines, found = _monitored(farm, client, name)
         if as_json:
-            click.echo(json.dumps({title: found.get(key) for title, key in MONITOR.items()}))
+            click.echo(json.dumps({title: found.get(key) for title, key in lines.items()}))
         else:
-            for title, key in MONITOR.items():
+            for title, key in lines.items():
                 if found.get(key) not in (None, ""):
                     click.echo(f"{title:>16}: {text(key, found[key])}")
-        if not follow:
+        if once:
             return
-        time.sleep(INTERVAL)
+        time.sleep(interval)
 
 
-def listing(path: Path | None) -> list[dict[str, Any]]:
-    """Return the facts of all interfaces."""
-    return [_of_client(facts) for facts in ask_client(path, {"command": "interfaces"})["interfaces"]]
+def listing(farm: Path | None, client: Path | None) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None]:
+    """Return the facts of all interfaces, the farm's and the client's; None for what does not run.
+
+    Raises:
+        SystemRefusal: what was named does not answer, or neither does.
+    """
+    served = dialled = None
+    failures = []
+    if farm is not None or client is None:
+        try:
+            served = ask_farm(farm, {"command": "interfaces"})["interfaces"]
+        except SystemRefusal as error:
+            failures.append(error)
+    if client is not None or farm is None:
+        try:
+            dialled = [_of_client(facts) for facts in ask_client(client, {"command": "interfaces"})["interfaces"]]
+        except SystemRefusal as error:
+            failures.append(error)
+    if (served is None and dialled is None) or (farm is not None and client is not None and failures):
+        raise SystemRefusal("; ".join(map(str, failures)))
+    return served, dialled
+
+
+def _monitored(farm: Path | None, client: Path | None, name: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what is shown of an interface, and its facts."""
+    if client is None:
+        try:
+            return FARM_MONITOR, ask_farm(farm, {"command": "interface", "name": name})["interface"]
+        except SystemRefusal:
+            if farm is not None:
+                raise
+    for entry in listing(farm, client)[1] or ():
+        if entry["name"] == name:
+            return MONITOR, entry
+    raise SystemRefusal(f"no interface {name}")
+
+
+def _print(columns: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in columns.values():
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(text(key, row.get(key)) for key in columns))
+    console().print(table)
 
 
 def _of_client(facts: dict[str, Any]) -> dict[str, Any]:
@@ -175,8 +244,3 @@ def duration(seconds: int) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
-
-
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDE)

@@ -18,6 +18,7 @@ from sstpfarm.config.addresses import (
 )
 from sstpfarm.config.expiry import EXPIRY_FORMS, expiry_time
 from sstpfarm.config.fields import IPV6_MTU_MIN, Method
+from sstpfarm.config.interfaces import check_interfaces, interface_warnings
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.radius import check_radius
@@ -43,6 +44,7 @@ def check_references(config: Config, report: Report) -> None:
         _check_secret(config, secret, name, report)
     _check_static_addresses(config, report)
     check_routes(config, report)
+    check_interfaces(config, report)
     if config.radius is not None:
         check_radius(config.radius, report)
     elif "radius" in config.auth.backends:
@@ -64,6 +66,7 @@ def warnings(config: Config) -> tuple[str, ...]:
     if server.proxy_arp and not server.forwarding:
         found.append("server.proxy-arp: has no effect without forwarding = true")
     found += tls_warnings(server)
+    found += interface_warnings(config)
     for name, secret in config.secret.items():
         found += (f"secret.{name}: {note}" for note in _unusable(secret, server.methods()))
     if not config.secret and "radius" not in config.auth.backends:

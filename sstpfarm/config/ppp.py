@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sstpfarm.config.fields import (
+    MAX_USER,
     Address,
     Addresses,
     ByteLimit,
@@ -119,6 +120,14 @@ class Secret(Terms, frozen=True):
         Literal["any", "async", "l2tp", "ovpn", "pppoe", "pptp", "sstp"],
         Meta(description='"any", "sstp" or another service of RouterOS: "async", "l2tp", "ovpn", "pppoe", "pptp"'),
     ] = "any"
+    comment: Text = ""
+
+
+class Interface(Table, frozen=True):
+    """[interface.NAME]: the interface of its own that a user's session gets."""
+
+    user: Annotated[str, Meta(min_length=1, max_length=MAX_USER, description="the name of a user")]
+    disabled: Switch = False
     comment: Text = ""
 
 

@@ -25,7 +25,7 @@ from sstpfarm.config.fields import (
     Switch,
     Table,
 )
-from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.ppp import Interface, Pool, Profile, Secret
 from sstpfarm.config.radius import Radius
 
 
@@ -158,4 +158,5 @@ class Config(Table, frozen=True):
     profile: dict[str, Profile] = field(default_factory=dict)
     pool: dict[str, Pool] = field(default_factory=dict)
     secret: dict[str, Secret] = field(default_factory=dict)
+    interface: dict[str, Interface] = field(default_factory=dict)
     radius: Radius | None = None

@@ -2,6 +2,8 @@
 
 {"command": "sessions"}                     {"ok": true, "sessions": [...]}
 {"command": "kick", "session": "sstp3"}     {"ok": true, "kicked": ["0123456789abcdef"]}
+{"command": "interfaces"}                   {"ok": true, "interfaces": [...]}
+{"command": "interface", "name": "office"}  {"ok": true, "interface": {...}}
 {"command": "status"}                       {"ok": true, "status": {...}}
 {"command": "pools"}                        {"ok": true, "pools": [...]}
 {"command": "reload"}                       {"ok": true, "reload": {...}}
@@ -28,6 +30,16 @@ class StatusRequest(Request, frozen=True, tag="status"):
     """Describe the farm."""
 
 
+class InterfacesRequest(Request, frozen=True, tag="interfaces"):
+    """List all interfaces, those of sessions and static ones."""
+
+
+class InterfaceRequest(Request, frozen=True, tag="interface"):
+    """Describe the interface of that name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=15)]
+
+
 class KickRequest(Request, frozen=True, tag="kick"):
     """End the session of that identifier or interface name."""
 
@@ -51,6 +63,12 @@ class Operator(Protocol):
     def status(self) -> dict[str, Any]:
         """Describe the farm."""
 
+    def interfaces(self) -> list[dict[str, Any]]:
+        """List all interfaces, those of sessions and static ones."""
+
+    def interface(self, name: str) -> dict[str, Any] | None:
+        """Describe the interface of that name, None when there is none."""
+
     def kick(self, text: str, by: str) -> list[str]:
         """End the sessions of that identifier or interface; return their identifiers."""
 
@@ -65,7 +83,9 @@ class Operator(Protocol):
         """
 
 
-Requests = SessionsRequest | StatusRequest | KickRequest | PoolsRequest | ReloadRequest
+Requests = (
+    SessionsRequest | StatusRequest | InterfacesRequest | InterfaceRequest | KickRequest | PoolsRequest | ReloadRequest
+)
 
 
 class ControlServer(ControlSocket):
@@ -85,6 +105,11 @@ class ControlServer(ControlSocket):
                 return {"pools": self._operator.pools()}
             case ReloadRequest():
                 return self._reload()
+            case InterfacesRequest():
+                return {"interfaces": self._operator.interfaces()}
+            case InterfaceRequest(name=name):
+                found = self._operator.interface(name)
+                return {"interface": found} if found else {"ok": False, "error": f"no interface {name}"}
             case KickRequest(session=session):
                 kicked = self._operator.kick(session, by)
                 return {"kicked": kicked} if kicked else {"ok": False, "error": f"no session {session}"}

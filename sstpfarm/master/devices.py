@@ -18,12 +18,12 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.net.links import IPV6_MIN_MTU, LinkPlan, Links
+from sstpfarm.net.links import FIRST_MTU, IPV6_MIN_MTU, LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, make_tun
 
 INTERFACE_PREFIX: Final = "sstp"
@@ -37,17 +37,23 @@ DELETE_RETRY: Final = (0.1, 1.0, 10.0)  # seconds; the last one for ever: a name
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device: the number in its name, its index as the kernel counts, the MTU of its session, its kind."""
+    """A session's device.
 
-    number: int
+    Attributes:
+        index: as the kernel counts.
+        number: in its name; None for a static interface.
+    """
+
+    name: str
     index: int
     mtu: int
+    number: int | None = None
     kind: Kind = Kind.TUN
 
     @property
-    def name(self) -> str:
-        """Its name."""
-        return f"{INTERFACE_PREFIX}{self.number}"
+    def static(self) -> bool:
+        """Whether it is a static interface."""
+        return self.number is None
 
 
 @dataclass(slots=True)
@@ -126,10 +132,9 @@ class Devices:
                 self.discard(device)  # somebody deleted it; if it is anything else, making one shows it
                 break
             try:
-                self._configure(device, plan, tun)
+                return self._configure(device, plan, tun), tun
             except OSError:
                 break  # whatever was done to it: a new one shows whether the plan is at fault
-            return Device(device.number, device.index, plan.mtu), tun
         return self._make(plan, Kind.TUN)
 
     def give_back(self, device: Device) -> bool:
@@ -140,10 +145,8 @@ class Devices:
         self._changes += 1
         if device.kind is Kind.TAP:
             return False
-        if device.mtu < IPV6_MIN_MTU:
-            return False  # the kernel has taken IPv6 off it
         try:
-            self._links.park(device.index)
+            self._links.park(device.index, 0 if device.mtu >= IPV6_MIN_MTU else FIRST_MTU)
         except OSError:
             return False
         self._free.append(device)
@@ -169,20 +172,19 @@ class Devices:
 
     def _make(self, plan: LinkPlan, kind: Kind) -> tuple[Device, int]:
         tun, number = self._make_tun(kind)
+        name = f"{INTERFACE_PREFIX}{number}"
         try:
-            index = socket.if_nametoindex(f"{INTERFACE_PREFIX}{number}")
+            index = socket.if_nametoindex(name)
         except OSError:
             os.close(tun)
             self._numbers.give(number)
             raise
-        device = Device(number, index, plan.mtu, kind)
-        self._configure(device, plan, tun)
-        return device, tun
+        return self._configure(Device(name, index, plan.mtu, number, kind), plan, tun), tun
 
-    def _configure(self, device: Device, plan: LinkPlan, tun: int) -> None:
+    def _configure(self, device: Device, plan: LinkPlan, tun: int) -> Device:
         """Address the device and take it up; when that fails nothing of it is left but its deletion."""
         try:
-            self._links.configure(device.index, plan)
+            return replace(device, mtu=self._links.configure(device.index, plan))
         except BaseException:
             os.close(tun)
             with suppress(OSError):  # an address may be there already: it goes now, the device in a moment
@@ -219,4 +221,5 @@ class Devices:
             except OSError as error:
                 self._on_failure(str(error))
                 await asyncio.sleep(DELETE_RETRY[min(attempt, len(DELETE_RETRY) - 1)])
-        self._numbers.give(device.number)
+        if device.number is not None:
+            self._numbers.give(device.number)

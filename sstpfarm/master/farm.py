@@ -113,7 +113,7 @@ class _Farm:
         stack.enter_context(hold_lock(run, "farm"))
         certificate = obtain(config, log)
         links = await stack.enter_async_context(Links())
-        await self._reconcile(links)
+        leftovers = await self._reconcile(links)
         if not server.enabled:
             log.emit("farm.not_enabled", why="server.enabled = false: nothing listens")
         endpoints, skipped = usable_endpoints(server.endpoints())
@@ -146,6 +146,7 @@ class _Farm:
             config, certificate, listeners, links, collector, log, cpus, dataplane
         )
         stack.push_async_callback(supervisor.stop)
+        await supervisor.keeper.prepare(leftovers)
         control = ControlServer(run, self)
         await control.start()
         stack.push_async_callback(control.stop)
@@ -193,8 +194,11 @@ class _Farm:
         self._log.emit("dataplane.chosen", dataplane=found.name, offload=found.offload.name.lower())
         return found
 
-    async def _reconcile(self, links: Links) -> None:
+    async def _reconcile(self, links: Links) -> dict[str, int]:
         """Delete the interfaces and the proxy ARP entries that a farm left behind which was killed.
+
+        Returns:
+            The indexes of static interfaces that are there still, by name.
 
         Raises:
             SystemRefusal: processes still hold some: another farm serves in this network namespace.
@@ -207,17 +211,27 @@ class _Farm:
                 raise SystemRefusal(f"another farm serves in this network namespace: it holds {_names(found)}")
             await asyncio.sleep(0.1)
             found = await links.session_links()
+        kept = {link.name: link.index for link in found if link.name in self._config.interface}
+        found = [link for link in found if link.name not in kept]
         proxies = delete_leftovers()
         if found or proxies:
             self._log.emit("farm.leftovers_removed", interfaces=[link.name for link in found], proxies=proxies)
-            for group in {link.group for link in found}:
-                links.delete_group(group)
+            await asyncio.gather(*(links.delete(link.index) for link in found))
+        return kept
 
     # -- what the control socket asks ----------------------------------------------------------------------------------
 
     def sessions(self) -> list[dict[str, Any]]:
         """List all sessions."""
         return self._supervisor.keeper.listing() if self._supervisor is not None else []
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        """List all interfaces of sessions, and static ones without a session."""
+        return self._supervisor.keeper.interfaces() if self._supervisor is not None else []
+
+    def interface(self, name: str) -> dict[str, Any] | None:
+        """Describe the interface of that name, None when there is none."""
+        return self._supervisor.keeper.interface(name) if self._supervisor is not None else None
 
     def kick(self, text: str, by: str) -> list[str]:
         """End the sessions of that identifier or interface; return their identifiers."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from sstpfarm.config.ppp import Interface
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
-from sstpfarm.master.devices import Devices
+from sstpfarm.master.devices import Device, Devices
+from sstpfarm.master.display import session_facts, static_facts
 from sstpfarm.master.effects import SessionEffects
 from sstpfarm.master.ledger import OBEDIENCE, Ledger
 from sstpfarm.master.permissions import SessionPhase, check_session
 from sstpfarm.master.sessions import Session, SessionTable, Traffic
+from sstpfarm.master.static import StaticInterface, StaticInterfaces
 from sstpfarm.net.groups import worker_group
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.reasons import OUTCOMES, Reason
@@ -45,6 +48,7 @@ class SessionKeeper:
         accuse: called with a worker that broke a rule, and what it did.
         offload: of the devices; the workers' packet paths are made for it.
         effects: what sessions change beside their interfaces; without it, what needs no configuration.
+        static: the static interfaces of the configuration, by name.
     """
 
     def __init__(
@@ -58,10 +62,12 @@ class SessionKeeper:
         accuse: Callable[[int, str], None],
         offload: Offload = Offload.NONE,
         effects: SessionEffects | None = None,
+        static: Mapping[str, Interface] | None = None,
     ) -> None:
         self.table = SessionTable()
         self.closed_to_new = False
-        self._devices = Devices(links, offload, lambda detail: log.emit("internal.error", detail=detail))
+        self._devices = Devices(links, offload, self._device_failed)
+        self._static = StaticInterfaces(links, offload, static or {}, self._device_failed)
         self.effects = effects or SessionEffects(log)
         self._links = links
         self._log = log
@@ -71,6 +77,14 @@ class SessionKeeper:
         self._accuse = accuse
         self._ledger = Ledger()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def prepare(self, leftovers: Mapping[str, int]) -> None:
+        """Make the static interfaces, or take over what a farm that was killed left of them: indexes by name.
+
+        Raises:
+            SystemRefusal, OSError: one cannot be made.
+        """
+        await self._static.prepare(leftovers)
 
     # -- what auth and workers say ---------------------------------------------------------------------------------
 
@@ -95,7 +109,7 @@ class SessionKeeper:
         session = self.table.add(grant, _now())
         try:
             self.effects.enter(session)
-            session.device, tun = self._devices.take(_plan(grant))
+            session.device, tun = self._take(grant)
         except (SystemRefusal, OSError, ValueError) as error:
             detail = str(error)[:256]
             self._log.emit("interface.failed", session=grant.session, detail=detail)
@@ -168,7 +182,11 @@ class SessionKeeper:
         session.reason = message.reason
         assert session.device is not None
         self.effects.withdraw(session)
-        if not self.closed_to_new and self._devices.give_back(session.device):
+        if session.device.static:
+            given = self._static.give_back(session.device, session.reason)
+        else:
+            given = not self.closed_to_new and self._devices.give_back(session.device)
+        if given:
             self._release(session)
         else:
             self._run(self._dismantle(session))
@@ -254,6 +272,29 @@ class SessionKeeper:
         now = _now()
         return [session.facts(now, self.traffic(session)) for session in self.table]
 
+    def interfaces(self) -> list[dict[str, Any]]:
+        """Return the facts of all interfaces: the static ones, then the others."""
+        now = _now()
+        static = {session.name: session for session in self.table if session.device and session.device.static}
+        others = [session for session in self.table if session.device and not session.device.static]
+        return [
+            *(self._interface(one, static.get(one.name), now) for one in self._static),
+            *(session_facts(session, None, self._cells(session), now) for session in others),
+        ]
+
+    def interface(self, name: str) -> dict[str, Any] | None:
+        """Return the facts of the interface of that name, None when there is none."""
+        session = next((found for found in self.table.find(name) if found.name == name), None)
+        static = self._static.get(name)
+        if static is not None:
+            return self._interface(static, session, _now())
+        return session_facts(session, None, self._cells(session), _now()) if session is not None else None
+
+    def _interface(self, one: StaticInterface, session: Session | None, now: float) -> dict[str, Any]:
+        if session is None:
+            return static_facts(one)
+        return session_facts(session, one, self._cells(session), now)
+
     def traffic(self, session: Session) -> Traffic:
         """Return what the session has carried up to now."""
         if session.traffic is not None:
@@ -270,9 +311,19 @@ class SessionKeeper:
         """Delete all interfaces that are left; there are no sessions any more, and none is taken."""
         try:
             await self.drain()
+            await self._static.close()
             await self._devices.close()
         finally:
             await self.effects.close()
+
+    # -- devices ----------------------------------------------------------------------------------------------------
+
+    def _take(self, grant: m.Grant) -> tuple[Device, int]:
+        plan = _plan(grant)
+        return self._static.take(grant.user, grant.effects.interface, plan) or self._devices.take(plan)
+
+    def _device_failed(self, detail: str) -> None:
+        self._log.emit("internal.error", detail=detail)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -290,7 +341,11 @@ class SessionKeeper:
     async def _dismantle(self, session: Session) -> None:
         assert session.device is not None
         self.effects.withdraw(session)
-        await self._devices.discard(session.device)
+        device = session.device
+        if not device.static:
+            await self._devices.discard(device)
+        elif not self._static.give_back(device, session.reason):
+            await self._static.discard(device)
         self._release(session)
 
     def _permitted(self, worker: int, message: m.SessionOpened | m.Ipv6Opened | m.SessionClosed) -> Session:

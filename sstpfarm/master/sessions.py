@@ -94,7 +94,7 @@ class Session:
             "caller_id": grant.caller_id,
             "address": grant.terms.remote_address,
             "interface": self.name,
-            "mtu": grant.mtu,
+            "mtu": self.device.mtu if self.device is not None else grant.mtu,
             "uptime_s": round(self.seconds(now), 1),
             "method": grant.method,
             "cipher": self.cipher,

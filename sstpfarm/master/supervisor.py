@@ -103,6 +103,7 @@ class Supervisor:
             accuse=self._accuse,
             offload=dataplane.offload,
             effects=SessionEffects.of(config, log),
+            static=config.interface,
         )
 
     @property

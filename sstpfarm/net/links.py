@@ -45,6 +45,7 @@ from sstpfarm.net.rtnetlink import (
     change_link,
 )
 
+FIRST_MTU: Final = 1500  # of a new device
 IPV6_MIN_MTU: Final = 1280  # RFC 8200 5: below it Linux takes IPv6 off the interface
 MAX_TAP_MTU: Final = 65521  # linux drivers/net/tun.c: 65535 less the Ethernet header
 SESSION_QUEUE: Final = 500  # packets in the TUN's ring: 64 is the least that keeps a burst of 32 datagrams whole
@@ -143,7 +144,7 @@ class Links:
         self._sessions.close()
         self._graves.close()
 
-    def configure(self, index: int, plan: LinkPlan) -> None:
+    def configure(self, index: int, plan: LinkPlan) -> int:
         """Give a new or parked link its MTU, queue and group, take it up, and give it its addresses: one datagram.
 
         The kernel makes no address of its own on it, so it sends no router solicitation either. Up comes first: it
@@ -152,12 +153,14 @@ class Links:
         A link without `ipv6_local` has no IPv6 route at all: the kernel walks all of them, of all links, whenever one
         goes up or down, and each would cost each session that comes or goes.
 
+        Returns:
+            The MTU that it has now.
+
         Raises:
             SystemRefusal: the plan's bridge is none, or does not take it.
         """
         if plan.bridge:
-            self._configure_port(index, plan)
-            return
+            return self._configure_port(index, plan)
         ipv6 = plan.mtu >= IPV6_MIN_MTU and self._has_ipv6
         attributes = number(IFLA_MTU, plan.mtu) + number(IFLA_TXQLEN, plan.queue)
         if plan.group is not None:
@@ -176,6 +179,7 @@ class Links:
         if ipv6:
             failed.pop(2, None)
         check(failed)
+        return plan.mtu
 
     def open_ipv6(self, index: int, local: bytes, remote: bytes, before: bytes | None = None) -> None:
         """Give a link that is up our link-local address and the way to the peer's.
@@ -195,8 +199,9 @@ class Links:
             requests.insert(0, rtnetlink.host_route(RTM_DELROUTE, index, LINK_LOCAL + before))
         check(self._sessions.send(requests), ignore=errno.ESRCH)
 
-    def _configure_port(self, index: int, plan: LinkPlan) -> None:
-        attributes = number(IFLA_MTU, min(bridge_mtu(plan.bridge), MAX_TAP_MTU)) + number(IFLA_TXQLEN, plan.queue)
+    def _configure_port(self, index: int, plan: LinkPlan) -> int:
+        mtu = min(bridge_mtu(plan.bridge), MAX_TAP_MTU)
+        attributes = number(IFLA_MTU, mtu) + number(IFLA_TXQLEN, plan.queue)
         attributes += attribute(IFLA_ADDRESS, port_address())
         if plan.group is not None:
             attributes += number(IFLA_GROUP, plan.group)
@@ -205,13 +210,16 @@ class Links:
         check(self._sessions.send([change_link(index, attributes=attributes)]))
         join_bridge(plan.bridge, index)
         check(self._sessions.send([change_link(index, up=True)]))
+        return mtu
 
-    def park(self, index: int) -> None:
+    def park(self, index: int, mtu: int = 0) -> None:
         """Take a link down and into the pool's group: its addresses, routes, neighbours and queued packets are gone.
 
-        Its traffic counters and the settings that `configure` makes stay.
+        Its traffic counters and the settings that `configure` makes stay; the MTU too, unless one is given. Where it
+        was below 1280, the kernel has taken IPv6 off the link, and has to put it on again before the next `configure`.
         """
-        self._strip(index, number(IFLA_GROUP, POOL_GROUP))
+        attributes = number(IFLA_GROUP, POOL_GROUP)
+        self._strip(index, attributes + number(IFLA_MTU, mtu) if mtu else attributes)
 
     def lay_down(self, index: int) -> None:
         """Take a link down: its addresses, routes and neighbours are gone, the link stays."""

@@ -73,8 +73,9 @@ class ClientService:
         return self.log.wait("client.reloaded", mark)
 
     def command(self, *words: str) -> list[str]:
-        """`sstpfarm WORDS --config FILE`."""
-        return [sys.executable, "-m", "sstpfarm", *words, "--config", str(self.config)]
+        """`sstpfarm WORDS --config FILE`, or --client-config where a farm could be asked too."""
+        option = "--client-config" if words[0] in {"show", "monitor"} else "--config"
+        return [sys.executable, "-m", "sstpfarm", *words, option, str(self.config)]
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `sstpfarm WORDS` against this client."""

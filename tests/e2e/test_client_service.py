@@ -84,14 +84,14 @@ def test_what_is_shown(wire: Wire, farm: Farm) -> None:
         assert 0.5 < shown["idle-time"] <= shown["uptime"]
         assert wire.client.ping(GATEWAY)
         assert monitored(service)["idle-time"] < 1.5
-        assert "status: connected" in service.ask("monitor", "sstpc0").stdout
-        assert service.ask("monitor", "none").stderr == "sstpfarm: no interface none\n"
+        assert "status: connected" in service.ask("monitor", "sstpc0", "--once").stdout
+        assert service.ask("monitor", "none", "--once").stderr == "sstpfarm: no interface none\n"
     farm.idle()
 
 
 def monitored(service: ClientService) -> dict[str, Any]:
     """What `monitor --json` says of sstpc0."""
-    shown: dict[str, Any] = json.loads(service.ask("monitor", "sstpc0", "--json").stdout)
+    shown: dict[str, Any] = json.loads(service.ask("monitor", "sstpc0", "--once", "--json").stdout)
     return shown
 
 

@@ -14,7 +14,7 @@ from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.document import allowed_values
 from sstpfarm.config.fields import Table
 from sstpfarm.config.load import describe, load
-from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.ppp import Interface, Pool, Profile, Secret
 from sstpfarm.config.radius import CoaClient, Radius, RadiusCoa, RadiusServer
 from sstpfarm.config.schema import Farm, Server
 
@@ -27,6 +27,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[profile.NAME]": Profile,
     "[pool.NAME]": Pool,
     "[secret.NAME]": Secret,
+    "[interface.NAME]": Interface,
     "[radius]": Radius,
     "[[radius.server]]": RadiusServer,
     "[radius.coa]": RadiusCoa,

@@ -36,6 +36,29 @@ PROOFS: Final = "exactly one of password-file, password, nt-hash and password-ha
 HOST: Final = 'an IPv4 address such as "10.20.0.1"'
 
 FAULTS: Final[dict[str, Fault]] = {
+    "an interface without a user": Fault(
+        "[interface.office]" + REST,
+        ("1: interface.office.user: is missing; allowed: the name of a user",),
+    ),
+    "interfaces with names that cannot be": Fault(
+        '[interface."an office"]\nuser = "a"\n[interface.sixteen-letters-]\nuser = "a"' + REST,
+        (
+            '1: interface."an office": is no interface\'s name; allowed: 1 to 15 of the letters A to Z and a to z, digits, . _ @ + -',  # noqa: E501 - the message
+            "3: interface.sixteen-letters-: is no interface's name; allowed: 1 to 15 of the letters A to Z and a to z, digits, . _ @ + -",  # noqa: E501 - the message
+        ),
+    ),
+    "an interface with a name of ours": Fault(
+        '[interface.sstp12]\nuser = "a"' + REST,
+        ("1: interface.sstp12: is a name of a dynamic interface; allowed: any but sstp and a number",),
+    ),
+    "an interface with wrong values": Fault(
+        '[interface.office]\nuser = ""\ndisabled = "no"\ncomment = 7' + REST,
+        (
+            '2: interface.office.user: "" is not allowed; allowed: the name of a user',
+            '3: interface.office.disabled: "no" is not allowed; allowed: true or false',
+            "4: interface.office.comment: 7 is not allowed; allowed: text, at most 1024 characters",
+        ),
+    ),
     "a rate limit without a unit": Fault(
         '[secret.a]\npassword = "x"\nrate-limit = "2/10"' + REST,
         (f"3: secret.a.rate-limit: \"2/10\" holds '2', which is less than 1k; allowed: {RATE}",),

@@ -35,6 +35,12 @@ class Recorder:
             raise ConfigError("farm.toml:3: secret.alice: has no password")
         return {"users": 7, "need_restart": []}
 
+    def interfaces(self) -> list[dict[str, Any]]:
+        return [{"name": "office"}]
+
+    def interface(self, name: str) -> dict[str, Any] | None:
+        return {"name": name} if name == "office" else None
+
     def kick(self, text: str, by: str) -> list[str]:
         self.kicked.append((text, by))
         return ["a" * 16] if text == "sstp0" else []
@@ -74,6 +80,9 @@ def test_requests(tmp_path: Path) -> None:
         requests: list[dict[str, Any]] = [
             {"command": "sessions"},
             {"command": "status"},
+            {"command": "interfaces"},
+            {"command": "interface", "name": "office"},
+            {"command": "interface", "name": "sstp9"},
             {"command": "pools"},
             {"command": "reload"},
             {"command": "kick", "session": "sstp0"},
@@ -86,6 +95,9 @@ def test_requests(tmp_path: Path) -> None:
     assert replies == [
         {"ok": True, "sessions": [{"session": "a" * 16, "bytes_in": 1}]},
         {"ok": True, "status": {"version": "1"}},
+        {"ok": True, "interfaces": [{"name": "office"}]},
+        {"ok": True, "interface": {"name": "office"}},
+        {"ok": False, "error": "no interface sstp9"},
         {"ok": True, "pools": [{"pool": "main", "used": 1, "free": 2, "size": 3}]},
         {"ok": True, "reload": {"users": 7, "need_restart": []}},
         {"ok": True, "kicked": ["a" * 16]},
