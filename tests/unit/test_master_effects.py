@@ -55,7 +55,7 @@ class Bench:
             effects=effects,
         )
         made = Session(grant, 0.0, effects)
-        made.device = Device(0, socket.if_nametoindex("sstp0"), 1400)
+        made.device = Device("sstp0", socket.if_nametoindex("sstp0"), 1400)
         made.opened = 1.0 if opened else None
         made.reason = "peer-disconnect"
         return made
