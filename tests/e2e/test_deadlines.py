@@ -8,13 +8,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from .farm import Farm, running
+from sstpfarm.reasons import ExitCode
+
+from .client import TRUST_ANY, connecting
+from .farm import GATEWAY, Farm, running
 from .netns import Wire
 from .rawpeer import (
     ABORT,
@@ -185,4 +191,31 @@ def test_echo_response_keeps_a_session(wire: Wire, farm: Farm) -> None:
         peer.linger(5)  # longer than 2 T
         assert peer.ping()
         peer.disconnect()
+    farm.idle()
+
+
+@pytest.mark.parity("ros-client/keepalive-timeout")
+@pytest.mark.parametrize(("option", "ends"), [("1", True), ("disabled", False)])
+def test_silence_of_the_server(wire: Wire, farm: Farm, option: str, ends: bool) -> None:
+    """Our client too leaves a peer from which nothing came for 2 T; when that is disabled, it waits."""
+    options = (*TRUST_ANY, "--no-default-route", "--interface", "sstp0", "--keepalive-timeout", option)
+    with connecting(wire.client, wire.SERVER4, *options) as client:
+        client.up()
+        (session,) = farm.sessions()
+        worker = farm.worker_pids()[session["worker"]]
+        os.kill(worker, signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            if ends:
+                code, closed = client.end()
+                assert (code, closed["reason"]) == (ExitCode.NETWORK, "peer-dead")
+                assert 1.0 <= time.monotonic() - stopped <= 2 + LATE + 1  # it asked within the second before already
+            else:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    client.process.wait(2.5)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        if not ends:
+            assert wire.client.ping(GATEWAY, "-W", "3")
+            client.stop()
     farm.idle()
