@@ -190,10 +190,10 @@ class SessionEffects:
             }
             self._run(session, applied.on_down, "down", facts)
 
-    async def close(self) -> None:
-        """Wait for the programs, within their time, and close the sockets; there are no sessions any more."""
+    async def close(self, *, wait: bool = True) -> None:
+        """Wait for the programs, not long, or without `wait` not at all, and close the sockets."""
         try:
-            await self._scripts.close()
+            await self._scripts.close(wait=wait)
         finally:
             self._routes.close()
             self._sets.close()
@@ -231,6 +231,8 @@ class SessionEffects:
         grant = session.grant
         for route in grant.effects.routes:
             try:
+                if grant.terms.bridged:
+                    raise ValueError("the session is bridged")
                 network = parse_network(route.destination)  # auth has checked it; a default route would cut us off
                 if network.version == version:
                     self._add_route(session, network, route)

@@ -313,8 +313,10 @@ class SessionKeeper:
             await self.drain()
             await self._static.close()
             await self._devices.close()
-        finally:
-            await self.effects.close()
+        except asyncio.CancelledError:  # no time is left
+            await self.effects.close(wait=False)
+            raise
+        await self.effects.close()
 
     # -- devices ----------------------------------------------------------------------------------------------------
 

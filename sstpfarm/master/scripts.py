@@ -76,11 +76,11 @@ class Scripts:
         else:
             before.then = job
 
-    async def close(self) -> None:
+    async def close(self, *, wait: bool = True) -> None:
         """Wait until all have ended, but not long; what is left then is killed or not run at all."""
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_PATIENCE_S):
+                async with asyncio.timeout(CLOSE_PATIENCE_S if wait else 0):
                     await self._idle.wait()
         finally:
             if self._waiting:

@@ -86,7 +86,7 @@ class Session:
 
     def facts(self, now: float, traffic: Traffic) -> dict[str, Any]:
         """What a list of sessions shows."""
-        grant = self.grant
+        grant, applied = self.grant, self.applied
         return {
             "session": grant.session,
             "name": self.name,
@@ -95,6 +95,8 @@ class Session:
             "address": grant.terms.remote_address,
             "interface": self.name,
             "mtu": self.device.mtu if self.device is not None else grant.mtu,
+            "routes": [str(network) for network, _, _ in applied.routes] if applied is not None else [],
+            "address_lists": list(applied.lists) if applied is not None else [],
             "uptime_s": round(self.seconds(now), 1),
             "method": grant.method,
             "cipher": self.cipher,

@@ -147,7 +147,9 @@ def answered(peer: RawPeer, source: str, timeout: float = 10) -> bool:
 def test_routes_carry_a_network_and_nobody_elses(net: Net) -> None:
     farm = net.farm
     with session(net, "site") as peer, session(net, "user1") as other:
-        interface = next(row["interface"] for row in farm.sessions() if row["user"] == "site")
+        (listed,) = [row for row in farm.sessions() if row["user"] == "site"]
+        assert (listed["routes"], listed["address_lists"]) == ([SITE], ["staff"])
+        interface = listed["interface"]
         routes = net.wire.server.routes()
         assert f"{SITE} dev {interface} proto 115 scope link metric 5" in routes
         assert "fd77:1::/64" not in " ".join(routes)  # this peer speaks no IPv6

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from sstpfarm.auth.local import authorize
-from sstpfarm.config.load import load
+from sstpfarm.config.load import describe, load
 from sstpfarm.config.views import for_auth
 from sstpfarm.errors import ConfigError
 from sstpfarm.ipc.messages import FramedRoute
@@ -130,3 +130,12 @@ def test_auth_gets_what_sessions_change(tmp_path: Path) -> None:
     )
     assert (account.address_lists, account.clamp_mss) == (("staff", "all"), False)
     assert (account.on_up, account.on_down) == (("/bin/true", "up"), ())
+
+
+def test_proxy_arp_without_forwarding_gets_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    for forwarding, lines in (("true", []), ("false", ["server.proxy-arp: has no effect without forwarding = true"])):
+        file.write_text(f'[server]\nproxy-arp = ["lan0"]\nforwarding = {forwarding}\n{ALICE}')
+        file.chmod(0o600)
+        warned = describe(load(file), file).split("\n")[1:]
+        assert [line.removeprefix(f"{file}: warning: ") for line in warned] == lines

@@ -40,9 +40,10 @@ class Bench:
     effects: SessionEffects
     log: Recorder
 
-    def session(self, effects: m.Effects, *, ipv6: bool = True, opened: bool = True) -> Session:
+    def session(self, effects: m.Effects, *, ipv6: bool = True, opened: bool = True, bridged: bool = False) -> Session:
         """A session whose interface is sstp0."""
-        terms = m.Terms(local_address="10.20.0.1", remote_address=ADDRESS, ipv6_local=bytes(8) if ipv6 else None)
+        identifier = bytes(8) if ipv6 else None
+        terms = m.Terms(local_address="10.20.0.1", remote_address=ADDRESS, ipv6_local=identifier, bridged=bridged)
         grant = m.Grant(
             worker=0,
             session="0" * 16,
@@ -187,6 +188,22 @@ def test_routes_of_ipv6_wait_for_it() -> None:
         assert bench.log.events == []
 
     run(scenario)
+
+
+def test_a_bridged_session_has_no_address_to_do_anything_with() -> None:
+    async def scenario(bench: Bench) -> None:
+        session = bench.session(
+            m.Effects(routes=(m.FramedRoute("10.9.0.0/24"),), address_lists=("staff",)), bridged=True
+        )
+        bench.effects.enter(session)
+        bench.effects.begin(session)
+        bench.effects.change_lists(session, ("staff",))
+        assert bench.failures() == [("route", "10.9.0.0/24: the session is bridged")]
+        assert members(bench.place, "staff") == set()
+        assert proxies(bench.place) == []
+        bench.effects.end(session, 0, Traffic())
+
+    run(scenario, proxy_arp=("lan0",))
 
 
 def test_an_interface_that_is_not_there_does_not_stop_the_others() -> None:

@@ -145,14 +145,17 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(scenario)
 
 
-def test_the_end_of_the_farm_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_end_of_the_farm_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
     monkeypatch.setattr(module, "CLOSE_PATIENCE_S", 0.2)
 
     async def scenario(scripts: Scripts, log: Recorder) -> None:
         for number in range(MOST_AT_ONCE + 3):
             scripts.run(number, "s", shell("sleep 600"), {})
         scripts.run(0, "s", shell(f"touch {tmp_path}/never"), {})
-        await scripts.close()
+        await scripts.close(wait=wait)
         assert not (tmp_path / "never").exists()
         assert log.of("scripts.abandoned") == [{"count": 4}]
 
