@@ -20,9 +20,8 @@ from sstpfarm.cli.interfaces import interfaces, monitor
 from sstpfarm.cli.sessions import kick, reload, show
 from sstpfarm.cli.users import user
 from sstpfarm.config.load import describe, load
-from sstpfarm.config.schema import CertificateFiles
 from sstpfarm.errors import ConfigError, SystemRefusal
-from sstpfarm.master.certificate import load_files
+from sstpfarm.master.certificate import check_files
 from sstpfarm.master.farm import serve as serve_farm
 from sstpfarm.reasons import ExitCode
 
@@ -60,8 +59,7 @@ def serve(context: click.Context, path: Path) -> None:
 def check(path: Path) -> None:
     """Validate a configuration file and the files that it names; change nothing."""
     config = load(path)
-    if isinstance(config.server.certificate, CertificateFiles):
-        load_files(config.server.certificate)
+    check_files(config)
     click.echo(describe(config, path))
 
 

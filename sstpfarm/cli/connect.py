@@ -16,7 +16,6 @@ from rich.status import Status
 from rich.text import Text
 
 from sstpfarm.client.foreground import connect as connect_tunnel
-from sstpfarm.client.plan import read_authorities, read_pem
 from sstpfarm.client.run import Counters, Observer, Up
 from sstpfarm.client.settings import (
     METHODS,
@@ -31,14 +30,13 @@ from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
 from sstpfarm.config.client_checks import pin_digits
 from sstpfarm.config.fields import DISABLED, MRRU_MAX, MRRU_MIN, Password
-from sstpfarm.config.pem import check_pair
+from sstpfarm.config.pem import check_pair, read_authorities, read_pem
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.messages import Method
 from sstpfarm.net.tun import check_name
 from sstpfarm.proto.ppp.authentication import check_credentials
 from sstpfarm.proto.roles import AuthMethod
 from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
-from sstpfarm.transport.tls_context import client_context
 
 MAX_PASSWORD_FILE: Final = 4096
 TITLES: Final = {
@@ -289,7 +287,7 @@ def connect(
         password=password,
         authentication=methods,
         certificate=_certificate(*certificate) if certificate else None,
-        ca_pem=authorities(ca) if ca else None,
+        ca_pem=_authorities(ca) if ca else None,
         pin=_pin(pin) if pin else None,
         insecure=insecure,
         insecure_anonymous=insecure_anonymous,
@@ -342,14 +340,11 @@ def _pin(text: str) -> str:
         raise click.UsageError(f"--pin {error}") from None
 
 
-def authorities(path: Path) -> str:
-    """Return the PEM text of a CA file or directory; a faulty one is refused here, where it can be named."""
-    pem = read_authorities(path)
+def _authorities(path: Path) -> str:
     try:
-        client_context(ca_pem=pem, verify=True)
+        return read_authorities(path)
     except ConfigError as error:
-        raise ConfigError(f"--ca {path}: {error}") from None
-    return pem
+        raise ConfigError(f"--ca {error}") from None
 
 
 def _certificate(chain: Path, key: Path) -> ClientCertificate:

@@ -12,10 +12,9 @@ from sstpfarm.config.addresses import parse_server
 from sstpfarm.config.client import HTTPS, SYSTEM, ClientConfig, ClientProfile, Interface
 from sstpfarm.config.client_checks import pin_digits
 from sstpfarm.config.fields import DISABLED, Password
+from sstpfarm.config.pem import read_authorities, read_pem
 from sstpfarm.config.routes import parse_route
-from sstpfarm.errors import ConfigError
 
-MAX_PEM: Final = 4 << 20  # bytes of one file, and of a directory of authorities; Debian's whole store has 0.2 MiB
 MTU: Final = 1500
 NO_PROXY: Final = ("", "0.0.0.0:443")
 
@@ -121,26 +120,3 @@ def _proxy(interface: Interface) -> HttpProxy | None:
         return None
     host, port = parse_server(interface.proxy)
     return HttpProxy(host=host, port=port, user=interface.proxy_user, password=interface.proxy_password or Password(""))
-
-
-def read_authorities(path: Path) -> str:
-    """Return the certificates of a file, or of all files of a directory; ConfigError when they cannot be had."""
-    if not path.is_dir():
-        return read_pem(path)
-    texts = [read_pem(file) for file in sorted(path.iterdir()) if file.suffix in (".pem", ".crt") and file.is_file()]
-    found = "\n".join(texts)
-    if len(found) > MAX_PEM:
-        raise ConfigError(f"{path}: more than {MAX_PEM} bytes of certificates")
-    return found
-
-
-def read_pem(path: Path) -> str:
-    """Return the text of a PEM file; ConfigError when it cannot be had."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PEM + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    if len(data) > MAX_PEM:
-        raise ConfigError(f"{path}: larger than {MAX_PEM} bytes")
-    return data.decode("ascii", "ignore")  # comments of a bundle may hold other letters; ssl takes ASCII alone

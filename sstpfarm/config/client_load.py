@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -13,14 +12,12 @@ from sstpfarm.config.client_checks import check_client, check_name
 from sstpfarm.config.document import file_text, read_document, read_password, read_regular
 from sstpfarm.config.fields import Password
 from sstpfarm.config.locate import KeyPath
-from sstpfarm.config.pem import check_pair
+from sstpfarm.config.pem import MAX_PEM, check_pair, read_authorities
 from sstpfarm.config.report import Report
 from sstpfarm.config.schema import CertificateFiles
 from sstpfarm.errors import ConfigError
 from sstpfarm.proto.ppp.authentication import check_credentials
 from sstpfarm.proto.roles import AuthMethod
-
-MAX_PEM: Final = 1 << 20  # bytes of a certificate's or key's file
 
 
 def load_client(path: Path) -> ClientConfig:
@@ -55,8 +52,10 @@ def _resolve_interface(interface: Interface, base: Path, path: KeyPath, report: 
     authorities = interface.ca
     if authorities != SYSTEM:
         authorities = str(base / authorities)
-        if not Path(authorities).is_dir():
-            _readable(Path(authorities), (*path, "ca"), report)
+        try:
+            read_authorities(Path(authorities))
+        except ConfigError as error:
+            report.add((*path, "ca"), str(error))
     password, proxy_password = interface.password, interface.proxy_password
     if interface.password_file is not None and password is None:
         password = read_password(base / interface.password_file, (*path, "password-file"), report)
@@ -96,10 +95,3 @@ def _check_certificate(files: CertificateFiles, path: KeyPath, report: Report) -
             check_pair(*read)
         except ValueError as error:
             report.add(path, f"{files.chain} with {files.key}: {error}")
-
-
-def _readable(path: Path, key: KeyPath, report: Report) -> None:
-    try:
-        read_regular(path, 1)
-    except OSError as error:
-        report.add(key, f"{path} cannot be read: {error.strerror}")

@@ -89,6 +89,18 @@ def obtain(config: Config, log: Log) -> Certificate:
     return found
 
 
+def check_files(config: Config) -> None:
+    """Look at the files of certificates that a configuration names; nothing is made.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    server = config.server
+    found = load_files(server.certificate) if isinstance(server.certificate, CertificateFiles) else NO_CERTIFICATE
+    if server.require_client_certificate:
+        client_authorities(server, found.chain)
+
+
 def describe_certificate(config: Config) -> Facts:
     """Return the facts of the certificate that a configuration names; nothing is made.
 

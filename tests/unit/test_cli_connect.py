@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sstpfarm.cli.connect import ConsoleDisplay, authorities
+from sstpfarm.cli.connect import ConsoleDisplay
 from sstpfarm.config.addresses import parse_server
+from sstpfarm.config.pem import read_authorities
 from sstpfarm.reasons import ExitCode, Reason
 
 SHA = "ab" * 32
@@ -66,9 +67,19 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
         (["h", "--user", "u", "--interface", "a" * 16], ExitCode.USAGE, "1 to 15 bytes"),
         (["h", "--user", "u", "--connect-timeout-s", "nan"], ExitCode.USAGE, "not a number"),
         (["h", "--user", "u", "--login-deadline-s", "nan"], ExitCode.USAGE, "not a number"),
-        (["h", "--user", "u", "--ca", __file__], ExitCode.CONFIG, f"--ca {__file__}: the CA file holds no usable"),
+        (
+            ["h", "--user", "u", "--ca", __file__],
+            ExitCode.CONFIG,
+            f"--ca {__file__} holds no usable certificate in PEM",
+        ),
         (["h", "--user", "u", "--password-file", "/nonexistent"], ExitCode.CONFIG, "No such file"),
         (["h", "--user", "u", "--password", "x"], ExitCode.USAGE, "No such option"),
+        (["h", "--user", "u", "--insecure", "--insecure-anonymous"], ExitCode.USAGE, "and --insecure-anonymous"),
+        (["h", "--user", "u", "--certificate", __file__, __file__], ExitCode.CONFIG, "holds no certificate in PEM"),
+        (["h", "--user", "u", "--proxy", "h"], ExitCode.USAGE, "--proxy 'h' has no port"),
+        (["h", "--user", "u", "--proxy", "h:1", "--proxy-user", "p"], ExitCode.USAGE, "belong together"),
+        (["h", "--user", "u", "--adjust-mss", "535"], ExitCode.USAGE, '536 to 65535, or "clamp-mss-to-pmtu"'),
+        (["h", "--user", "u", "--source-validation", "lax"], ExitCode.USAGE, "'strict', 'loose', 'disable'"),
     ],
 )
 def test_refused_arguments(arguments: list[str], code: ExitCode, message: str, tmp_path: Path) -> None:
@@ -108,4 +119,4 @@ def test_a_bundle_may_have_comments_in_any_language(tmp_path: Path) -> None:
     certificate = plain.read_text("ascii")
     bundle = tmp_path / "bundle.pem"
     bundle.write_text(f"# Főtanúsítvány\n{certificate}", "utf-8")
-    assert certificate in authorities(bundle)
+    assert certificate in read_authorities(bundle)

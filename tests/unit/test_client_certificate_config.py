@@ -94,6 +94,14 @@ def test_anonymous(tmp_path: Path, keys: str, expected: str) -> None:
     assert refusal(tmp_path, keys) == expected
 
 
+def test_authorities_that_are_none(tmp_path: Path) -> None:
+    """Told at the start, not at each dial."""
+    (tmp_path / "empty").mkdir()
+    for name in ("client.toml", "empty"):
+        expected = f"5: interface.a.ca: {tmp_path}/{name} holds no usable certificate in PEM"
+        assert refusal(tmp_path, f'ca = "{name}"') == expected
+
+
 def test_directory_of_authorities(authority: Authority, tmp_path: Path) -> None:
     """Every .pem and .crt of it; RouterOS's way to say no proxy is none."""
     other = Authority(tmp_path, "other")

@@ -252,12 +252,8 @@ def test_default_route(keys: str, wanted: bool, tmp_path: Path) -> None:
 def test_what_the_halves_get(tmp_path: Path) -> None:
     (tmp_path / "p.pw").write_text("word\n")
     (tmp_path / "p.pw").chmod(0o600)
-    (tmp_path / "cas").mkdir()
-    (tmp_path / "cas" / "one.pem").write_text("ONE")
-    (tmp_path / "cas" / "two.crt").write_text("TWO")
-    (tmp_path / "cas" / "readme.txt").write_text("no")
     made = load_text(
-        '[interface.sstpc0]\nserver = "2001:db8::1"\nport = 444\nuser = "u"\npassword-file = "p.pw"\nca = "cas"\n'
+        '[interface.sstpc0]\nserver = "2001:db8::1"\nport = 444\nuser = "u"\npassword-file = "p.pw"\n'
         'mtu = 1400\nmrru = 1600\nproxy = "[::1]:3128"\nproxy-user = "pu"\nproxy-password = "pp"\nipv6 = false\n'
         'routes = ["10.1.0.0/16 172.16.1.1 5"]\nkeepalive-timeout = "disabled"\ndisable = true\nvrf = "red"\n'
         'ip = { adjust-mss = 1300, disable-forwarding = true, source-validation = "loose" }\nprofile = "x"\n'
@@ -266,7 +262,7 @@ def test_what_the_halves_get(tmp_path: Path) -> None:
     )["sstpc0"]
     settings, wishes = made.settings, made.wishes
     assert (settings.host, settings.port, settings.password) == ("2001:db8::1", 444, "word")
-    assert settings.ca_pem == "ONE\nTWO"
+    assert settings.ca_pem is None
     assert (settings.max_mtu, settings.max_mru, settings.mrru) == (1400, 1400, 1600)
     assert settings.proxy == HttpProxy(host="::1", port=3128, user="pu", password=Password("pp"))
     assert (settings.ipv6, settings.keepalive_timeout) == (False, None)
