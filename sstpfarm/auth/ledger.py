@@ -22,6 +22,7 @@ from sstpfarm.reasons import Reason
 
 JITTER: Final = 0.1  # of the interim interval, so that sessions of one moment do not report in one moment
 MAX_READS: Final = 1024  # sessions that ReadCounters names
+CLOSE_STEP: Final = 500  # sessions that are closed in one transaction
 PRUNE_STEP: Final = 500  # rows of the history that are deleted at once
 DAY: Final = 86_400.0
 SLOT_BITS: Final = 20  # of NAS-Port; a slot is below 2**20
@@ -70,7 +71,7 @@ class Ledger:
             )
             self._sessions.add(session)
             self._leases.restore(session.holder, stored.facts.grant.terms.remote_address)
-            self._plan(session)
+            self._plan(session, first=True)
 
     def granted(self, facts: SessionFacts) -> Session:
         """Take a session in, before anybody hears of it.
@@ -99,7 +100,7 @@ class Ledger:
     def change(self, session: Session, authorization: Authorization) -> None:
         """The session has other terms from now on; a new interim interval counts from now."""
         session.facts = msgspec.structs.replace(session.facts, authorization=authorization)
-        self._keep(lambda: self._store.change_session(session.facts), None)
+        self._keep(lambda: self._store.change_session(session.facts))
         self._plan(session)
 
     def counted(self, holder: Holder, counters: Counters) -> None:
@@ -126,7 +127,7 @@ class Ledger:
             session.counters = counters
             if opened and not session.started_at:
                 self.started(holder, "", b"")
-            self._close(session, reason, self._wall())
+            self._close([(session, reason, self._wall())])
 
     def reconcile(self, live: Collection[str]) -> int:
         """Close the sessions of before this process's start that live no more; return how many.
@@ -134,8 +135,9 @@ class Ledger:
         Nobody knows when they ended: their Stop has the counters and the time of their last Interim.
         """
         stale = [session for session in self._sessions if session.inherited and session.facts.grant.session not in live]
-        for session in stale:
-            self._close(session, Reason.WORKER_LOST, session.started_at + session.counters.seconds)
+        ends = [(session, Reason.WORKER_LOST, session.started_at + session.counters.seconds) for session in stale]
+        for start in range(0, len(ends), CLOSE_STEP):
+            self._close(ends[start : start + CLOSE_STEP])
         return len(stale)
 
     def unannounced(self) -> list[Holder]:
@@ -167,30 +169,33 @@ class Ledger:
             return False
         return deleted >= PRUNE_STEP
 
-    def _close(self, session: Session, reason: Reason, at: float) -> None:
-        """The one way out."""
-        holder = session.holder
-        record = self._record(Kind.STOP, session, at, reason) if session.started_at else None
-        self._keep(lambda: self._store.delete_sessions([holder]), record)
-        self._leases.release(holder)
-        self._sessions.remove(holder)
+    def _close(self, ends: Sequence[tuple[Session, Reason, float]]) -> None:
+        """The one way out: sessions with the reason and the time of their end."""
+        holders = [session.holder for session, _, _ in ends]
+        stops = [self._record(Kind.STOP, session, at, reason) for session, reason, at in ends if session.started_at]
+        self._keep(lambda: self._store.delete_sessions(holders), *stops)
+        for holder in holders:
+            self._leases.release(holder)
+            self._sessions.remove(holder)
 
-    def _keep(self, change: Callable[[], None], record: AccountingRecord | None) -> None:
+    def _keep(self, change: Callable[[], None], *records: AccountingRecord) -> None:
         """Change the store and tell the sinks, both or none."""
         try:
             with self._store.transaction():
                 change()
-                if record is not None:
+                for record in records:
                     for sink in self._sinks:
                         sink.record(record)
         except SystemRefusal as error:
             self._complain(str(error))
 
-    def _plan(self, session: Session) -> None:
+    def _plan(self, session: Session, *, first: bool = False) -> None:
         """Set the time of the next Interim."""
         interval = session.facts.authorization.interim_interval or self._interim_interval
         if session.started_at and interval:
-            session.interim_due = self._clock() + interval * (1 - JITTER + 2 * JITTER * self._random())
+            # those of before this process's start all begin now: spread over the whole interval, once
+            share = self._random() if first else 1 - JITTER + 2 * JITTER * self._random()
+            session.interim_due = self._clock() + interval * share
             heapq.heappush(self._due, (session.interim_due, session.holder))
 
     def _record(self, kind: Kind, session: Session, at: float, reason: Reason | None = None) -> AccountingRecord:

@@ -201,7 +201,6 @@ class AuthService:
 
     def _take_view(self, view: AuthView) -> None:
         self._view = view
-        self._throttle.failures_per_minute = view.auth.failures_per_minute
         self._reload(view)
         self._admission.reload(view)
         self._emit("users.reloaded", users=len(view.secrets))
@@ -321,7 +320,7 @@ class AuthService:
         verdict = await self._chain.authenticate(holder, request)
         match verdict:
             case Accepted():
-                self._throttle.succeeded(request.user)
+                self._throttle.succeeded(request.user, request.caller_id)
                 return await self._admission.admit(holder, request, verdict)
             case Challenged():
                 return verdict

@@ -4,6 +4,8 @@ Five failures in a minute (`failures-per-minute`) are free. With each one beyond
 12 s, 24 s ... up to five minutes; the count sinks by five a minute. What comes before the shut door is refused
 with the words of a wrong password, and no backend is asked. A user is known by the name that was sent, whether there
 is one or not, so the door tells nobody which users there are.
+
+Nobody can shut a user out from afar: where the user has logged in from before, only the failures of that network count.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Throttle:
     def __init__(self, failures_per_minute: int) -> None:
         self.failures_per_minute = failures_per_minute
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._homes: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()  # users and networks that they came from
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,15 +52,19 @@ class Throttle:
         """Return for how many seconds more this user or this network is refused unjudged; 0 when the door is open."""
         if not self.failures_per_minute:
             return 0.0
-        entries = (self._entries.get(key) for key in _keys(user, caller_id))
-        return max(0.0, *(entry.shut_until - now for entry in entries if entry is not None), 0.0)
+        who, where = _user_key(user), _network_key(caller_id)
+        keys = (where,) if (who, where) in self._homes else (who, where)
+        entries = (self._entries.get(key) for key in keys)
+        return max(0.0, 0.0, *(entry.shut_until - now for entry in entries if entry is not None))
 
     def failed(self, user: bytes, caller_id: str, now: float) -> None:
         """Count a wrong password or an unknown user."""
         free = self.failures_per_minute
         if not free:
             return
-        for key in _keys(user, caller_id):
+        for key in (_user_key(user), _network_key(caller_id)):
+            if not key:
+                continue
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
             entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
@@ -68,17 +75,24 @@ class Throttle:
         while len(self._entries) > MAX_ENTRIES:
             self._entries.popitem(last=False)
 
-    def succeeded(self, user: bytes) -> None:
+    def succeeded(self, user: bytes, caller_id: str) -> None:
         """Forget the failures of a user who has proven to be one; those of the network stay."""
-        self._entries.pop(_user_key(user), None)
+        who, where = _user_key(user), _network_key(caller_id)
+        self._entries.pop(who, None)
+        if where:
+            self._homes[who, where] = None
+            self._homes.move_to_end((who, where))
+            if len(self._homes) > MAX_ENTRIES:
+                self._homes.popitem(last=False)
 
 
-def _keys(user: bytes, caller_id: str) -> tuple[bytes, ...]:
+def _network_key(caller_id: str) -> bytes:
+    """Return what stands for the network of a peer; empty when it has no address."""
     address = caller_address(caller_id)
     if address is None:
-        return (_user_key(user),)
+        return b""
     network = ip_network((address, PREFIXES[4 if isinstance(address, IPv4Address) else 6]), strict=False)
-    return (_user_key(user), b"n" + network.network_address.packed)
+    return b"n" + network.network_address.packed
 
 
 def _user_key(user: bytes) -> bytes:

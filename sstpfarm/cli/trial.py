@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 
-from sstpfarm.auth.authorization import Accepted, Authorization, Denied
+import click
+
+from sstpfarm.auth.authorization import Accepted, Authorization, Backend, Denied
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
+from sstpfarm.auth.radius.backend import RadiusBackend
+from sstpfarm.auth.radius.client import RadiusClient
+from sstpfarm.auth.radius.service import default_terms
 from sstpfarm.config.fields import Method
 from sstpfarm.config.schema import Config
 from sstpfarm.config.views import for_auth
-from sstpfarm.errors import LocalError
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp import mschap
 from sstpfarm.proto.ppp.chap import md5_response
@@ -22,21 +27,38 @@ IDENTIFIER = 1
 
 def try_login(config: Config, user: str, password: str, caller_id: str) -> dict[Method, str]:
     """Return what each method that the server offers comes to: "accepted: ..." or "refused: ..."."""
-    chain = Chain([LocalBackend(for_auth(config), os.urandom)])
+    return asyncio.run(_try_login(config, user, password, caller_id))
+
+
+async def _try_login(config: Config, user: str, password: str, caller_id: str) -> dict[Method, str]:
+    view = for_auth(config)
+    backends: dict[str, Backend] = {"local": LocalBackend(view, os.urandom)}
     caller = f"[{caller_id}]:1" if ":" in caller_id else f"{caller_id}:1"
     found: dict[Method, str] = {}
-    for method in config.server.methods():
-        if method == "eap":
-            continue  # a conversation; MS-CHAPv2 proves the same
-        verdict = asyncio.run(chain.authenticate(Holder(0, "0" * 16), _request(method, user, password, caller)))
-        match verdict:
-            case Accepted(authorization=authorization):
-                found[method] = f"accepted: {_terms(authorization)}"
-            case Denied(detail=detail):
-                found[method] = f"refused: {detail}"
-            case _:
-                raise LocalError(f"{type(verdict).__name__} of a single request")
+    with ExitStack() as held:
+        if view.radius is not None:
+            client = RadiusClient(view.radius, os.urandom, _say)
+            held.callback(client.close)
+            backends["radius"] = RadiusBackend(client, view.radius, default_terms(view), view.pools, os.urandom)
+        chain = Chain([backends[name] for name in view.auth.backends])
+        for method in config.server.methods():
+            if method == "eap":
+                continue  # a conversation; MS-CHAPv2 proves the same
+            holder = Holder(0, os.urandom(8).hex())
+            match await chain.authenticate(holder, _request(method, user, password, caller)):
+                case Accepted(authorization=authorization):
+                    found[method] = f"accepted: {_terms(authorization)}"
+                case Denied(detail=detail):
+                    found[method] = f"refused: {detail}"
+                case _:  # nobody is there to answer
+                    chain.forget(holder)
+                    found[method] = "refused: the backend wants another answer of the peer"
     return found
+
+
+def _say(event: str, **keys: object) -> None:
+    """Tell what happens with servers where the farm would log it."""
+    click.echo(f"{event}: {', '.join(f'{key} {value}' for key, value in keys.items())}", err=True)
 
 
 def _request(method: Method, user: str, password: str, caller: str) -> AccessRequest:
@@ -57,7 +79,7 @@ def _request(method: Method, user: str, password: str, caller: str) -> AccessReq
             hashed = mschap.challenge_hash(ours, challenge, mschap.name_without_domain(name))
             value = mschap.response_value_v2(ours, mschap.challenge_response(hashed, mschap.nt_hash(password)))
     return AccessRequest(
-        session="0" * 16,
+        session=os.urandom(8).hex(),
         user=name,
         method=method,
         caller_id=caller,

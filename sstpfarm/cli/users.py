@@ -149,7 +149,7 @@ def list_users(path: Path, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_context
 def try_user(context: click.Context, path: Path, password_file: Path | None, caller_id: str, name: str) -> None:
-    """Log in with each method that the server offers, without a network, and show what the user would get."""
+    """Log in with each method that the server offers, at the backends of the farm, and show what the user would get."""
     password = _first_line(password_file) if password_file else click.prompt("Password", hide_input=True, err=True)
     outcomes = try_login(load(path), name, password, caller_id)
     for method, outcome in outcomes.items():

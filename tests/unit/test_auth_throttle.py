@@ -68,9 +68,19 @@ def test_networks_of_ipv6_have_64_bits() -> None:
 def test_a_success_forgets_the_users_failures_and_not_the_networks() -> None:
     throttle = Throttle(5)
     fail(throttle, 5)
-    throttle.succeeded(b"alice")
+    throttle.succeeded(b"alice", HERE)
     fail(throttle, 1)
     assert throttle.shut(b"alice", "198.51.100.1:5", 0) == 0
+    assert throttle.shut(b"alice", HERE, 0) > 0
+
+
+def test_nobody_shuts_a_user_out_from_afar() -> None:
+    throttle = Throttle(5)
+    throttle.succeeded(b"alice", HERE)
+    fail(throttle, 50, caller="198.51.100.1:5")
+    assert throttle.shut(b"alice", "203.0.113.1:5", 0) > 0
+    assert throttle.shut(b"CORP\\alice", "192.0.2.99:5", 0) == 0
+    fail(throttle, 6)
     assert throttle.shut(b"alice", HERE, 0) > 0
 
 

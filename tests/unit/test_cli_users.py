@@ -151,3 +151,20 @@ def test_without_a_directory_nothing_is_written(file: Path) -> None:
     file.write_text(CONFIG.replace('secrets-directory = "secrets.d"', ""))
     with pytest.raises(ConfigError, match=r"auth\.secrets-directory is not set"):
         add(file, "alice")
+
+
+def test_a_test_asks_radius_too(file: Path) -> None:
+    """Its server is dead here: the local users come in all the same, the others do not."""
+    (file.parent / "shared").write_text("secret\n")
+    (file.parent / "shared").chmod(0o600)
+    file.write_text(
+        CONFIG.replace("[auth]", '[auth]\nbackends = ["local", "radius"]')
+        + "[radius]\ndeadline-s = 0.2\n[[radius.server]]\n"
+        + 'address = "127.0.0.1"\nauth-port = 9\nacct-port = 9\nsecret-file = "shared"\nstatus-server = false\n'
+    )
+    add(file, "alice")
+    password = ("--password-file", str(file.parent / "pw"))
+    assert "pap: accepted: address of pool main" in run(file, "test", "alice", *password)
+    said = run(file, "test", "mallory", *password)
+    assert [line.partition(": ")[2][:7] for line in said.splitlines() if line.startswith("pap")] == ["refused"]
+    assert "unknown user" not in said
