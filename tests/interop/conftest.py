@@ -13,6 +13,7 @@ import pytest
 
 from sstpfarm.cli import throughput
 from tests.e2e.farm import Farm, running
+from tests.e2e.freeradius import SECRET, freeradius
 from tests.e2e.netns import Namespace, namespace
 
 from .machine import Machine, machine_in
@@ -20,6 +21,8 @@ from .machine import Machine, machine_in
 # pppd turns each byte of a password into one UTF-16 unit: only ASCII is the same for both sides.
 PASSWORD: Final = "interop-Secret 1"
 USERS: Final = ("ann", "ben", "cy")
+RADIUS_USER: Final = "rita"  # whom FreeRADIUS alone knows
+RADIUS_ADDRESS: Final = "10.20.201.1"
 FIXED: Final = "10.20.200.1"  # always ben's address, outside of the pool
 NETWORK: Final = "10.30.0.0/24"  # behind ben's machine
 BEHIND: Final = "10.30.0.1"
@@ -46,12 +49,22 @@ def machine(place: Namespace) -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def farm(place: Namespace, machine: Machine) -> Iterator[Farm]:
-    """The farm, with all methods that sstpc is to be tried with, and the other end of the transfers beside it."""
+    """The farm, with all methods of sstpc; beside it FreeRADIUS and the other end of the transfers."""
     methods = ["mschap2", "mschap1", "chap", "pap"]
     secrets: dict[str, dict[str, object]] = {user: {"password": PASSWORD} for user in USERS}
     secrets["ben"] |= {"remote-address": FIXED, "routes": [NETWORK], "dns-server": ["10.20.0.53", "10.20.0.54"]}
     server = {"authentication": methods, "max-mtu": MTU, "max-mru": MTU}
-    with running(place, server=server, secrets=secrets) as started:
+    radius = {"server": [{"address": "127.0.0.1", "secret": SECRET, "message-authenticator": "require"}]}
+    with (
+        freeradius(place, {RADIUS_USER: (PASSWORD, [f"Framed-IP-Address = {RADIUS_ADDRESS}"])}),
+        running(
+            place,
+            server=server,
+            secrets=secrets,
+            auth={"backends": ["local", "radius"]},
+            tables={"radius": radius},
+        ) as started,
+    ):
         peer = subprocess.Popen(
             place.argv(sys.executable, throughput.__file__, "serve", str(TRANSFER_PORT)), stdout=subprocess.PIPE
         )

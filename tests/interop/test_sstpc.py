@@ -13,7 +13,7 @@ from sstpfarm.proto.roles import AuthMethod
 from tests.e2e.farm import GATEWAY, Farm
 from tests.e2e.netns import until
 
-from .conftest import BEHIND, FIXED, MTU, NETWORK, PASSWORD, TRANSFER_PORT, USERS
+from .conftest import BEHIND, FIXED, MTU, NETWORK, PASSWORD, RADIUS_ADDRESS, RADIUS_USER, TRANSFER_PORT, USERS
 from .machine import Machine
 from .sstpc import Sstpc, dialled
 
@@ -61,6 +61,17 @@ def test_session(machine: Machine, farm: Farm, method: AuthMethod, plugin: bool)
     # Inside of the tunnel the bytes of the transfers, twice, with their headers and acknowledgements.
     assert closed["bytes_in"] > TRANSFER_BYTES
     assert closed["bytes_out"] > TRANSFER_BYTES
+    assert_nothing_left(farm)
+
+
+@pytest.mark.parametrize("method", [AuthMethod.MSCHAP2, AuthMethod.MSCHAP1, AuthMethod.PAP])
+def test_a_user_of_radius(machine: Machine, farm: Farm, method: AuthMethod) -> None:
+    """FreeRADIUS judges the proof and gives the address; the crypto binding is made of the keys that it sends."""
+    mark = farm.log.mark()
+    with dialled(machine, RADIUS_USER, PASSWORD, method) as (client, address):
+        assert address == RADIUS_ADDRESS
+        assert farm.wait_event("login.accepted", mark)["method"] == method.value
+        assert " 0% packet loss" in client.ping(GATEWAY).output
     assert_nothing_left(farm)
 
 

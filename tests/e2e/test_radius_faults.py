@@ -1,0 +1,229 @@
+"""RADIUS servers that are dead, slow, mad or careless; nobody gets in by that, and nobody else waits for it.
+
+client --tunnel--> [server namespace: farm, two servers of ours on lo that do as they are told, FreeRADIUS]
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sstpfarm.reasons import ExitCode
+
+from ..radius_double import RadiusDouble, Received, attribute, vendor
+from .client import TRUST_ANY, Client, connected, connecting
+from .farm import GATEWAY, Farm, running
+from .freeradius import SECRET, freeradius
+from .netns import Namespace, Wire, until, wired
+
+PASSWORD = "radius pass"
+ACCEPT, REJECT, CHALLENGE = 2, 3, 11
+NO_KEYS = "Access-Accept without MS-MPPE-Recv-Key and MS-MPPE-Send-Key"
+LOOPBACK = bytes((127, 0, 0, 1))
+
+
+def bound(place: Namespace, port: int) -> socket.socket:
+    """A UDP socket in a namespace."""
+    sock = place.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
+def silent(request: Received) -> Iterable[bytes]:
+    """Never answer."""
+    return ()
+
+
+def accept(request: Received) -> Iterable[bytes]:
+    """Let everybody in who sends a User-Password."""
+    if request.values(2):
+        yield request.reply(ACCEPT)
+
+
+@pytest.fixture(scope="module")
+def servers(wire: Wire) -> Iterator[tuple[RadiusDouble, RadiusDouble]]:
+    """A first and a second server."""
+    with RadiusDouble(bound(wire.server, 1812)) as first, RadiusDouble(bound(wire.server, 1822)) as second:
+        yield first, second
+
+
+@pytest.fixture(scope="module")
+def farm(wire: Wire, servers: tuple[RadiusDouble, RadiusDouble]) -> Iterator[Farm]:
+    """A farm that asks both."""
+    shared = {"secret": SECRET, "timeout-s": 0.5, "retries": 1, "dead-time-s": 0.3}
+    with running(
+        wire.server,
+        server={"authentication": ["eap", "mschap2", "pap"], "failure-delay-s": 0.1},
+        auth={"backends": ["local", "radius"]},
+        tables={
+            "radius": {
+                "accounting": False,
+                "server": [
+                    {"address": "127.0.0.1", **shared},
+                    {"address": "127.0.0.1", "auth-port": 1822, "acct-port": 1823, **shared},
+                ],
+            }
+        },
+    ) as made:
+        yield made
+
+
+@contextmanager
+def trying(wire: Wire, user: str = "rita", method: str = "pap") -> Iterator[Client]:
+    """A client of a user whom only RADIUS knows."""
+    with connecting(
+        wire.client,
+        wire.SERVER4,
+        *TRUST_ANY,
+        "--no-default-route",
+        "--authentication",
+        method,
+        user=user,
+        password=PASSWORD,
+    ) as client:
+        yield client
+
+
+def test_the_second_server_answers_for_a_dead_one(
+    wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]
+) -> None:
+    first, second = servers
+    first.script, second.script = silent, accept
+    with connected(wire.client, wire.SERVER4, "--authentication", "pap", user="rita", password=PASSWORD):
+        assert wire.client.ping(GATEWAY)
+    asked = [request for request in first.received if request.code == 1]
+    assert len({request.data for request in asked}) == 1
+    assert len(asked) == 2  # the same bytes, twice
+    assert farm.log.find("radius.server_dead", server="127.0.0.1 port 1812")
+    assert [request for request in second.received if request.code == 1]
+
+
+def test_a_dead_server_that_answers_again_is_asked_again(
+    wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]
+) -> None:
+    """It answers Status-Server."""
+    first, second = servers
+    first.script = lambda request: [request.reply(ACCEPT)] if request.code == 12 else accept(request)
+    farm.wait_event("radius.server_alive", server="127.0.0.1 port 1812")
+    before = len(second.received)
+    with connected(wire.client, wire.SERVER4, "--authentication", "pap", user="rita", password=PASSWORD):
+        pass
+    assert len(second.received) == before
+
+
+def test_all_servers_dead(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]) -> None:
+    """SECURITY 40: a login fails within 10 s, and says why; a session that is up stays up; local users come in."""
+    first, second = servers
+    with connected(wire.client, wire.SERVER4) as (_, up):
+        first.script = second.script = silent
+        began = time.monotonic()
+        with trying(wire) as client, farm.counts("sstpfarm_logins_total", outcome="auth-unavailable"):
+            client.end()
+        assert time.monotonic() - began < 10
+        assert wire.client.ping(GATEWAY, "-I", up["interface"])
+
+
+def test_a_slow_server_delays_nobody_else(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]) -> None:
+    """While one login waits for its answer, others come and go."""
+    first, second = servers
+    first.script = second.script = lambda request: () if request.values(1) == [b"slow"] else accept(request)
+    with trying(wire, "other") as client:
+        until(lambda: client.output.find("up") or client.process.poll() is not None, "the servers are asked again")
+    mark = farm.log.mark()
+    with trying(wire, "slow") as slow:
+        until(lambda: any(r.values(1) == [b"slow"] for r in [*first.received, *second.received]), "it is asked")
+        with connected(wire.client, wire.SERVER4, "--authentication", "pap", user="rita", password=PASSWORD):
+            assert not farm.log.find("login.refused", mark)  # the slow one still waits
+        slow.end()
+    assert farm.wait_event("login.refused", mark, user="slow")["reason"] == "auth-unavailable"
+
+
+def test_what_is_no_answer_is_ignored(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]) -> None:
+    """Garbage, a wrong secret, a wrong identifier, a late duplicate: the login waits for the right answer."""
+
+    def script(request: Received) -> Iterable[bytes]:
+        if request.code == 1:
+            good = request.reply(ACCEPT)
+            yield os.urandom(200)
+            yield request.reply(ACCEPT, secret=b"wrong")
+            yield good[:1] + bytes((good[1] ^ 1,)) + good[2:]
+            yield request.reply(REJECT, secret=b"wrong")
+            yield good
+            yield good
+        elif request.code == 12:
+            yield request.reply(ACCEPT)
+
+    first, second = servers
+    first.script = second.script = script
+    until(lambda: len(farm.log.find("radius.server_alive")) >= 1, "a server is back")
+    for _ in range(2):
+        with connected(wire.client, wire.SERVER4, "--authentication", "pap", user="rita", password=PASSWORD):
+            pass
+    assert farm.log.find("radius.ignored")
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "attributes", "detail"),
+    [
+        ("mschap2", ACCEPT, b"", "Access-Accept without MS-MPPE-Recv-Key and MS-MPPE-Send-Key"),
+        (
+            "eap",
+            ACCEPT,
+            attribute(79, b"\x03\x01\x00\x04"),
+            "Access-Accept without MS-MPPE-Recv-Key and MS-MPPE-Send-Key",
+        ),
+        ("eap", CHALLENGE, attribute(79, b"nonsense"), "Access-Challenge without an EAP Request"),
+        ("pap", CHALLENGE, attribute(18, b"Token?"), "Access-Challenge, which pap cannot answer: 'Token?'"),
+        ("pap", ACCEPT, attribute(8, b"\x0a"), "Framed-IP-Address has 1 bytes, not 4"),
+        (
+            "pap",
+            ACCEPT,
+            attribute(8, LOOPBACK),
+            "Framed-IP-Address is 127.0.0.1, which no client can have",
+        ),
+        ("pap", ACCEPT, vendor(14988, 8, b"much"), "Mikrotik-Rate-Limit holds 'much', which is no rate"),
+    ],
+)
+def test_answers_that_cannot_be_used(
+    wire: Wire,
+    farm: Farm,
+    servers: tuple[RadiusDouble, RadiusDouble],
+    method: str,
+    code: int,
+    attributes: bytes,
+    detail: str,
+) -> None:
+    for server in servers:
+        server.script = lambda request: [request.reply(code, attributes) if request.code == 1 else request.reply(2)]
+    until(lambda: len(farm.log.find("radius.server_alive")) >= 1, "a server is back")
+    mark = farm.log.mark()
+    with trying(wire, method=method) as client:
+        assert client.end()[0] == ExitCode.AUTHENTICATION
+    assert farm.wait_event("login.denied", mark)["detail"].endswith(f": {detail}")
+
+
+@pytest.mark.parametrize(("sign", "mppe"), [(False, True), (True, False)], ids=["unsigned", "without-keys"])
+def test_a_server_that_leaves_out_what_is_needed(sign: bool, mppe: bool) -> None:
+    """FreeRADIUS 3.2.1 signs nothing by itself: `require` takes nothing from it. Without keys there is no binding."""
+    server = {"address": "127.0.0.1", "secret": SECRET, "timeout-s": 0.3, "message-authenticator": "require"}
+    with (
+        wired() as wire,
+        freeradius(wire.server, {"rita": (PASSWORD, [])}, sign=sign, mppe=mppe),
+        running(
+            wire.server,
+            server={"workers": 1},
+            auth={"backends": ["radius"]},
+            tables={"radius": {"server": [server]}},
+        ) as farm,
+        connecting(wire.client, wire.SERVER4, *TRUST_ANY, user="rita", password=PASSWORD) as client,
+    ):
+        client.end()
+        refused = farm.wait_event("login.refused")
+        assert refused["reason"] == ("auth-refused" if sign else "auth-unavailable")
+        if not sign:
+            assert farm.wait_event("radius.ignored")["why"] == "without Message-Authenticator"
