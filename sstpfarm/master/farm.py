@@ -32,7 +32,7 @@ from sstpfarm.net.neighbours import delete_leftovers
 from sstpfarm.net.tun import probe_offload
 from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.collector import FarmCollector, make_registry
-from sstpfarm.telemetry.collector import serve as serve_metrics
+from sstpfarm.telemetry.exposition import serve as serve_metrics
 from sstpfarm.telemetry.log import Log, configure, get_log, lines_lost
 from sstpfarm.telemetry.notify import Notifier
 

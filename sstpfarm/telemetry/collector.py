@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from sstpfarm.errors import ConfigError, LocalError, SystemRefusal
+from sstpfarm.errors import LocalError
 from sstpfarm.telemetry.catalogue import (
     COUNTERS,
     FARM_METRICS,
@@ -164,43 +163,3 @@ def make_registry(farm: FarmCollector) -> CollectorRegistry:
     registry.register(farm)
     ProcessCollector(registry=registry)
     return registry
-
-
-class MetricsServer:
-    """A running /metrics endpoint; calling the object stops it and waits until its port is free.
-
-    Attributes:
-        port: the TCP port, also when port 0 was asked for.
-    """
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        """Use `serve`."""
-        self._server, self._thread = start_http_server(port, host, registry)
-        self.port = int(self._server.server_port)
-
-    def __call__(self) -> None:
-        """Stop; idempotent."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-def serve(address: str, registry: CollectorRegistry) -> MetricsServer:
-    """Serve /metrics at `address` (``127.0.0.1:9443``, ``[::1]:9443``) in a daemon thread.
-
-    Raises:
-        ConfigError: not an address.
-        SystemRefusal: the address cannot be used.
-    """
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    if not colon or not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()):
-        raise ConfigError(f"metrics address {address!r}: want HOST:PORT or [IPV6]:PORT")
-    if int(port) > 65535:
-        raise ConfigError(f"metrics address {address!r}: port is 0 to 65535")
-    try:
-        return MetricsServer(host, int(port), registry)
-    except OSError as error:
-        raise SystemRefusal(f"metrics address {address!r}: {error}") from error

@@ -6,8 +6,11 @@ import random
 import socket
 import subprocess
 import sys
+import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 
 import pytest
@@ -18,8 +21,9 @@ from prometheus_client.registry import CollectorRegistry
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import ConfigError, LocalError, SystemRefusal
 from sstpfarm.reasons import Reason
-from sstpfarm.telemetry import catalogue
-from sstpfarm.telemetry.collector import FarmCollector, make_registry, serve
+from sstpfarm.telemetry import catalogue, exposition
+from sstpfarm.telemetry.collector import FarmCollector, make_registry
+from sstpfarm.telemetry.exposition import MOST_REQUESTS, serve
 from sstpfarm.telemetry.stats import Stats
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -215,6 +219,27 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this kernel or container has no IPv6 loopback")
+def test_who_says_nothing_keeps_few_threads_for_a_short_time(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "REQUEST_DEADLINE", 0.5)
+    stop = serve("127.0.0.1:0", farm.registry)
+    address = ("127.0.0.1", stop.port)
+    before = threading.active_count()
+    held = [socket.create_connection(address, timeout=10) for _ in range(MOST_REQUESTS)]
+    try:
+        with socket.create_connection(address, timeout=10) as surplus:
+            assert surplus.recv(100).startswith(b"HTTP/1.0 503 ")
+        assert threading.active_count() - before <= 2 * MOST_REQUESTS  # and a timer for each
+        assert [sock.recv(100) for sock in held] == [b""] * MOST_REQUESTS
+        while True:
+            with suppress(urllib.error.HTTPError):  # the last of them is still on its way out
+                assert "sstpfarm_workers_up 2.0" in fetch(stop.port)
+                break
+    finally:
+        for sock in held:
+            sock.close()
+        stop()
+
+
 def test_serve_over_ipv6(farm: Farm) -> None:
     stop = serve("[::1]:0", farm.registry)
     try:
