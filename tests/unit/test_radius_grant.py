@@ -1,0 +1,150 @@
+"""What an Access-Accept grants, attribute by attribute, and the contradictions that make it none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.radius.grant import ContradictionError, authorization_of
+from sstpfarm.auth.radius.packet import Attributes, Code, Request
+from sstpfarm.dataplane.rates import RateLimit
+from sstpfarm.ipc.messages import FramedRoute
+from tests.radius_double import SECRET, Received, attribute, vendor
+
+MICROSOFT, MIKROTIK, WISPR = 311, 14988, 14122
+BASE = Authorization(user="", pool="main", dns_servers=("10.20.0.1",), session_timeout=99, address_lists=("basic",))
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def reply(data: bytes) -> Attributes:
+    request = Request(Code.ACCESS_REQUEST, 1, SECRET, [], bytes(16))
+    return request.read(Received(request.data).reply(2, data), require_signature=True)
+
+
+def granted(data: bytes) -> Authorization:
+    return authorization_of(reply(data), "alice", BASE, {"main", "other"})
+
+
+def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
+    found = granted(b"")
+    assert found.user == "alice"
+    assert found.authentic == "radius"
+    assert (found.pool, found.remote_address) == ("main", "")
+    assert (found.dns_servers, found.session_timeout, found.address_lists) == (("10.20.0.1",), 99, ("basic",))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (attribute(8, bytes((10, 0, 0, 7))), {"remote_address": "10.0.0.7", "pool": "", "routes": ()}),
+        (attribute(8, b"\xff\xff\xff\xff"), {"remote_address": "", "pool": "main"}),
+        (attribute(8, b"\xff\xff\xff\xfe"), {"remote_address": "", "pool": "main"}),
+        (
+            attribute(8, bytes((10, 0, 0, 7))) + attribute(9, bytes((255, 255, 255, 0))),
+            {"routes": (FramedRoute("10.0.0.0/24"),)},
+        ),
+        (attribute(8, bytes((10, 0, 0, 7))) + attribute(9, b"\xff\xff\xff\xff"), {"routes": ()}),
+        (attribute(88, b"other"), {"pool": "other"}),
+        (attribute(88, b"nowhere") + attribute(88, b"other"), {"pool": "other"}),
+        (attribute(22, b"10.9.0.0/16 0.0.0.0 3 4 5"), {"routes": (FramedRoute("10.9.0.0/16", "", 3),)}),
+        (attribute(22, b"10.9.0.0/16 10.0.0.1"), {"routes": (FramedRoute("10.9.0.0/16", "10.0.0.1"),)}),
+        (attribute(22, b"10.0.0.0"), {"routes": (FramedRoute("10.0.0.0/8"),)}),  # RFC 2865 5.22: by its class
+        (attribute(22, b"172.16.0.0"), {"routes": (FramedRoute("172.16.0.0/16"),)}),
+        (attribute(22, b"192.168.7.0"), {"routes": (FramedRoute("192.168.7.0/24"),)}),
+        (attribute(99, b"fd42::/48 :: 5"), {"routes": (FramedRoute("fd42::/48", "", 5),)}),
+        (attribute(123, b"\0\x38\xfd\x42\0\0\0\0\0"), {"routes": (FramedRoute("fd42::/56"),)}),
+        (attribute(97, b"\0\x40\xfd\x42" + bytes(6)), {"routes": (FramedRoute("fd42::/64"),)}),
+        (attribute(168, b"\xfd\x42" + bytes(13) + b"\1"), {"routes": (FramedRoute("fd42::1/128"),)}),
+        (attribute(12, number(1300)), {"mtu": 1300}),
+        (attribute(12, number(65535)), {"mtu": 4087}),
+        (attribute(96, bytes(range(8))), {"interface_id": bytes(range(8))}),
+        (
+            vendor(MICROSOFT, 28, bytes((9, 9, 9, 9))) + vendor(MICROSOFT, 29, bytes((1, 1, 1, 1))),
+            {"dns_servers": ("9.9.9.9", "1.1.1.1")},
+        ),
+        (vendor(MICROSOFT, 28, bytes(4)), {"dns_servers": ("10.20.0.1",)}),
+        (vendor(MICROSOFT, 31, bytes((10, 0, 0, 2))), {"wins_servers": ("10.0.0.2",)}),
+        (attribute(27, number(60)) + attribute(28, number(30)), {"session_timeout": 60, "idle_timeout": 30}),
+        (attribute(85, number(600)), {"interim_interval": 600}),
+        (attribute(85, number(5)), {"interim_interval": 60}),  # RFC 2869 5.16
+        (attribute(25, b"a") + attribute(25, b"b"), {"class_": (b"a", b"b")}),
+        (
+            attribute(11, b"staff") + vendor(MIKROTIK, 19, b"guests") + attribute(11, b"staff"),
+            {"address_lists": ("staff", "guests")},
+        ),
+        (attribute(62, number(2)), {"port_limit": 2}),
+        (attribute(1, b"alice@corp"), {"user": "alice@corp"}),
+        (vendor(MIKROTIK, 8, b"1M/2M"), {"rate_limit": RateLimit(1_000_000, 2_000_000)}),
+        (
+            vendor(WISPR, 7, number(64_000)) + vendor(WISPR, 8, number(128_000)),
+            {"rate_limit": RateLimit(64_000, 128_000)},
+        ),
+        (
+            vendor(MIKROTIK, 8, b"1M") + vendor(WISPR, 7, number(64_000)),
+            {"rate_limit": RateLimit(1_000_000, 1_000_000)},
+        ),
+        (vendor(MIKROTIK, 1, number(7)) + vendor(MIKROTIK, 14, number(2)), {"limit_bytes_in": (2 << 32) + 7}),
+        (vendor(MIKROTIK, 2, number(9)), {"limit_bytes_out": 9}),
+        (vendor(MIKROTIK, 17, number(9)) + vendor(MIKROTIK, 18, number(1)), {"limit_bytes_total": (1 << 32) + 9}),
+        (attribute(250, b"?") + vendor(9, 1, b"unknown") + attribute(6, number(2)) + attribute(7, number(1)), {}),
+    ],
+)
+def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
+    found = granted(data)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (attribute(6, number(1)), "Service-Type is 1, not 2"),
+        (attribute(7, number(6)), "Framed-Protocol is 6, not 1"),
+        (attribute(12, number(500)), "Framed-MTU is 500, less than 576"),
+        (attribute(12, b"\1"), "Framed-MTU has 1 bytes, not 4"),
+        (attribute(8, bytes(4)), "Framed-IP-Address is 0.0.0.0, which no client can have"),
+        (attribute(8, bytes((224, 0, 0, 1))), "Framed-IP-Address is 224.0.0.1, which no client can have"),
+        (
+            attribute(8, bytes((10, 0, 0, 7))) + attribute(9, bytes((255, 0, 255, 0))),
+            "Framed-IP-Netmask is 255.0.255.0, which is none",
+        ),
+        (
+            attribute(8, bytes((10, 0, 0, 7))) + attribute(9, bytes(4)),
+            "Framed-IP-Netmask is 0.0.0.0, which makes no network behind a client",
+        ),
+        (attribute(88, b"nowhere"), "Framed-Pool is 'nowhere', and there is no such pool"),
+        (attribute(22, b"10.9.0.0/40"), "Framed-Route '10.9.0.0/40' has no network"),
+        (
+            attribute(22, b"0.0.0.0/0"),
+            "Framed-Route '0.0.0.0/0' is a default route: it would take the server's own traffic along",
+        ),
+        (
+            attribute(99, b"fd42::/64 10.0.0.1"),
+            "Framed-IPv6-Route 'fd42::/64 10.0.0.1' has a gateway of the other IP version",
+        ),
+        (attribute(123, b"\0\x40\xfe\x80"), "Delegated-IPv6-Prefix is no IPv6 prefix"),
+        (
+            attribute(123, b"\0\x10\xfe\x80"),
+            "Delegated-IPv6-Prefix fe80::/16 holds addresses that cannot be behind a client",
+        ),
+        (attribute(168, bytes(4)), "Framed-IPv6-Address has 4 bytes, not 16"),
+        (attribute(96, bytes(8)), "Framed-Interface-Id is zero"),
+        (attribute(11, b"a b"), "Filter-Id or Mikrotik-Address-List 'a b' is no set's name"),
+        (attribute(11, b"a") * 33, "there are 33 address lists, more than 32"),
+        (vendor(MIKROTIK, 8, b"fast"), "Mikrotik-Rate-Limit holds 'fast', which is no rate"),
+        (vendor(WISPR, 7, number(3)), "WISPr-Bandwidth-Max holds '3', which is less than 1k"),
+    ],
+)
+def test_contradictions_are_told(data: bytes, problem: str) -> None:
+    with pytest.raises(ContradictionError) as caught:
+        granted(data)
+    assert str(caught.value) == problem
+
+
+def test_the_number_of_routes_is_bounded() -> None:
+    with pytest.raises(ContradictionError, match="129 routes, more than 128"):
+        granted(b"".join(attribute(22, b"10.%d.0.0/16" % number) for number in range(129)))
