@@ -51,6 +51,9 @@ class SessionEffects:
         proxy_arp: names of the interfaces that answer ARP for sessions.
         programs: the commands of the configuration. Auth names one of them and can have nothing else run.
         script_timeout: seconds.
+
+    Attributes:
+        lists: the same.
     """
 
     def __init__(
@@ -69,7 +72,8 @@ class SessionEffects:
         self._routes = Netlink(socket.NETLINK_ROUTE)
         self._sets = Sets(TABLE_NAME)
         self._contests: dict[tuple[Network, int], _Contest] = {}
-        self._known = set(lists)
+        self.lists = tuple(lists)
+        self._known = set(self.lists)
         self._most = len(self._known) + MOST_LISTS
 
     @classmethod
@@ -87,11 +91,6 @@ class SessionEffects:
     def reload(self, config: Config) -> None:
         """Let the programs of another configuration run from now on; its sets are made when they are needed."""
         self._programs = programs(config)
-
-    @property
-    def lists(self) -> tuple[str, ...]:
-        """The sets that there are, or should be."""
-        return tuple(self._known)
 
     def enter(self, session: Session) -> None:
         """Put the session's address into its sets; before it has an interface.
@@ -141,13 +140,15 @@ class SessionEffects:
         applied.lists = lists
         session.applied = applied
 
-    def restore(self, session: Session) -> None:
-        """Put a session back into its sets, which were made anew. Never raises."""
-        if session.applied is not None and session.applied.lists:
-            try:
-                self._change(session.grant, enter=session.applied.lists)
-            except SystemRefusal as error:
-                self._failed(session.grant, "address-list", str(error))
+    def restore(self, sessions: Iterable[Session]) -> None:
+        """Put these sessions back into their sets after the table was installed anew. Never raises."""
+        self._known = set(self.lists)
+        for session in sessions:
+            if session.applied is not None and session.applied.lists:
+                try:
+                    self._change(session.grant, enter=self._checked(session.applied.lists))
+                except SystemRefusal as error:
+                    self._failed(session.grant, "address-list", str(error))
 
     def withdraw(self, session: Session) -> None:
         """Delete the routes of a session whose interface is about to go. Never raises."""

@@ -58,6 +58,5 @@ class FarmTable:
                     self._log.emit("table.lost", detail=told)
                 continue
             told = ""
-            for session in sessions():
-                effects.restore(session)
+            effects.restore(sessions())
             self._log.emit("table.restored")

@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -90,7 +91,8 @@ class Sets:
         body = _text(NFTA_SET_TABLE, self._table) + _text(NFTA_SET_NAME, name)
         for kind, value in ((NFTA_SET_KEY_TYPE, IPV4_ADDR), (NFTA_SET_KEY_LEN, 4), (NFTA_SET_ID, 1)):
             body += attribute(kind, value.to_bytes(4, "big"))
-        self._transact([(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSET, NLM_F_CREATE, _INET + body)])
+        with suppress(FileExistsError):  # with other properties: the operator's own
+            self._transact([(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSET, NLM_F_CREATE, _INET + body)])
 
     def change(self, address: IPv4Address, *, enter: Iterable[str] = (), leave: Iterable[str] = ()) -> None:
         """Have an address enter and leave sets. One that is (or is not) in a set already is no error.

@@ -150,6 +150,25 @@ def test_lists_can_change() -> None:
     run(scenario)
 
 
+def test_a_table_that_was_flushed_gets_its_members_back() -> None:
+    """Also those of sets that only RADIUS names, be it with a word of nft's own language."""
+
+    async def scenario(bench: Bench) -> None:
+        session = bench.session(m.Effects(address_lists=("staff", "guests", "all")))
+        bench.effects.enter(session)
+        bench.place.run("nft", "flush", "ruleset")
+        nft.install(forwarding=False, client_to_client=False, masquerade="", lists=bench.effects.lists)
+        bench.effects.restore([bench.session(m.Effects()), session])
+        for name in ("staff", "guests", "all"):
+            assert members(bench.place, name) == {ADDRESS}
+        bench.effects.end(session, 0, Traffic())
+        for name in ("staff", "guests", "all"):
+            assert members(bench.place, name) == set()
+        assert bench.log.events == []
+
+    run(scenario)
+
+
 def test_routes_that_cannot_be_are_logged() -> None:
     async def scenario(bench: Bench) -> None:
         routes = (

@@ -25,8 +25,8 @@ ONE, TWO = IPv4Address("10.20.0.1"), IPv4Address("10.20.0.2")
 
 def members(place: Namespace, name: str) -> set[str]:
     """The elements of a set, as nft lists them."""
-    found = json.loads(place.run("nft", "-j", "list", "set", "inet", nft.TABLE_NAME, name).stdout)["nftables"]
-    (listed,) = [entry["set"] for entry in found if "set" in entry]
+    found = json.loads(place.run("nft", "-j", "list", "sets").stdout)["nftables"]
+    (listed,) = [entry["set"] for entry in found if "set" in entry and entry["set"]["name"] == name]
     assert listed["type"] == "ipv4_addr"
     return set(listed.get("elem", ()))
 
@@ -93,6 +93,12 @@ def test_sets_are_made_on_demand_and_their_names_need_not_please_nft() -> None:
         assert members(place, "guests") == {"10.20.0.1"}
         sets.make("guests")
         assert members(place, "guests") == {"10.20.0.1"}
+        place.run(
+            "nft", "add", "set", "inet", nft.TABLE_NAME, "theirs", "{", "type", "ipv4_addr;", "timeout", "1h;", "}"
+        )
+        sets.make("theirs")  # one of the operator's, with properties of its own
+        sets.change(TWO, enter=["theirs"])
+        assert "10.20.0.2" in place.run("nft", "list", "set", "inet", nft.TABLE_NAME, "theirs").stdout
         place.run("nft", "add", "rule", "inet", nft.TABLE_NAME, "input", "ip", "saddr", "@guests", "drop")
         assert table_exists(nft.TABLE_NAME)
         nft.remove()
