@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -10,10 +11,14 @@ from sstpfarm.dataplane.bucket import Bucket
 from sstpfarm.transport.outlet import Outlet
 from sstpfarm.transport.shaper import Shaper
 from sstpfarm.transport.surroundings import Surroundings
+from sstpfarm.transport.tls import OUTBOUND
 from sstpfarm.transport.tun_source import TunSource
 
 DRAINS: Final = 2  # batches read from the TUN for one event, so that no session waits long for another's transfer
 BATCHES: Final = 8  # the same for a limited session; each is a packet, or what passes in a tick
+# While the socket is the bottleneck a batch is what it takes in about that time, for whatever is sent behind it waits.
+WHILE: Final = 0.02  # seconds
+LEAST: Final = 8 * 1024  # bytes
 LARGE_PACKETS: Final = 32  # that one batch may hold: each is written by itself
 
 
@@ -29,7 +34,18 @@ class Downlink:
         again: called when it is time to call `drain` again, although no descriptor is ready.
     """
 
-    __slots__ = ("_again", "_around", "_encrypt", "_flush", "_gone", "_outlet", "_shaper", "source")
+    __slots__ = (
+        "_again",
+        "_around",
+        "_encrypt",
+        "_flush",
+        "_gone",
+        "_outlet",
+        "_shaper",
+        "_size",
+        "_stopped",
+        "source",
+    )
 
     def __init__(
         self,
@@ -49,6 +65,8 @@ class Downlink:
         self._gone = gone
         self._again = again
         self._shaper: Shaper | None = None
+        self._size = OUTBOUND
+        self._stopped = inf  # when the socket did not take all of a batch
 
     def limit(self, bucket: Bucket | None) -> None:
         """Let that bucket decide how fast it goes, None for as fast as the socket takes it."""
@@ -74,13 +92,23 @@ class Downlink:
             self._gone(error.strerror or "read failed")
 
     def _carry(self, out: memoryview) -> None:
+        if self._stopped < inf:
+            took = monotonic() - self._stopped
+            self._stopped = inf
+            if took > WHILE:
+                self._size = max(LEAST, self._size // 2)
+            elif took < WHILE / 4:
+                self._size = min(2 * self._size, OUTBOUND)
         for _ in range(DRAINS):
-            sent, more = self._carry_batch(out)
+            sent, more = self._carry_batch(out[: self._size])
             if sent and not self._flush():
+                self._stopped = monotonic()
                 return
             if not more:
                 self._outlet.drive_by_socket(False)
                 return
+            if self._size < OUTBOUND:
+                self._size = min(2 * self._size, OUTBOUND)
         self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
 
     def _carry_batch(self, out: memoryview) -> tuple[bool, bool]:

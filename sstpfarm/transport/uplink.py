@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -21,8 +22,8 @@ LEAST_READ: Final = 2048  # bytes taken at once: a packet in its TLS record
 ROUND_TRIPS: Final = 2
 SPARE: Final = 0.05
 LEAST_WINDOW: Final = 16 * 1024  # bytes: a TLS record
-MOST_WINDOW: Final = 1 << 30  # as good as none: TCP's own limits are lower
-TCP_WINDOW_CLAMP: Final = 10  # linux/tcp.h
+MOST_WINDOW: Final = 128 * 1024  # bytes; what needs more is left to TCP, whose own window follows what is read
+SO_BUF_LOCK: Final = 72  # asm-generic/socket.h, Linux 5.15
 TCP_INFO_RTT: Final = 68  # where struct tcp_info has tcpi_rtt, microseconds
 
 
@@ -45,12 +46,18 @@ class Uplink:
     def limit(self, bucket: Bucket | None) -> None:
         """Let that bucket decide from now on, None for no limit."""
         self._bucket = bucket
-        window = MOST_WINDOW
-        if bucket is not None:
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_RTT + 4)
-            seconds = ROUND_TRIPS * int.from_bytes(info[TCP_INFO_RTT:], sys.byteorder) / 1e6 + SPARE
-            window = min(max(LEAST_WINDOW, int(bucket.rate * seconds)), MOST_WINDOW)
-        self._sock.setsockopt(socket.IPPROTO_TCP, TCP_WINDOW_CLAMP, window)
+        window = self._window(bucket.rate) if bucket is not None else MOST_WINDOW
+        if window < MOST_WINDOW:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)  # Linux doubles it, for its own needs
+        else:
+            with suppress(OSError):  # an older kernel: the window stays as it is
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
+
+    def _window(self, rate: float) -> int:
+        """Bytes that the peer may have on the way to us, so that it reaches that many bytes a second."""
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_RTT + 4)
+        seconds = ROUND_TRIPS * int.from_bytes(info[TCP_INFO_RTT:], sys.byteorder) / 1e6 + SPARE
+        return max(LEAST_WINDOW, int(rate * seconds))
 
     def part(self, received: memoryview) -> memoryview:
         """Return the part of the buffer that may be filled now; if that is none, the peer must wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -11,6 +12,7 @@ from sstpfarm.dataplane.rates import UNLIMITED, RateLimit
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.pacer import CALLS_PER_TURN, Pacer
 from sstpfarm.transport.tls_context import ServerIdentity
+from sstpfarm.transport.uplink import LEAST_WINDOW, SO_BUF_LOCK
 from tests.unit.connection_bench import ADDRESS, GATEWAY, make_identity, packet, pair, until
 
 SLOW = 8_000  # bit/s: a packet of 1,000 bytes each second
@@ -141,5 +143,21 @@ def test_a_callback_that_raises_stops_no_other() -> None:
         pacer.wait(lambda: called.append("second"))
         await until(lambda: called == ["second"])
         assert len(faults) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_peer_may_have_little_on_the_way_and_a_fast_one_what_it_needs(identity: ServerIdentity) -> None:
+    async def scenario() -> None:
+        async with pair(identity) as both:
+            await both.open()
+            size = both.server_sock.getsockopt
+            before = size(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            both.server.set_rate(RateLimit(rx=1_000_000_000))
+            assert size(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
+            both.server.set_rate(RateLimit(rx=64_000))
+            assert size(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * LEAST_WINDOW
+            both.server.set_rate(UNLIMITED)
+            assert size(socket.SOL_SOCKET, SO_BUF_LOCK) == 0  # TCP may let it grow again
 
     asyncio.run(scenario())
