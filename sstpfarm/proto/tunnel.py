@@ -289,9 +289,9 @@ class Tunnel:
         lost, self._link.fragments_lost = self._link.fragments_lost, 0
         return lost
 
-    def fragments(self, packet: bytes) -> bytes:
-        """Return the bytes for TLS that carry a packet (protocol and information) in fragments."""
-        return b"".join(encode_data(frame) for frame in self._link.fragments(packet))
+    def fragments(self, packet: bytes) -> list[bytes]:
+        """Return the SSTP packets that carry a packet (protocol and information) in fragments."""
+        return [encode_data(frame) for frame in self._link.fragments(packet)]
 
     def events(self) -> list[TunnelEvent]:
         """Return and forget what happened."""

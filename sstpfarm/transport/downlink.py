@@ -121,7 +121,8 @@ class Downlink:
             large = self.source.large()
             if not large:
                 return sent or filled > 0, more
-            self._encrypt(large)
+            for fragment in large:  # in a TLS record each: sstpc 1.0.18 lets the rest of a record lie until more comes
+                self._encrypt(fragment)
             sent = True
         return True, True
 

@@ -115,4 +115,4 @@ class Shaper:
         size = max(MAX_FRAME, int(bucket.rate * TICK))
         filled, more = self._source.read(out[:size], now, waiting=bool(self._batches))
         large = self._source.large()
-        return (b"".join((out[:filled], large)) if large else out[:filled]), more
+        return (b"".join((out[:filled], *large)) if large else out[:filled]), more

@@ -24,7 +24,7 @@ class TunSource:
 
     __slots__ = ("_behind", "_bridged", "_fragment", "_outlet", "_path", "_queue", "_tun")
 
-    def __init__(self, path: PacketPath, outlet: Outlet, fragment: Callable[[bytes], bytes]) -> None:
+    def __init__(self, path: PacketPath, outlet: Outlet, fragment: Callable[[bytes], list[bytes]]) -> None:
         self._fragment = fragment
         self._path = path
         self._outlet = outlet
@@ -100,10 +100,10 @@ class TunSource:
             self._turn_to_tun()
         return filled, more
 
-    def large(self) -> bytes:
+    def large(self) -> list[bytes]:
         """Return what belongs behind the batch that was read: a packet in fragments, or nothing."""
         large = self._path.large()
-        return self._fragment(large) if large is not None else b""
+        return self._fragment(large) if large is not None else []
 
     def discard(self) -> bool:
         """Drop packets, as `PacketPath.discard` does."""

@@ -27,6 +27,7 @@ FIXED: Final = "10.20.200.1"  # always ben's address, outside of the pool
 NETWORK: Final = "10.30.0.0/24"  # behind ben's machine
 BEHIND: Final = "10.30.0.1"
 MTU: Final = 1400  # what Windows asks for too
+MRRU: Final = 1600  # for those who speak multilink
 TRANSFER_PORT: Final = 5001
 
 
@@ -53,7 +54,7 @@ def farm(place: Namespace, machine: Machine) -> Iterator[Farm]:
     methods = ["mschap2", "mschap1", "chap", "pap"]
     secrets: dict[str, dict[str, object]] = {user: {"password": PASSWORD} for user in USERS}
     secrets["ben"] |= {"remote-address": FIXED, "routes": [NETWORK], "dns-server": ["10.20.0.53", "10.20.0.54"]}
-    server = {"authentication": methods, "max-mtu": MTU, "max-mru": MTU}
+    server = {"authentication": methods, "max-mtu": MTU, "max-mru": MTU, "mrru": MRRU}
     radius = {"server": [{"address": "127.0.0.1", "secret": SECRET, "message-authenticator": "require"}]}
     with (
         freeradius(place, {RADIUS_USER: (PASSWORD, [f"Framed-IP-Address = {RADIUS_ADDRESS}"])}),

@@ -35,6 +35,7 @@ class Sstpc:
         method: the only authentication method that pppd admits.
         plugin: pppd has the password and tells sstpc the keys through a plugin; otherwise sstpc has the password and
             reads along. Then sstpc 1.0.18 sends no Call Connected after CHAP with MD5, and a wrong one after MS-CHAPv1.
+        options: more for pppd.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Sstpc:
         password: str,
         method: AuthMethod = AuthMethod.MSCHAP2,
         plugin: bool = True,
+        options: str = "",
     ) -> None:
         self.machine = machine
         number = next(_numbers)
@@ -61,7 +63,7 @@ class Sstpc:
         command = (
             f"sstpc --log-level 4 --log-stderr --cert-warn --ipparam s{number} {credentials} {HOST}"
             f" {name} unit {number} linkname s{number} {refusals} noauth noipdefault nodefaultroute usepeerdns"
-            f" debug debug logfile {self._pppd_log} lcp-echo-interval 2 lcp-echo-failure 3"
+            f" debug debug logfile {self._pppd_log} lcp-echo-interval 2 lcp-echo-failure 3 {options}"
         )
         # The outer shell keeps the exit status; the first line of output is sstpc's process id.
         started = machine.run(
@@ -125,10 +127,15 @@ class Sstpc:
 
 @contextmanager
 def dialled(
-    machine: Machine, user: str, password: str, method: AuthMethod = AuthMethod.MSCHAP2, plugin: bool = True
+    machine: Machine,
+    user: str,
+    password: str,
+    method: AuthMethod = AuthMethod.MSCHAP2,
+    plugin: bool = True,
+    options: str = "",
 ) -> Iterator[tuple[Sstpc, str]]:
     """A session that is up, and its address; ended with SIGTERM when the block has not ended it."""
-    client = Sstpc(machine, user, password, method, plugin)
+    client = Sstpc(machine, user, password, method, plugin, options)
     try:
         yield client, client.await_up()
     finally:

@@ -38,8 +38,8 @@ def test_large_packets_arrive_in_order_and_whole(world: World) -> None:
         sizes = (1401, 1600, 100, 1500)
         for size in sizes:
             packet = b"\x00\x21" + ipv4(size, source=ADDRESS)
-            carried = world.client.tunnel.fragments(packet) if size > 1400 else encode_data(b"\xff\x03" + packet)
-            world.carry(world.client, carried)
+            made = world.client.tunnel.fragments(packet) if size > 1400 else [encode_data(b"\xff\x03" + packet)]
+            world.carry(world.client, b"".join(made))
         world.run(20)
         assert [len(kernel.recv(4096)) for _ in sizes] == list(sizes)
         assert world.server.tunnel.fragments_lost() == 0
