@@ -67,7 +67,7 @@ class ClientControl(ControlSocket):
             return {"ok": False, "error": f"no interface {request.interface}"}
         state = interface.state
         if isinstance(request, ConnectRequest):
-            if state is State.DISABLED:
+            if state in (State.DISABLED, State.DISABLING):
                 return {"ok": False, "error": f"interface {request.interface} is disabled in the configuration"}
             said = ON_CONNECT.get(state)
             if said is None:

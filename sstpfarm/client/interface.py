@@ -63,7 +63,7 @@ class Interface:
             quiet=plan.wishes.dial_on_demand,
         )
         self._host = HostSettings(plan.wishes, self.trouble)
-        self._routes = TunnelRoutes(links, plan.wishes, RTPROT_CLIENT)
+        self._routes = TunnelRoutes(links, plan.wishes, RTPROT_CLIENT, metric=slot + 1)
         self._backoff = Backoff(plan.delays)
         self._loop = asyncio.get_running_loop()
         self._disabled = asyncio.Event()

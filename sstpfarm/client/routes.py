@@ -6,6 +6,7 @@ the way that it is reached now, and that route is moved when the way changes.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import os
@@ -28,19 +29,17 @@ class TunnelRoutes:
 
     Args:
         protocol: the number that marks them (`net.ways`).
+        metric: of the routes past the tunnel: tunnels to one server have different ones, and each its own route.
     """
 
-    def __init__(self, links: Links, wishes: Wishes, protocol: int) -> None:
+    def __init__(self, links: Links, wishes: Wishes, protocol: int, *, metric: int | None = None) -> None:
         self._links = links
         self._wishes = wishes
         self._protocol = protocol
+        self._metric = metric
+        self._turn = asyncio.Lock()  # a changed file and the tunnel's own course both come here
         self._past: dict[IpAddress, Route] = {}  # host routes to servers
         self._into: list[Route] = []
-
-    @property
-    def into_tunnel(self) -> bool:
-        """Whether there are routes into the tunnel."""
-        return bool(self._into)
 
     async def clear_way(self, servers: Sequence[str]) -> None:
         """Remove what `sstpfarm connect`, killed, left on the way to these servers: it may lead nowhere by now."""
@@ -55,6 +54,10 @@ class TunnelRoutes:
         Raises:
             OSError: the kernel refuses.
         """
+        async with self._turn:
+            await self._lead(servers, index)
+
+    async def _lead(self, servers: Sequence[IpAddress], index: int) -> None:
         for server in servers:
             await self._pass_by(server, index)
         if self._into:
@@ -87,22 +90,24 @@ class TunnelRoutes:
             way = outer_way(server)
             if way is None:
                 raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
-            present = Route(present.destination, way.index, way.gateway)
-        route = Route(present.destination, present.index, present.gateway, protocol=self._protocol)
+            await self._add_past(server, way.index, way.gateway)
+            return
+        await self._add_past(server, present.index, present.gateway)
+
+    async def _add_past(self, server: IpAddress, index: int, gateway: IpAddress | None) -> None:
+        route = Route(ipaddress.ip_network(server), index, gateway, self._metric, protocol=self._protocol)
         with suppress(FileExistsError):
             await self._links.add_route(route)
             self._past[server] = route
 
     async def refresh(self, servers: Sequence[str], index: int) -> None:
         """Find the way to these servers anew, before they are dialled while routes lead into the tunnel."""
-        if self._into:
-            for route in self._past.values():
-                with suppress(OSError):
-                    await self._links.delete_route(route)
-            self._past.clear()
-            for server in servers:
-                with suppress(OSError):
-                    await self._pass_by(ipaddress.ip_address(server), index)
+        async with self._turn:
+            if self._into:
+                await self._remove_past()
+                for server in servers:
+                    with suppress(OSError):
+                        await self._pass_by(ipaddress.ip_address(server), index)
 
     def _covers(self, server: IpAddress) -> bool:
         if self._wishes.vrf:
@@ -124,35 +129,43 @@ class TunnelRoutes:
             return True  # a better one came, and the old one still works
         if before.index != now.index:
             return False
-        old = self._past.pop(server, None)
-        if old is not None:
-            await self._links.delete_route(old)
-            route = Route(old.destination, now.index, now.gateway, protocol=self._protocol)
-            with suppress(FileExistsError):
-                await self._links.add_route(route)
-                self._past[server] = route
+        async with self._turn:
+            old = self._past.pop(server, None)
+            if old is not None:
+                await self._links.delete_route(old)
+                await self._add_past(server, now.index, now.gateway)
         return True
 
     async def change(self, wishes: Wishes, index: int) -> None:
         """Take other wishes; routes that are there are made anew, others come with the next session."""
-        old, self._wishes = self._wishes, wishes
         names = ("routes", "default_route", "default_route_distance")
-        if self._into and any(getattr(old, name) != getattr(wishes, name) for name in names):
-            servers = list(self._past)
-            await self.remove()
-            with suppress(OSError):
-                await self.lead(servers, index)
+        async with self._turn:
+            old, self._wishes = self._wishes, wishes
+            if self._into and any(getattr(old, name) != getattr(wishes, name) for name in names):
+                servers = list(self._past)
+                await self._remove_into()
+                await self._remove_past()
+                with suppress(OSError):
+                    await self._lead(servers, index)
 
     async def remove_into(self) -> None:
         """Lead nothing into the tunnel any more."""
+        async with self._turn:
+            await self._remove_into()
+
+    async def remove(self) -> None:
+        """Remove all of them. Idempotent, never fails: routes of a link that is gone are gone."""
+        async with self._turn:
+            await self._remove_into()
+            await self._remove_past()
+
+    async def _remove_into(self) -> None:
         for route in reversed(self._into):
             with suppress(OSError):
                 await self._links.delete_route(route)
         self._into.clear()
 
-    async def remove(self) -> None:
-        """Remove all of them. Idempotent, never fails: routes of a link that is gone are gone."""
-        await self.remove_into()
+    async def _remove_past(self) -> None:
         for route in self._past.values():
             with suppress(OSError):
                 await self._links.delete_route(route)

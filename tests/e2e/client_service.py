@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sstpfarm.ipc.control import control_request
+
 from .farm import PASSWORD, ROOT, Event, Journal, environment, write_config
 from .netns import PATIENCE, Namespace, until
 
@@ -44,6 +46,7 @@ class ClientService:
         self.config = self.directory / "client.toml"
         self.write(interfaces, profiles)
         self.links_before, self.routes_before = place.links(), place.routes()
+        self.resolver_before = place.resolv_conf.read_text()
         self.start()
 
     def write(self, interfaces: Mapping[str, Keys], profiles: Mapping[str, Keys] | None = None) -> None:
@@ -92,6 +95,12 @@ class ClientService:
         """The interface's tunnel is up."""
         return self.wait("tunnel.opened", since, interface=name)
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """What the control socket says of an interface: quicker than a program for it."""
+        found = control_request(self.directory / "run", {"command": "interfaces"}, whom="client")["interfaces"]
+        entry: dict[str, Any] = {one["name"]: one for one in found}[name]
+        return entry
+
     def link(self, name: str) -> dict[str, Any]:
         """What `ip -json -details address show` says of an interface."""
         [found] = self.place.ip("-details", "address", "show", "dev", name)
@@ -119,6 +128,9 @@ class ClientService:
         """Wait until nothing of it is left."""
         until(lambda: self.place.links() == self.links_before, "its interfaces are gone")
         until(lambda: self.place.routes() == self.routes_before, "its routes are gone")
+        assert self.place.resolv_conf.read_text() == self.resolver_before
+        assert "sstpfarm_client" not in self.place.run("nft", "list", "ruleset").stdout
+        assert self.place.run("cat", "/proc/sys/net/ipv4/ip_dynaddr").stdout == "0\n"
 
     def destroy(self) -> None:
         """Kill what still runs and remove the files."""

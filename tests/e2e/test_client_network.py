@@ -15,11 +15,18 @@ from time import monotonic
 import pytest
 
 from .client_service import interface, serving
-from .farm import GATEWAY, Farm
+from .farm import GATEWAY, Farm, running
 from .netns import HOSTS, Wire, connect, until
 
 SERVER, NETWORK = "10.50.0.1", "10.50.0.0/24"
 FIRST, SECOND = "10.99.1.1", "10.98.1.1"
+
+
+@pytest.fixture(scope="module")
+def farm(wire: Wire) -> Iterator[Farm]:
+    """A farm that soon notices clients whose address is gone: nothing that they send can tell it."""
+    with running(wire.server, server={"authentication": ["mschap2", "pap"], "keepalive-timeout": 2}) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -77,13 +77,13 @@ def test_what_is_shown(wire: Wire, farm: Farm) -> None:
         [facts] = json.loads(service.ask("show", "interfaces", "sstpc0", "--json").stdout)
         assert facts["kernel"]["stats64"]["rx"]["packets"] == facts["packets_in"] >= 2
 
-        until(lambda: monitored(service)["uptime"] >= 1.5, "a second and a half")
+        until(lambda: service.facts("sstpc0")["uptime_s"] >= 1.5, "a second and a half")
         shown = monitored(service)
         assert (shown["status"], shown["user"], shown["mtu"]) == ("connected", "alice", 1500)
         assert shown["encoding"].startswith("TLS_AES_256_GCM_SHA384")
         assert 0.5 < shown["idle-time"] <= shown["uptime"]
         assert wire.client.ping(GATEWAY)
-        assert monitored(service)["idle-time"] < 1.5
+        assert service.facts("sstpc0")["idle_s"] < 1.5
         assert "status: connected" in service.ask("monitor", "sstpc0", "--once").stdout
         assert service.ask("monitor", "none", "--once").stderr == "sstpfarm: no interface none\n"
     farm.idle()
@@ -98,6 +98,7 @@ def monitored(service: ClientService) -> dict[str, Any]:
 @pytest.mark.parity("ros-client/set")
 def test_a_changed_file_ends_only_the_sessions_that_it_touches(wire: Wire, farm: Farm) -> None:
     """VyOS's rule: description and MTU live, another user is dialled anew; a faulty file changes nothing."""
+    host = {"adjust-mss": 1200, "disable-forwarding": True, "source-validation": "loose"}
     first = {"sstpc0": interface(FAR, "user1"), "sstpc1": interface(FAR, "user2"), "sstpc2": interface(FAR, "user3")}
     with serving(wire.client, first) as service:
         for name in first:
@@ -106,7 +107,7 @@ def test_a_changed_file_ends_only_the_sessions_that_it_touches(wire: Wire, farm:
         before = {session["user"]: session["session"] for session in farm.sessions()}
         done = service.reload(
             {
-                "sstpc0": interface(FAR, "user1", description="changed", keepalive_timeout=30),
+                "sstpc0": interface(FAR, "user1", description="changed", keepalive_timeout=30, ip=host),
                 "sstpc1": interface(FAR, "user4"),
                 "sstpc3": interface(FAR, "alice"),
             }
@@ -116,6 +117,9 @@ def test_a_changed_file_ends_only_the_sessions_that_it_touches(wire: Wire, farm:
         service.opened("sstpc3", mark)
         assert service.opened("sstpc1", mark)["user"] == "user4"
         assert service.link("sstpc0")["ifalias"] == "changed"
+        assert "set 1200" in wire.client.run("nft", "list", "ruleset").stdout
+        settings = "/proc/sys/net/ipv4/conf/sstpc0"
+        assert wire.client.run("cat", f"{settings}/forwarding", f"{settings}/rp_filter").stdout == "0\n2\n"
         assert "sstpc2" not in wire.client.links()
         until(lambda: {s["user"] for s in farm.sessions()} == {"user1", "user4", "alice"}, "three sessions")
         after = {session["user"]: session["session"] for session in farm.sessions()}
@@ -187,25 +191,38 @@ def test_a_refusal_is_waited_out_longer_and_never_for_ever(wire: Wire, farm: Far
     farm.idle()
 
 
+def defaults(wire: Wire) -> dict[str, int]:
+    """The metric of the default route by each device."""
+    return {route["dev"]: route["metric"] for route in wire.client.ip("route", "show", "default")}
+
+
+def past(wire: Wire) -> list[str]:
+    """The devices of the routes to the server alone."""
+    return [route["dev"] for route in wire.client.ip("route", "show", f"{FAR}/32")]
+
+
 @pytest.mark.parity("ros-client/add-default-route", "vyos/no-default-route", "vyos/default-route-distance")
 def test_default_route_with_a_distance_and_the_server_past_it(wire: Wire, farm: Farm) -> None:
     """The route goes into the tunnel, the server's own address does not; both go with the session."""
-    tunnels = {"sstpc0": interface(FAR, no_default_route=False, default_route_distance=220)}
+    tunnels = {
+        "sstpc0": interface(FAR, "user1", no_default_route=False, default_route_distance=220),
+        "other": interface(FAR, "user2", add_default_route=True, default_route_distance=500),
+    }
     with serving(wire.client, tunnels) as service:
         service.opened("sstpc0")
-        [default] = wire.client.ip("route", "show", "default")
-        assert (default["dev"], default["metric"]) == ("sstpc0", 220)
-        [past] = wire.client.ip("route", "show", f"{FAR}/32")
-        assert past["dev"] == "uplink"
-        assert wire.client.ping("10.20.0.1")
+        service.opened("other")
+        assert defaults(wire) == {"sstpc0": 220, "other": 500}
+        assert past(wire) == ["uplink", "uplink"], "each its own"
+        assert wire.client.ping(GATEWAY)
         mark = service.log.mark()
-        done = service.reload({"sstpc0": interface(FAR, no_default_route=False, default_route_distance=30)})
-        assert done["redialed"] == []
-        [default] = wire.client.ip("route", "show", "default")
-        assert default["metric"] == 30
+        tunnels["sstpc0"] = interface(FAR, "user1", no_default_route=False, default_route_distance=30)
+        assert service.reload(tunnels)["redialed"] == []
+        assert defaults(wire) == {"sstpc0": 30, "other": 500}
         service.ask("disconnect-interface", "sstpc0")
         service.wait("tunnel.closed", mark)
-        until(lambda: wire.client.routes() == service.routes_before, "the routes are gone")
+        until(lambda: defaults(wire) == {"other": 500}, "its default route is gone")
+        until(lambda: past(wire) == ["uplink"], "its route to the server is gone, the other's is not")
+        assert wire.client.ping(GATEWAY)
     farm.idle()
 
 
@@ -219,6 +236,8 @@ def test_what_a_killed_client_leaves_the_next_one_removes(wire: Wire, farm: Farm
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "no child outlives it")
         until(lambda: wire.client.links() == service.links_before, "the device is gone")
         assert wire.client.ip("route", "show", f"{FAR}/32"), "what this test is about"
+        assert wire.client.resolv_conf.read_text() != service.resolver_before
+        assert "sstpfarm_client" in wire.client.run("nft", "list", "ruleset").stdout
         service.start()
         assert service.wait("client.leftovers_removed")["routes"] == 1
         service.opened("sstpc0")
