@@ -1,0 +1,228 @@
+"""Accounting to RADIUS: what a record says, and the spool: nothing lost, in order, over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sstpfarm.auth.accounting import AccountingRecord, Kind
+from sstpfarm.auth.radius import accounting as under_test
+from sstpfarm.auth.radius.accounting import RadiusAccounting, accounting_attributes
+from sstpfarm.auth.radius.client import RadiusClient
+from sstpfarm.auth.sqlite.database import open_database
+from sstpfarm.auth.sqlite.store import SqliteStore
+from sstpfarm.config.fields import Password
+from sstpfarm.config.radius import Radius, RadiusServer
+from tests.radius_double import RadiusDouble, Received, accounting, local
+
+STATUS, SESSION, DELAY = 40, 44, 41
+RADIUS = Radius(server=(RadiusServer(address="127.0.0.1", secret=Password("x")),), nas_ip_address="192.0.2.1")
+
+
+def session_record(number: int, kind: Kind = Kind.START, **keys: Any) -> AccountingRecord:
+    return AccountingRecord(
+        kind=kind, at=1000.5, session=f"{number:016x}", user="alice", caller_id="198.51.100.7:50000", **keys
+    )
+
+
+def told(double: RadiusDouble) -> list[tuple[int, int]]:
+    """Session and status of each different request that came, in order."""
+    requests = dict.fromkeys(double.received)
+    return [(int(r.values(SESSION)[0], 16), r.values(STATUS)[0][3]) for r in requests if r.code == 4]
+
+
+@asynccontextmanager
+async def sending(
+    directory: Path, double: RadiusDouble, events: list[str] | None = None
+) -> AsyncIterator[tuple[RadiusAccounting, SqliteStore]]:
+    names = [] if events is None else events
+    server = RadiusServer(
+        address="127.0.0.1",
+        acct_port=double.port,
+        secret=Password("testing123"),
+        timeout_s=0.1,
+        retries=0,
+        dead_time_s=0.1,
+        status_server=False,
+    )
+    radius = Radius(server=(server,))
+    store = SqliteStore(open_database(directory, os.getuid(), os.getgid()))
+
+    def emit(name: str, **keys: Any) -> None:
+        names.append(name)
+
+    client = RadiusClient(radius, os.urandom, emit)
+    sink = RadiusAccounting(client, radius, store, wall=time.time, emit=emit)
+    try:
+        yield sink, store
+    finally:
+        await sink.close(0.0)
+        client.close()
+        store.close()
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not reached():  # noqa: ASYNC110  # a thread answers
+            await asyncio.sleep(0.01)
+
+
+def test_what_a_stop_says() -> None:
+    record = session_record(
+        7,
+        Kind.STOP,
+        authentic="radius",
+        nas_port=3 << 20 | 5,
+        interface="sstp4",
+        address="10.20.0.9",
+        interface_id=bytes(range(8)),
+        called_id="192.0.2.1:443",
+        connect_info="SSTP TLSv1.3",
+        class_=(b"a", b"b"),
+        seconds=60,
+        bytes_in=(3 << 32) + 10,
+        bytes_out=20,
+        packets_in=(1 << 32) + 1,
+        packets_out=2,
+        reason="idle-timeout",
+    )
+    pairs = accounting_attributes(RADIUS, record, 1010.9)
+    assert [value for name, value in pairs if name == "Class"] == [b"a", b"b"]
+    assert {name: value for name, value in pairs if name != "Class"} == {
+        "Acct-Status-Type": 2,
+        "Acct-Session-Id": "0000000000000007",
+        "NAS-Identifier": "sstpfarm",
+        "NAS-IP-Address": "192.0.2.1",
+        "Event-Timestamp": 1000,
+        "Acct-Delay-Time": 10,
+        "User-Name": b"alice",
+        "NAS-Port": 3145733,
+        "NAS-Port-Type": 5,
+        "Service-Type": 2,
+        "Framed-Protocol": 1,
+        "Acct-Authentic": 1,
+        "Calling-Station-Id": "198.51.100.7",
+        "Called-Station-Id": "192.0.2.1:443",
+        "Connect-Info": "SSTP TLSv1.3",
+        "NAS-Port-Id": "sstp4",
+        "Framed-IP-Address": "10.20.0.9",
+        "Framed-Interface-Id": bytes(range(8)),
+        "Acct-Session-Time": 60,
+        "Acct-Input-Octets": 10,
+        "Acct-Output-Octets": 20,
+        "Acct-Input-Gigawords": 3,
+        "Acct-Output-Gigawords": 0,
+        "Acct-Input-Packets": 1,
+        "Acct-Output-Packets": 2,
+        "Acct-Terminate-Cause": 4,
+    }
+
+
+def test_a_clock_that_was_set_back_makes_no_delay_below_zero() -> None:
+    assert ("Acct-Delay-Time", 0) in accounting_attributes(RADIUS, session_record(1), 900.0)
+
+
+def test_records_go_out_in_the_order_of_each_session(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            sink.start()
+            for kind in (Kind.START, Kind.INTERIM, Kind.STOP):
+                for number in range(20):
+                    sink.record(session_record(number, kind, reason="shutdown" if kind is Kind.STOP else ""))
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        found = told(double)
+        assert len(found) == 60
+        for number in range(20):
+            assert [status for session, status in found if session == number] == [1, 3, 2]
+
+
+def test_on_and_off_wait_for_all_before_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            sink.record(AccountingRecord(kind=Kind.ON, at=1.0))
+            sink.record(session_record(1))
+            sink.record(session_record(2))
+            sink.record(AccountingRecord(kind=Kind.OFF, at=2.0))
+            sink.start()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        statuses = [status for _, status in told(double)]
+        assert statuses == [7, 1, 1, 8]
+
+
+def test_what_a_process_leaves_the_next_one_sends(tmp_path: Path) -> None:
+    """While the server is silent nothing is lost; the delay is told; nothing is sent once it was acknowledged."""
+
+    async def first() -> None:
+        async with sending(tmp_path, double) as (sink, _):
+            sink.start()
+            for number in range(100):
+                sink.record(session_record(number))
+            await until(lambda: len(double.received) > 0)
+
+    async def second() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            sink.start()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local()) as double:
+        asyncio.run(first())
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(second())
+        assert [session for session, _ in told(double)] == list(range(100))
+        assert all(int.from_bytes(r.values(DELAY)[0], "big") > 1_000_000 for r in double.received)
+        asyncio.run(second())
+        assert len(told(double)) == 100
+
+
+def test_a_record_that_a_server_never_takes_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.0)
+    events: list[str] = []
+
+    def script(request: Received) -> Iterable[bytes]:
+        return () if request.values(SESSION) == [b"%016x" % 0] else accounting(request)
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events) as (sink, store):
+            sink.start()
+            for number in range(64 * 12):
+                sink.record(session_record(number))
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), script) as double:
+        asyncio.run(main())
+        assert len({session for session, _ in told(double)}) == 64 * 12
+        assert "radius.records_lost" in events
+
+
+def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interims have half of it: a Stop still finds its place."""
+    monkeypatch.setattr(under_test, "MAX_SPOOLED", 10)
+    monkeypatch.setattr(under_test, "MAX_INTERIMS", 5)
+    events: list[str] = []
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events) as (sink, store):
+            for number in range(20):
+                sink.record(session_record(number, Kind.INTERIM))
+            for number in range(20):
+                sink.record(session_record(number, Kind.STOP, reason="shutdown"))
+            assert len(store.spooled("radius", 100)) == 10
+            assert events == ["radius.records_lost"]  # one line
+
+    with RadiusDouble(local()) as double:
+        asyncio.run(main())
