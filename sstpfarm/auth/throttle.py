@@ -5,7 +5,8 @@ Five failures in a minute (`failures-per-minute`) are free. With each one beyond
 with the words of a wrong password, and no backend is asked. A user is known by the name that was sent, whether there
 is one or not, so the door tells nobody which users there are.
 
-Nobody can shut a user out from afar: where the user has logged in from before, only the failures of that network count.
+Nobody can shut a user out from afar, and no forgotten device a whole office: for a user who has logged in from a
+network before, only the failures of this user from this network count there.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Throttle:
         if not self.failures_per_minute:
             return 0.0
         who, where = _user_key(user), _network_key(caller_id)
-        keys = (where,) if (who, where) in self._homes else (who, where)
+        keys = (who + where,) if (who, where) in self._homes else (who, where)
         entries = (self._entries.get(key) for key in keys)
         return max(0.0, 0.0, *(entry.shut_until - now for entry in entries if entry is not None))
 
@@ -62,9 +63,8 @@ class Throttle:
         free = self.failures_per_minute
         if not free:
             return
-        for key in (_user_key(user), _network_key(caller_id)):
-            if not key:
-                continue
+        who, where = _user_key(user), _network_key(caller_id)
+        for key in (who, where, who + where) if where else (who,):
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
             entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
@@ -80,6 +80,7 @@ class Throttle:
         who, where = _user_key(user), _network_key(caller_id)
         self._entries.pop(who, None)
         if where:
+            self._entries.pop(who + where, None)
             self._homes[who, where] = None
             self._homes.move_to_end((who, where))
             if len(self._homes) > MAX_ENTRIES:
@@ -87,12 +88,12 @@ class Throttle:
 
 
 def _network_key(caller_id: str) -> bytes:
-    """Return what stands for the network of a peer; empty when it has no address."""
+    """Return what stands for the network of a peer, 18 bytes at most; empty when it has no address."""
     address = caller_address(caller_id)
     if address is None:
         return b""
     network = ip_network((address, PREFIXES[4 if isinstance(address, IPv4Address) else 6]), strict=False)
-    return b"n" + network.network_address.packed
+    return b"\0n" + network.network_address.packed
 
 
 def _user_key(user: bytes) -> bytes:

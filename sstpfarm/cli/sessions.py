@@ -12,11 +12,12 @@ from rich.table import Table
 
 from sstpfarm.config.load import locate_farm
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.ipc.control import control_request
+from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request
 
 CONFIG: Final = Path("/etc/sstpfarm/sstpfarm.toml")
 RUN_DIRECTORY: Final = Path("/run/sstpfarm")
 WIDE: Final = 10_000  # columns when nobody looks: no line is folded
+PATIENCE_S: Final = {"reload": 120.0}  # 100,000 users take some ten seconds to read
 COLUMNS: Final = {
     "session": "SESSION",
     "name": "NAME",
@@ -130,7 +131,7 @@ def ask_farm(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
             directory = Path(locate_farm(path or CONFIG).run_directory)
     except PermissionError:
         raise SystemRefusal(f"{CONFIG.parent} cannot be read: only root may ask the farm") from None
-    reply = control_request(directory, request)
+    reply = control_request(directory, request, patience=PATIENCE_S.get(request["command"], ASKING_PATIENCE_S))
     if not reply.get("ok"):
         raise SystemRefusal(str(reply.get("error", "the farm gave no reason")))
     return reply

@@ -79,7 +79,7 @@ def user() -> None:
 def add(path: Path, password_file: Path | None, kept: str, name: str, **keys: str | None) -> None:
     """Add a user."""
     with _editing(path) as directory:
-        if name in load(path).secret:
+        if _file_of(directory, name).exists():
             raise SystemRefusal(f"user {name} is there already")
         proof = _proof(_new_password(password_file), kept)
         given = {key.replace("_", "-"): value for key, value in keys.items() if value is not None}

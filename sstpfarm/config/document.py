@@ -231,6 +231,7 @@ def _meta(hint: Any) -> msgspec.Meta:
     return next((note for note in notes if isinstance(note, msgspec.Meta)), msgspec.Meta())
 
 
+@cache
 def _members(hint: Any) -> tuple[Any, ...]:
     """Return the types that an annotation joins, without what is annotated."""
     if get_origin(hint) is Annotated:

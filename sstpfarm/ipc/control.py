@@ -119,7 +119,13 @@ def _user_of(writer: asyncio.StreamWriter) -> int:
     return int(_CREDENTIALS.unpack(credentials)[1])
 
 
-def control_request(run_directory: str | Path, request: Mapping[str, Any], *, whom: str = "farm") -> dict[str, Any]:
+def control_request(
+    run_directory: str | Path,
+    request: Mapping[str, Any],
+    *,
+    whom: str = "farm",
+    patience: float = ASKING_PATIENCE_S,
+) -> dict[str, Any]:
     """Ask the farm (or the client) that runs in that directory, and return its reply (`ok` says whether it did).
 
     Raises:
@@ -129,7 +135,7 @@ def control_request(run_directory: str | Path, request: Mapping[str, Any], *, wh
     reply = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(ASKING_PATIENCE_S)
+            sock.settimeout(patience)
             sock.connect(str(path))
             sock.sendall(json.dumps(request).encode() + b"\n")
             while not reply.endswith(b"\n") and len(reply) < MAX_REPLY:

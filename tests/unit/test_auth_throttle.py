@@ -71,7 +71,7 @@ def test_a_success_forgets_the_users_failures_and_not_the_networks() -> None:
     throttle.succeeded(b"alice", HERE)
     fail(throttle, 1)
     assert throttle.shut(b"alice", "198.51.100.1:5", 0) == 0
-    assert throttle.shut(b"alice", HERE, 0) > 0
+    assert throttle.shut(b"bob", HERE, 0) > 0
 
 
 def test_nobody_shuts_a_user_out_from_afar() -> None:
@@ -82,6 +82,17 @@ def test_nobody_shuts_a_user_out_from_afar() -> None:
     assert throttle.shut(b"CORP\\alice", "192.0.2.99:5", 0) == 0
     fail(throttle, 6)
     assert throttle.shut(b"alice", HERE, 0) > 0
+    throttle.succeeded(b"alice", HERE)
+    assert throttle.shut(b"alice", HERE, 0) == 0
+
+
+def test_a_forgotten_device_does_not_shut_out_the_office() -> None:
+    throttle = Throttle(5)
+    throttle.succeeded(b"alice", HERE)
+    fail(throttle, 50, user=b"bob")
+    assert throttle.shut(b"bob", HERE, 0) > 0
+    assert throttle.shut(b"carol", HERE, 0) > 0  # nobody knows her here
+    assert throttle.shut(b"alice", HERE, 0) == 0
 
 
 def test_the_table_is_bounded_and_forgets_who_failed_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
