@@ -63,6 +63,8 @@ class Channel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._closed = False
+        self._drained = asyncio.Event()  # nothing waits to be sent, or nothing will be
+        self._drained.set()
         sock.setblocking(False)
 
     @property
@@ -95,8 +97,15 @@ class Channel:
             return
         # the caller may close its copies as soon as we return
         self._queue.append((data, tuple(os.dup(fd) for fd in fds)))
+        self._drained.clear()
         if len(self._queue) == 1 and self._loop is not None:
             self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until everything is sent, the channel has ended, or that time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._drained.wait()
 
     def close(self) -> None:
         """End the channel without telling on_close. Idempotent."""
@@ -110,6 +119,7 @@ class Channel:
             for fd in fds:
                 os.close(fd)
         self._queue.clear()
+        self._drained.set()
         self._sock.close()
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
@@ -131,6 +141,7 @@ class Channel:
             self._queue.popleft()
             for fd in fds:
                 os.close(fd)
+        self._drained.set()
         if self._loop is not None:
             self._loop.remove_writer(self._sock.fileno())
 

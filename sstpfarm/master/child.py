@@ -21,7 +21,7 @@ from sstpfarm.master.permissions import ProcessPhase, check_process
 MISSED_PINGS: Final = 5  # of PING_INTERVAL each, counted and not timed: a master that stood still accuses nobody
 PING_INTERVAL: Final = 2.0
 EXIT_GRACE: Final = 2.0  # seconds between the end of its channel and SIGKILL
-DRAIN_GRACE: Final = 1.0  # seconds in which the messages that it left behind are read
+DRAIN_GRACE: Final = 5.0  # seconds in which the messages that it left behind are read: 300 at most, some of them dear
 BACKOFF: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # seconds before each restart of a process that keeps dying
 SETTLED: Final = 30.0  # seconds of service after which the next loss counts as the first again
 

@@ -36,6 +36,7 @@ from sstpfarm.telemetry.stats import Stats
 
 START_DEADLINE: Final = 30.0  # seconds from exec to ready; it takes half a second
 STOP_DEADLINE: Final = 10.0  # seconds in which the workers end their sessions
+STOP_SESSION: Final = 0.002  # and for each session; ending one costs half of that on an idle machine
 RELEASE_DEADLINE: Final = 15.0  # for the interfaces to be gone (5,000 take that long); the next start removes the rest
 AUTH_STOP_DEADLINE: Final = 3.0
 RESTART_RETRY: Final = 5.0
@@ -164,7 +165,8 @@ class Supervisor:
             if place.child is not None:
                 place.child.send(m.Shutdown())
             close_listeners(place.listeners)  # who comes now is refused, and does not wait in a queue of ours
-        await self._gone(lambda: all(place.child is None for place in self._places), STOP_DEADLINE)
+        patience = STOP_DEADLINE + STOP_SESSION * len(self.keeper.table)
+        await self._gone(lambda: all(place.child is None for place in self._places), patience)
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_DEADLINE):
                 await self.keeper.close()

@@ -39,6 +39,7 @@ ACCEPT_PAUSE: Final = 0.2  # seconds without accepting after the process ran out
 SLOT_QUARANTINE: Final = 5.0  # seconds in which the master still reads a slot whose session has ended
 AUTH_PATIENCE: Final = 5.0  # seconds that logins wait for an auth process that was lost
 LAG_INTERVAL: Final = 0.5
+LAST_WORDS: Final = 60.0  # seconds for what the master has not taken yet; its patience ends earlier
 SHUTDOWN_DEADLINE: Final = 8.0  # terminate 2 s, Call Disconnect 5 s (MS-SSTP 3.1.2), and a little
 
 
@@ -92,6 +93,7 @@ class WorkerServer:
         self._loop.call_later(LAG_INTERVAL, self._measure_lag)
         self._master.send(m.WorkerReady())
         await self._done.wait()
+        await self._master.drain(LAST_WORDS)  # which sessions have closed: else the master takes them for lost
         self._master.close()
         if self._auth is not None:
             self._auth.close()

@@ -148,6 +148,31 @@ def test_whatever_a_worker_may_not_say_closes_the_channel(data: bytes) -> None:
     assert data == b"" or master.closed[0].startswith(VIOLATION)
 
 
+def test_drain_waits_for_a_slow_reader_but_not_for_ever() -> None:
+    async def scenario() -> None:
+        ours, theirs = channel_pair()
+        channel = Channel(ours, may_send(Party.MASTER, Party.WORKER), lambda *_: None, lambda why: None)
+        loop = asyncio.get_running_loop()
+        channel.start(loop)
+        await channel.drain(60)
+        for number in range(2000):  # far more than the socket holds
+            channel.send(m.Pong(number=number))
+        await channel.drain(0.01)
+        seen: list[int] = []
+        theirs.setblocking(False)
+        loop.add_reader(theirs, lambda: seen.append(msgspec.msgpack.decode(theirs.recv(100), type=m.Pong).number))
+        await channel.drain(60)
+        channel.close()
+        await channel.drain(60)
+        while len(seen) < 2000:  # noqa: ASYNC110 - what the socket holds
+            await asyncio.sleep(0.001)
+        assert seen == list(range(2000))
+        loop.remove_reader(theirs)
+        theirs.close()
+
+    asyncio.run(scenario())
+
+
 def test_messages_that_cost_much_let_others_work_in_between() -> None:
     async def scenario() -> None:
         ours, theirs = channel_pair()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec import structs
 
+from sstpfarm.config.ppp import Interface
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.errors import IpcViolation
@@ -76,7 +77,7 @@ class Bench:
             os.close(fd)
 
 
-def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+def run(scenario: Callable[[Bench], Awaitable[None]], **static: Interface) -> None:
     async def main(place: Namespace) -> None:
         stats = {0: Stats.create(8), 1: Stats.create(8)}
 
@@ -102,6 +103,7 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
                 to_worker=to_worker,
                 to_auth=to_auth,
                 accuse=lambda worker, detail: accused.append((worker, detail)),
+                static=static,
             )
             bench = Bench(place, keeper, stats, accused=accused)
             await scenario(bench)
@@ -178,6 +180,37 @@ def test_ipv6_comes_with_ipv6cp() -> None:
             keeper.ipv6_opened(1, m.Ipv6Opened(session=identifier(1), peer=bytes(8)))
 
     run(scenario)
+
+
+@needs_root
+def test_a_static_interface_outlives_its_session_and_its_worker() -> None:
+    async def scenario(bench: Bench) -> None:
+        keeper, place = bench.keeper, bench.place
+        await keeper.prepare({})
+        index = socket.if_nametoindex("office")
+        for end in ("closed", "lost", "stop"):
+            keeper.closed_to_new = False
+            keeper.grant(grant(1))
+            assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="office"))
+            facts = keeper.interface("office")
+            assert facts is not None
+            assert (facts["flags"], facts["status"], facts["uptime_s"]) == ("", "connecting", None)
+            os.close(bench.tuns.pop(identifier(1)))
+            if end == "lost":
+                keeper.worker_lost(0, bench.stats[0], Reason.WORKER_LOST)
+            else:
+                keeper.closed_to_new = end == "stop"
+                keeper.closed(0, closed(1))
+            await keeper.drain()
+            assert socket.if_nametoindex("office") == index
+            assert bench.up() == set()
+            assert place.routes() == []
+        assert [one.reason for one in bench.auth] == ["peer-disconnect", "worker-lost", "peer-disconnect"]
+        facts = keeper.interface("office")
+        assert facts is not None
+        assert (facts["status"], facts["last_reason"]) == ("not connected", "peer-disconnect")
+
+    run(scenario, office=Interface(user="user1"))
 
 
 @needs_root
