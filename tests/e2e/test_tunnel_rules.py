@@ -17,7 +17,8 @@ import pytest
 
 from sstpfarm.reasons import ExitCode
 
-from .client import TRUST_ANY, Client, connecting
+from .client import TRUST_ANY, connecting
+from .client_service import ClientService, interface, serving
 from .farm import GATEWAY, PASSWORD, Farm, running
 from .netns import Namespace, Wire, connect, namespace
 
@@ -27,6 +28,7 @@ NOWHERE = "203.0.113.9"  # an address to which the client has no route
 ELSEWHERE = "10.70.0.99"  # an address to which it has one, but not into the tunnel
 MTU = 1300
 PORT = 5050
+PROFILE = {"default": {"change-tcp-mss": False}}
 ETH_P_IP = 0x0800
 
 
@@ -51,17 +53,22 @@ def farm(wire: Wire, lan: Namespace) -> Iterator[Farm]:
         yield made
 
 
-@contextmanager
-def tunnel(wire: Wire, *options: str) -> Iterator[Client]:
-    """The client, up, with a route to the server's tunnel address; nothing of it is left."""
+@pytest.fixture(scope="module")
+def service(wire: Wire, farm: Farm) -> Iterator[ClientService]:
+    """The client, up for all of the tests: what is wished of the interface changes while it is."""
     before = wire.client.run("nft", "list", "ruleset").stdout
-    with connecting(
-        wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", "--interface", "sstp0", *options
-    ) as client:
-        assert client.up()["mtu"] == MTU
-        yield client
-        client.stop()
+    with serving(wire.client, {"sstp0": interface(wire.SERVER4)}, PROFILE) as made:
+        assert made.opened("sstp0")["mtu"] == MTU
+        yield made
     assert wire.client.run("nft", "list", "ruleset").stdout == before
+
+
+def wish(service: ClientService, wire: Wire, **ip: object) -> None:
+    """Change the key `ip` of the interface; the session lives on."""
+    mark = service.log.mark()
+    named = {key.replace("_", "-"): value for key, value in ip.items()}
+    service.reload({"sstp0": interface(wire.SERVER4, ip=named)}, PROFILE)
+    assert not service.log.find("tunnel.closed", mark)
 
 
 def segment_size(sniffing: Namespace, device: str, calling: Namespace, target: str) -> int:
@@ -87,37 +94,32 @@ def session_device(wire: Wire, farm: Farm) -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "size"),
+    ("adjust_mss", "size"),
     [
-        pytest.param(["--adjust-mss", "1000"], 1000, marks=pytest.mark.parity("vyos/adjust-mss")),
-        pytest.param(
-            ["--adjust-mss", "clamp-mss-to-pmtu"], MTU - 40, marks=pytest.mark.parity("vyos/clamp-mss-to-pmtu")
-        ),
-        pytest.param([], 1460, id="without"),
+        pytest.param(1000, 1000, marks=pytest.mark.parity("vyos/adjust-mss")),
+        pytest.param("clamp-mss-to-pmtu", MTU - 40, marks=pytest.mark.parity("vyos/clamp-mss-to-pmtu")),
+        pytest.param(1500, 1460, id="never made larger"),
+        pytest.param(None, 1460, id="without"),
     ],
 )
-def test_segments(wire: Wire, lan: Namespace, farm: Farm, options: list[str], size: int) -> None:
+def test_segments(
+    wire: Wire, lan: Namespace, farm: Farm, service: ClientService, adjust_mss: int | str | None, size: int
+) -> None:
     """SYNs of forwarded connections, out of the tunnel and into it; the LAN's own MTU would allow 1460."""
-    with tunnel(wire, *options):
-        wire.client.run("ip", "route", "replace", f"{GATEWAY}/32", "dev", "sstp0")
-        wire.server.run("ip", "route", "replace", LAN, "dev", session_device(wire, farm), "advmss", "1460")
-        assert segment_size(wire.server, session_device(wire, farm), lan, GATEWAY) == size
-        assert segment_size(lan, "net0", wire.server, LAN_HOST) == size
-
-
-@pytest.mark.parity("vyos/adjust-mss")
-def test_segments_are_never_made_larger(wire: Wire, lan: Namespace, farm: Farm) -> None:
-    with tunnel(wire, "--adjust-mss", "1500"):
-        assert segment_size(wire.server, session_device(wire, farm), lan, GATEWAY) == 1460
+    wish(service, wire, **({} if adjust_mss is None else {"adjust_mss": adjust_mss}))
+    wire.client.run("ip", "route", "replace", f"{GATEWAY}/32", "dev", "sstp0")
+    wire.server.run("ip", "route", "replace", LAN, "dev", session_device(wire, farm), "advmss", "1460")
+    assert segment_size(wire.server, session_device(wire, farm), lan, GATEWAY) == size
+    assert segment_size(lan, "net0", wire.server, LAN_HOST) == size
 
 
 @pytest.mark.parity("vyos/disable-forwarding")
-def test_forwarding(wire: Wire, lan: Namespace, farm: Farm) -> None:
+def test_forwarding(wire: Wire, lan: Namespace, farm: Farm, service: ClientService) -> None:
     """Packets out of the tunnel reach the LAN, or not; the client itself answers in both cases."""
-    for options, passes in (([], True), (["--disable-forwarding"], False)):
-        with tunnel(wire, *options):
-            assert wire.server.ping(ADDRESS)
-            assert wire.server.ping(LAN_HOST, "-W", "1") is passes
+    for disabled in (False, True, False):
+        wish(service, wire, disable_forwarding=disabled)
+        assert wire.server.ping(ADDRESS)
+        assert wire.server.ping(LAN_HOST, "-W", "1") is not disabled
 
 
 def arrives(wire: Wire, source: str) -> bool:
@@ -141,7 +143,7 @@ ANY = {GATEWAY: True, ELSEWHERE: True, NOWHERE: True}
 
 
 @pytest.mark.parametrize(
-    ("wish", "everywhere", "default", "expected"),
+    ("wished", "everywhere", "default", "expected"),
     [
         pytest.param("strict", 0, 0, STRICT, marks=pytest.mark.parity("vyos/source-validation-strict")),
         # the kernel's own filter would be the looser one of the two
@@ -153,63 +155,65 @@ ANY = {GATEWAY: True, ELSEWHERE: True, NOWHERE: True}
     ],
 )
 def test_source_validation(
-    wire: Wire, farm: Farm, wish: str | None, everywhere: int, default: int, expected: dict[str, bool]
+    wire: Wire,
+    farm: Farm,
+    service: ClientService,
+    wished: str | None,
+    everywhere: int,
+    default: int,
+    expected: dict[str, bool],
 ) -> None:
     """Sources that are routed into the tunnel, elsewhere, nowhere."""
+    wish(service, wire, source_validation="strict" if wished is None else "loose")  # from something else
+    with rp_filter(wire, everywhere, default):
+        wish(service, wire, **({} if wished is None else {"source_validation": wished}))
+        assert {source: arrives(wire, source) for source in expected} == expected
+
+
+@contextmanager
+def rp_filter(wire: Wire, everywhere: int, default: int) -> Iterator[None]:
+    """The system's own reverse path filter, for all interfaces and for those that nobody sets."""
     names = ("net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter")
-    wire.client.run(
-        "sysctl", "-qw", *(f"{name}={value}" for name, value in zip(names, (everywhere, default), strict=True))
-    )
+    settings = zip(names, (everywhere, default), strict=True)
+    wire.client.run("sysctl", "-qw", *(f"{name}={value}" for name, value in settings))
     try:
-        with tunnel(wire, *(["--source-validation", wish] if wish else [])):
-            assert {source: arrives(wire, source) for source in expected} == expected
+        yield
     finally:
         wire.client.run("sysctl", "-qw", *(f"{name}=0" for name in names))
 
 
-def ended(wire: Wire, *options: str) -> str:
-    """Run a client that cannot have its interface; returns what it says."""
-    links = wire.client.links()
-    with connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", *options) as client:
-        code, closed = client.end()
-    assert (code, closed["reason"]) == (ExitCode.SYSTEM, "interface-failed"), closed
-    assert wire.client.links() == links
-    return str(closed["detail"])
-
-
 @pytest.mark.parity("vyos/source-validation-disable")
-def test_validation_that_cannot_be_switched_off(wire: Wire, farm: Farm) -> None:
+def test_validation_that_cannot_be_switched_off(wire: Wire, farm: Farm, service: ClientService) -> None:
     """The kernel takes the greater of the interface's and of all's: said, not ignored."""
-    wire.client.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
-    try:
-        said = ended(wire, "--source-validation", "disable")
-    finally:
-        wire.client.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
+    mark = service.log.mark()
+    with rp_filter(wire, 1, 0):
+        wish(service, wire, source_validation="disable")
+    said = service.wait("tunnel.refused", mark)["detail"]
     assert said.startswith("source-validation = disable: net.ipv4.conf.all.rp_filter is 1")
 
 
 def test_vrf_that_is_none(wire: Wire, farm: Farm) -> None:
-    assert ended(wire, "--vrf", "red").startswith("there is no VRF red; make it first: ip link add red type vrf")
-    assert ended(wire, "--vrf", "uplink").startswith("there is no VRF uplink")
+    links = wire.client.links()
+    options = [*TRUST_ANY, "--no-default-route", "--vrf", "uplink"]
+    with connecting(wire.client, wire.SERVER4, *options, user="user1") as client:
+        code, closed = client.end()
+    assert (code, closed["reason"]) == (ExitCode.SYSTEM, "interface-failed"), closed
+    assert closed["detail"].startswith("there is no VRF uplink; make it first: ip link add uplink type vrf")
+    assert wire.client.links() == links
 
 
 def test_rules_of_a_killed_client(wire: Wire, farm: Farm) -> None:
     """They speak of an interface that is gone; the next start takes them out."""
-    options = [*TRUST_ANY, "--no-default-route", "--adjust-mss", "1000"]
-    with connecting(wire.client, wire.SERVER4, *options, "--interface", "gone0") as client:
+    options = [*TRUST_ANY, "--no-default-route", "--adjust-mss", "1000", "--interface"]
+    with connecting(wire.client, wire.SERVER4, *options, "gone0", user="user1") as client:
         client.up()
         client.process.kill()
         client.process.wait(10)
-    assert "gone0" in wire.client.run("nft", "list", "ruleset").stdout
-    farm.idle()
-    with tunnel_of_another_name(wire) as client:
-        assert "gone0" not in wire.client.run("nft", "list", "ruleset").stdout
-
-
-@contextmanager
-def tunnel_of_another_name(wire: Wire) -> Iterator[Client]:
-    """A client without wishes of its own."""
-    with connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route") as client:
+    gone, here = (f"sstpfarm_client_{name.hex()}" for name in (b"gone0", b"here0"))
+    assert gone in wire.client.run("nft", "list", "tables").stdout
+    with connecting(wire.client, wire.SERVER4, *options, "here0", user="user2") as client:
         client.up()
-        yield client
+        tables = wire.client.run("nft", "list", "tables").stdout
+        assert (gone in tables, here in tables) == (False, True)
         client.stop()
+    assert here not in wire.client.run("nft", "list", "tables").stdout
