@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connecting
+from .client_service import interface, serving
 from .farm import GATEWAY, Farm
 from .netns import Wire
 from .proxy import Proxy, proxying
@@ -127,18 +129,21 @@ REFUSALS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSALS)
-def test_refusals_of_the_proxy(wire: Wire, what: str) -> None:
-    answer, reason, text = REFUSALS[what]
-    links, routes = wire.client.links(), wire.client.routes()
-    with proxying(Proxy(wire.server, answer=answer), wire.SERVER4) as port:
-        options = ["--proxy", f"{wire.SERVER4}:{port}", "--connect-timeout-s", "1"]
-        with connecting(wire.client, BEHIND, *TRUST_ANY, *options) as client:
-            code, closed = client.end()
-    assert closed["reason"] == reason, closed
-    assert code == (ExitCode.AUTHENTICATION if reason == "proxy-authentication" else ExitCode.NETWORK)
-    assert text in closed["detail"], closed
-    assert (wire.client.links(), wire.client.routes()) == (links, routes)
+def test_refusals_of_the_proxy(wire: Wire) -> None:
+    """Each has its reason, and says what the proxy said; all at once, each from an interface of its own."""
+    with ExitStack() as stack:
+        interfaces = {}
+        for number, (answer, _, _) in enumerate(REFUSALS.values()):
+            port = stack.enter_context(proxying(Proxy(wire.server, answer=answer), wire.SERVER4))
+            keys = interface(BEHIND, proxy=f"{wire.SERVER4}:{port}", reconnect_delay_s=60, reconnect_delay_max_s=60)
+            interfaces[f"tunnel{number}"] = keys if answer else {**keys, "connect-timeout-s": 1}
+        with serving(wire.client, interfaces) as service:
+            failed = {
+                what: service.wait("tunnel.failed", interface=f"tunnel{number}") for number, what in enumerate(REFUSALS)
+            }
+    for what, (_, reason, text) in REFUSALS.items():
+        assert failed[what]["reason"] == reason, failed[what]
+        assert text in failed[what]["detail"], failed[what]
 
 
 def test_no_proxy_there(wire: Wire) -> None:
