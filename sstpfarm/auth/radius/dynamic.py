@@ -10,8 +10,9 @@ import asyncio
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, NamedTuple
+from typing import Final
 
 from sstpfarm.auth.radius.endpoint import MAX_READS, REPORT_INTERVAL, Emit
 from sstpfarm.auth.radius.grant import Changes, ContradictionError, changes_of
@@ -79,11 +80,12 @@ Change = Callable[[Session, Changes], None]
 Source = tuple[str, int]
 
 
-class _Client(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Client:
     """Who may send orders."""
 
     network: IPv4Network | IPv6Network
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 class _RefusedError(Exception):
