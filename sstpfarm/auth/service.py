@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from sstpfarm.auth.accounting import Kind
-from sstpfarm.auth.admission import Admission, Granted
+from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder, Leases
@@ -22,7 +22,7 @@ from sstpfarm.auth.sessions import Session
 from sstpfarm.auth.store import Counters
 from sstpfarm.auth.throttle import Throttle
 from sstpfarm.config.views import AuthView
-from sstpfarm.errors import LocalError
+from sstpfarm.errors import LocalError, place_of
 from sstpfarm.ipc.channel import VIOLATION, Channel
 from sstpfarm.ipc.messages import (
     AccessCancelled,
@@ -295,6 +295,9 @@ class AuthService:
             worker.logins.pop(request.session, None)
             self._accuse(worker, str(error))
             return
+        except Exception as error:  # a bug costs this login only, and its peer need not wait for a deadline
+            self._emit("internal.error", detail=place_of(error))
+            decision = Denied("an internal error", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
         finally:
             if worker.logins.get(request.session) is asyncio.current_task():
                 del worker.logins[request.session]

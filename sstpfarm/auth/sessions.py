@@ -98,5 +98,9 @@ class Sessions:
         for holder in holders:
             if holder in self._sessions:
                 waiting = asyncio.get_running_loop().create_future()
-                self._waiting.setdefault(holder, []).append(waiting)
-                await waiting
+                all_waiting = self._waiting.setdefault(holder, [])
+                all_waiting.append(waiting)
+                try:
+                    await waiting
+                finally:
+                    all_waiting.remove(waiting)

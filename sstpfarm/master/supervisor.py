@@ -131,8 +131,9 @@ class Supervisor:
     def reload_users(self, config: Config) -> None:
         """Give auth the users, profiles and pools of that configuration; those of workers and master stay."""
         self.keeper.effects.reload(config)
+        server = msgspec.structs.replace(self._config.server, default_profile=config.server.default_profile)
         self._config = msgspec.structs.replace(
-            self._config, secret=config.secret, profile=config.profile, pool=config.pool
+            self._config, server=server, secret=config.secret, profile=config.profile, pool=config.pool
         )
         if self._auth is not None:
             with ExitStack() as held:

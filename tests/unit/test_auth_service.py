@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sstpfarm.auth.authorization import Verdict
+from sstpfarm.auth.authorization import Denied, Unavailable, Unknown, Verdict
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
@@ -288,5 +288,58 @@ def test_what_waits_for_a_slow_backend_is_bounded_for_each_worker(tmp_path: Path
         answer = await worker.next()
         assert (answer.session, answer.reason) == (f"{SETTINGS.max_starting:016x}", "auth-unavailable")
         assert isinstance(await made.ask(other, request(b"alice", "wonderland")), AccessAccept)
+
+    run(tmp_path, story)
+
+
+class Broken:
+    """A backend with a bug."""
+
+    async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+        raise KeyError("a password: hunter2")
+
+    def forget(self, holder: Holder) -> None: ...
+
+
+def test_a_bug_of_a_backend_costs_one_login_and_tells_no_secret(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        sound = made.auth.service._chain
+        made.auth.service._chain = Chain([Broken()])
+        worker = made.worker(0)
+        assert (await made.ask(worker, request(b"alice", "wonderland", session=1))).reason == "auth-unavailable"
+        (event,) = made.named("internal.error")
+        assert event["detail"].startswith("KeyError at test_auth_service.py:")
+        made.auth.service._chain = sound
+        assert isinstance(await made.ask(worker, request(b"alice", "wonderland", session=2)), AccessAccept)
+        assert "hunter2" not in repr(made.events)
+
+    run(tmp_path, story)
+
+
+def test_the_next_backend_decides_over_who_is_unknown_to_the_first_and_when_it_is_down(tmp_path: Path) -> None:
+    class Other:
+        def __init__(self, verdict: Verdict) -> None:
+            self.verdict = verdict
+
+        async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+            return self.verdict
+
+        def forget(self, holder: Holder) -> None: ...
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        cases: list[tuple[Verdict, str | None]] = [
+            (Unknown(), None),
+            (Unavailable("no server answers"), None),
+            (Denied("no"), "auth-refused"),
+        ]
+        for number, (first, reason) in enumerate(cases):
+            made.auth.service._chain = Chain([Other(first), made.auth.local])
+            answer = await made.ask(worker, request(b"alice", "wonderland", session=number))
+            assert getattr(answer, "reason", None) == reason
+        made.auth.service._chain = Chain([Other(Unavailable("no server answers")), made.auth.local])
+        answer = await made.ask(worker, request(b"mallory", "x", session=9))
+        assert answer.reason == "auth-unavailable"  # who knows whether there is one
+        assert made.named("login.denied")[-1]["detail"] == "no server answers"
 
     run(tmp_path, story)
