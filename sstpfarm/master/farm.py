@@ -49,7 +49,7 @@ CAPABILITIES: Final = {
     "CHOWN",  # auth gives its file to its user when it is started again
     "DAC_OVERRIDE",  # that file lies in its user's directory
 }
-NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "radius")
+NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "interface", "radius")
 """Tables whose changes a reload does not bring."""
 UNPROTECTED: Final = {
     "mschap1": "its hashes are broken: crypto binding does not keep out who sits in between",
