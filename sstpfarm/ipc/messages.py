@@ -49,7 +49,7 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     user: Annotated[bytes, Meta(max_length=255)]
     method: Method
     caller_id: Short  # "address:port" of the peer
-    mtu: Mtu  # what LCP agreed for packets towards the peer
+    mtu: Mtu  # what LCP agreed for packets towards the peer, in one frame or in fragments
     slot: Slot  # the session's slot in the worker's statistics
     password: Annotated[bytes, Meta(max_length=255)] = b""
     identifier: Annotated[int, Meta(ge=0, le=255)] = 0
@@ -59,6 +59,7 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     called_id: Short = ""  # "address:port" that the peer connected to
     connect_info: Short = ""  # TLS version and cipher suite
     certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate
+    frame: Annotated[int, Meta(ge=0, le=4087)] = 0  # the part of `mtu` that one frame holds, 0 for all of it
 
 
 class AccessCancelled(Message, frozen=True, tag="access-cancelled"):

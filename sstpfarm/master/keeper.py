@@ -25,6 +25,7 @@ from sstpfarm.master.ledger import OBEDIENCE, Ledger
 from sstpfarm.master.permissions import SessionPhase, check_session
 from sstpfarm.master.sessions import Session, SessionTable, Traffic
 from sstpfarm.master.static import StaticInterface, StaticInterfaces
+from sstpfarm.net.bridge import bridge_mtu
 from sstpfarm.net.groups import worker_group
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.reasons import OUTCOMES, Reason
@@ -407,7 +408,7 @@ def _plan(grant: m.Grant) -> LinkPlan:
     if terms.bridged:
         if not grant.effects.bridge:
             raise SystemRefusal("the session is bridged, but no bridge is named")
-        return LinkPlan(mtu=grant.mtu, group=group, bridge=grant.effects.bridge)
+        return LinkPlan(mtu=bridge_mtu(grant.effects.bridge), group=group, bridge=grant.effects.bridge)
     return LinkPlan(
         mtu=grant.mtu,
         local=ipaddress.IPv4Address(terms.local_address),

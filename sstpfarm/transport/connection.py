@@ -68,7 +68,7 @@ class Connection:
     __slots__ = (
         "_around", "_broken", "_deadline", "_delegate", "_dispatching", "_downlink", "_farewell", "_fd",
         "_login_deadline", "_outlet", "_path", "_pump", "_sock", "_stage", "_tunnel", "_uplink", "ending",
-        "mtu", "peer", "scheduled",
+        "frame_limit", "mtu", "peer", "scheduled",
     )  # fmt: skip
 
     def __init__(
@@ -99,7 +99,7 @@ class Connection:
         self._dispatching = self._broken = False
         self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
-        self.mtu = 0
+        self.mtu = self.frame_limit = 0
         self.peer = peer
         self.scheduled = float("inf")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -352,7 +352,7 @@ class Connection:
             case PhaseDone(phase, detail):
                 self._delegate.phase_done(self, phase, detail)
             case LcpOpened():
-                self.mtu = event.mtu
+                self.mtu, self.frame_limit = event.mtu, event.send_limit
                 if self._path is not None:
                     set_limits(self._path, event)
             case AuthRequest():

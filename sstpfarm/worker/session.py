@@ -127,6 +127,7 @@ class Session:
             method=request.method.value,
             caller_id=connection.peer,
             mtu=connection.mtu,
+            frame=connection.frame_limit,
             slot=self._slot,
             password=proof.password if isinstance(proof, PapProof) else b"",
             identifier=chap.identifier if chap else 0,

@@ -114,7 +114,7 @@ def test_one_broadcast_domain(lans: Lans, farm: Farm, ports: tuple[Port, Port]) 
     assert not lans.left.ping(RIGHT, "-W", "0.5")
     with connected(wire.client, wire.SERVER4, "--interface", "sstpc0", *BRIDGED, user="branch") as (_, up):
         (session,) = farm.sessions()
-        assert (up["bridge"], up["mtu"], up["local_address"]) == ("br0", 1500, None)
+        assert (up["bridge"], up["mtu"], up["local_address"], session["mtu"]) == ("br0", 1500, None, 1500)
         for place, name in ((wire.client, "sstpc0"), (wire.server, session["interface"])):
             (link,) = place.ip("-details", "link", "show", name)
             assert (link["master"], link["linkinfo"]["info_data"]["type"], link["mtu"]) == ("br0", "tap", 1500)

@@ -112,8 +112,9 @@ class RadiusBackend:
             code = 0
         if code != REQUEST:
             raise ContradictionError("Access-Challenge without an EAP Request")
-        if len(packet) > request.mtu:
-            raise ContradictionError(f"an EAP Request of {len(packet)} bytes; the peer takes {request.mtu}")
+        most = request.frame or request.mtu  # EAP does not travel in fragments
+        if len(packet) > most:
+            raise ContradictionError(f"an EAP Request of {len(packet)} bytes; the peer takes {most}")
         self._conversations[holder] = _Conversation(endpoint, reply.first("State") or b"")
         return Challenged(packet)
 

@@ -61,7 +61,7 @@ def access_attributes(
         ("NAS-Port-Type", VIRTUAL),
         ("Service-Type", FRAMED),
         ("Framed-Protocol", PPP),
-        ("Framed-MTU", request.mtu - EAP_OVERHEAD if request.method == "eap" else request.mtu),
+        ("Framed-MTU", (request.frame or request.mtu) - EAP_OVERHEAD if request.method == "eap" else request.mtu),
         ("Calling-Station-Id", calling_station(radius, request.caller_id)),
         ("Acct-Session-Id", request.session),
     ]
