@@ -76,14 +76,15 @@ class Device:
         return self._has.local if self._has is not None else None
 
     def make(self) -> None:
-        """Make it, down and without addresses. Idempotent.
+        """Make it, down and without addresses; also again, when somebody has deleted it. Idempotent.
 
         Raises:
             SystemRefusal: the name is taken, or the kernel refuses.
             OSError: the kernel refuses.
         """
-        if self._fd >= 0:
+        if self._fd >= 0 and self._is_there():
             return
+        self.close()
         self._fd = self._open()
         self.index = socket.if_nametoindex(self.name)
         # The addresses of two sessions have the same peer, so the kernel takes the new one for a secondary of the old
@@ -96,6 +97,13 @@ class Device:
             join_vrf(self._vrf, self.index)
         if self._description:
             self._links.set_alias(self.index, self._description)
+
+    def _is_there(self) -> bool:
+        try:
+            socket.if_indextoname(self.index)
+        except OSError:
+            return False
+        return True
 
     def describe(self, description: str) -> None:
         """Write that about it (its alias); OSError when the kernel refuses."""
@@ -170,8 +178,8 @@ class Device:
 
     def rest(self) -> None:
         """Take it down, without addresses and routes; OSError when the kernel refuses."""
-        if self._fd >= 0:
-            self._has = None
+        self._has = None
+        if self._fd >= 0 and self._is_there():
             self._links.lay_down(self.index)
 
     def close(self) -> None:

@@ -287,7 +287,10 @@ class Interface:
         assert self._last is not None
         if not self.plan.wishes.dial_on_demand:
             await self._routes.remove()
-            self._device.rest()
+            try:
+                self._device.rest()
+            except OSError as error:  # it is dialled again all the same
+                self.trouble(f"device: {error.strerror}")
         self._way = self._ways()
         wait = self._backoff.after(self._last[0], self._lasted)
         self._log.emit("tunnel.postponed", seconds=round(wait, 2), reason=self._last[0].value)
@@ -327,6 +330,7 @@ class Interface:
                     self._log.emit("tunnel.refused", detail=f"{plan.settings.first_stop[0]}: {error.strerror}")
                     await asyncio.sleep(wait)
             await self._host.apply(plan.name, plan.settings.max_mtu)  # for the packet that dials too
+            self._device.make()
             self._device.hold_place(plan.settings.max_mtu)
             with suppress(OSError):  # no way to the server now: it is looked for again at the dial
                 await self._routes.lead([ipaddress.ip_address(text) for text in self._known], self._device.index)
@@ -334,6 +338,8 @@ class Interface:
             self._loop.add_reader(self._device.fd, self._packet)
         except (OSError, SystemRefusal) as error:
             self._log.emit("tunnel.refused", detail=str(error))
+            await asyncio.sleep(self._backoff.after(Reason.INTERFACE_FAILED, 0.0))
+            self.advance(Input.STANDBY)
 
     def _packet(self) -> None:
         self._loop.remove_reader(self._device.fd)  # it stays there until the tunnel takes it

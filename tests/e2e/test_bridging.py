@@ -19,6 +19,7 @@ from typing import Final
 import pytest
 
 from .client import TRUST_ANY, connected, connecting
+from .client_service import interface, serving
 from .farm import PASSWORD, Farm, running
 from .netns import Namespace, Wire, connect, namespace, until
 from .rawpeer import ACK, IPCP, LCP, REQ, RawPeer, data, ipv4, ppp, tls_peer
@@ -229,4 +230,17 @@ def test_frames_of_another_implementation(lans: Lans, farm: Farm, ports: tuple[P
         came = peer.expect(lambda one: one.protocol == BRIDGE_DATA and one.information[2:14] == answer[:12])
         assert came.information == b"\x00\x01" + answer
         peer.disconnect()
+    farm.idle()
+
+
+def test_the_service_dials_a_bridged_tunnel_again(lans: Lans, farm: Farm) -> None:
+    """Its device stays, and is a port of the bridge again with the next session."""
+    tunnels = {"sstpc0": interface(lans.wire.SERVER4, "branch", bridge="br0", mrru=1600)}
+    with serving(lans.wire.client, tunnels) as service:
+        service.opened("sstpc0")
+        assert lans.left.ping(RIGHT)
+        mark = service.log.mark()
+        farm.cli("kick", farm.sessions()[0]["session"])
+        service.opened("sstpc0", mark)
+        assert lans.left.ping(RIGHT)
     farm.idle()

@@ -160,7 +160,7 @@ def test_an_operator_disconnects_and_connects(wire: Wire, farm: Farm) -> None:
 
 
 def test_a_session_that_is_lost_is_dialled_again(wire: Wire, farm: Farm) -> None:
-    """Kicked by the server, or without its child: another session, on the same device."""
+    """Kicked by the server, or without its child: another session, on the same device; or on a new one, without it."""
     with serving(wire.client, {"sstpc0": interface(FAR)}) as service:
         service.opened("sstpc0")
         index = service.link("sstpc0")["ifindex"]
@@ -173,6 +173,12 @@ def test_a_session_that_is_lost_is_dialled_again(wire: Wire, farm: Farm) -> None
         assert service.wait("tunnel.closed", mark)["reason"] == "worker-lost"
         service.opened("sstpc0", mark)
         assert service.link("sstpc0")["ifindex"] == index
+        assert wire.client.ping(GATEWAY)
+        mark = service.log.mark()
+        wire.client.run("ip", "link", "delete", "sstpc0")
+        assert service.wait("tunnel.closed", mark)["reason"] == "interface-failed"
+        service.opened("sstpc0", mark)
+        assert service.link("sstpc0")["ifindex"] != index
         assert wire.client.ping(GATEWAY)
     farm.idle()
 
