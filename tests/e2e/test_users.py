@@ -286,6 +286,39 @@ def test_the_books_go_on_when_auth_is_killed(wire: Wire, farm: Farm) -> None:
     assert len({row["session"] for row in found}) == 2
 
 
+def test_no_session_is_lost_or_doubled_in_the_books_while_auth_is_killed_again_and_again(
+    wire: Wire, farm: Farm
+) -> None:
+    """Logins wait for the next auth process; ends that nobody heard are closed by it."""
+    mark = farm.log.mark()
+    kills = 0
+    with ExitStack() as held:
+        live: list[RawPeer] = []
+        for number in range(16):
+            peer = held.enter_context(tls_peer(wire.client, wire.SERVER4))
+            if number % 8 == 2:  # the login meets a dead auth process
+                os.kill(farm.auth_pid(), signal.SIGKILL)
+                kills += 1
+            peer.open_session("user2")
+            live.append(peer)
+            if len(live) > 3:
+                live.pop(0).disconnect()
+        for peer in live:
+            peer.disconnect()
+    farm.idle()
+    assert len(farm.log.find("auth.lost", mark)) == kills == 2
+    closed = [event["session"] for event in farm.log.find("session.closed", mark, user="user2")]
+    assert len(closed) == len(set(closed)) == 16
+
+    def kept() -> list[str]:
+        return [row["session"] for row in history(farm, "user2") if row["session"] in closed]
+
+    until(lambda: len(kept()) >= 16, "all sessions are in the history")
+    assert sorted(kept()) == sorted(closed)
+    addresses = [row["address"] for row in history(farm, "user2") if row["session"] in closed]
+    assert len(set(addresses)) >= 4  # four at once, and each had its own
+
+
 @pytest.mark.parity("ros-ppp/caller-id")
 def test_an_account_may_name_several_places_to_call_from(wire: Wire, farm: Farm) -> None:
     add(farm, "ivan")
