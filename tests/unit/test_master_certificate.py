@@ -11,11 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from sstpfarm.config.addresses import Endpoint
-from sstpfarm.config.schema import CertificateFiles
-from sstpfarm.errors import ConfigError
+from sstpfarm.config.schema import CertificateFiles, Config, Farm, Server
+from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.master import certificate
-from sstpfarm.master.certificate import load_files, load_or_make
+from sstpfarm.master.certificate import client_authorities, describe_certificate, load_files, load_or_make
 from sstpfarm.telemetry.log import get_log
+from tests.e2e.authority import Authority
 
 ENDPOINTS = (Endpoint("0.0.0.0", 443), Endpoint("::", 443), Endpoint("192.0.2.1", 8443))
 
@@ -85,3 +86,48 @@ def test_faulty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_or_make(tmp_path / "expired", ENDPOINTS, get_log())
     with pytest.raises(ConfigError, match="has expired on"):
         load_files(files(tmp_path / "expired"))
+
+
+def test_names_of_the_own_certificate(tmp_path: Path) -> None:
+    """A name that is missing in it makes it anew; one that is left over, or their order, does not."""
+    plain = load_or_make(tmp_path, ENDPOINTS, get_log())
+    named = load_or_make(tmp_path, ENDPOINTS, get_log(), names=("vpn.example", "192.0.2.99"))
+    assert named.sha256 != plain.sha256
+    leaf = x509.load_pem_x509_certificate(named.chain)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"vpn.example", "localhost"} <= set(names.get_values_for_type(x509.DNSName))
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.99", "192.0.2.1"]
+    assert leaf.subject.rfc4514_string() == "CN=vpn.example"
+    assert load_or_make(tmp_path, ENDPOINTS, get_log(), names=("192.0.2.99",)) == named
+
+
+def test_authorities_of_clients(tmp_path: Path) -> None:
+    """The issuers in the server's own chain, or those of client-ca; never the server's certificate itself."""
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    chain = ours.issue("server", "vpn.example", server=True).chain.read_bytes()
+    assert client_authorities(Server(), chain) == ours.file.read_text()
+    assert client_authorities(Server(client_ca=str(theirs.file)), chain) == theirs.file.read_text()
+    (tmp_path / "none.pem").write_text("no certificate")
+    for server, pem, message in (
+        (Server(), ours.file.read_bytes(), "the chain of server.certificate: holds no issuer after the server's own"),
+        (Server(client_ca=str(tmp_path / "none.pem")), chain, "none.pem: holds no certificate in PEM"),
+        (Server(client_ca=str(tmp_path / "gone.pem")), chain, "server.client-ca: .*gone.pem: No such file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            client_authorities(server, pem)
+
+
+def test_what_is_shown(tmp_path: Path) -> None:
+    """Of the farm's own certificate and of files; what is not there yet is not made by looking."""
+    farm = Farm(state_directory=str(tmp_path))
+    with pytest.raises(SystemRefusal, match=r"certificate.pem: No such file or directory; the server makes it"):
+        describe_certificate(Config(farm=farm))
+    assert list(tmp_path.iterdir()) == []
+    made = load_or_make(tmp_path, ENDPOINTS, get_log())
+    shown = describe_certificate(Config(farm=farm))
+    assert (shown.sha256, shown.path, shown.self_signed) == (made.sha256, tmp_path / "certificate.pem", True)
+    pair = Authority(tmp_path).issue("server", "vpn.example", ["vpn.example"], server=True)
+    shown = describe_certificate(Config(server=Server(certificate=CertificateFiles(**pair.table()))))
+    assert (shown.names, shown.self_signed) == (("vpn.example",), False)
+    with pytest.raises(ConfigError, match="nothing to show"):
+        describe_certificate(Config(server=Server(certificate="none-anonymous-tls")))
