@@ -160,6 +160,23 @@ def test_however_it_ends_the_port_is_gone(lans: Lans, farm: Farm, how: str) -> N
     assert [link["ifname"] for link in wire.server.ip("link", "show", "master", "br0")] == ["port"]
 
 
+@pytest.mark.parity("ros-example/bcp", "ros-client/mrru")
+def test_a_tunnel_of_the_client_service_comes_back_as_a_port(lans: Lans, farm: Farm) -> None:
+    """The same device joins the bridge again with each session; full frames pass each time."""
+    wire = lans.wire
+    tunnel = interface(wire.SERVER4, "branch", bridge="br0", mrru=1600)
+    with serving(wire.client, {"office": tunnel}) as service:
+        service.opened("office")
+        assert lans.left.ping(RIGHT, "-M", "do", "-s", "1472")
+        assert service.link("office")["master"] == "br0"
+        mark = service.log.mark()
+        (session,) = farm.sessions()
+        farm.cli("kick", session["session"])
+        service.opened("office", mark)
+        assert lans.left.ping(RIGHT, "-M", "do", "-s", "1472")
+    farm.idle()
+
+
 def test_a_bridge_that_is_not_there(lans: Lans, farm: Farm) -> None:
     """At the server: the user comes in, and gets no interface. At the client: it says so."""
     wire = lans.wire

@@ -65,6 +65,10 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
         (["h", "--user", "\udcff"], ExitCode.USAGE, "not UTF-8"),
         (["h", "--user", "u", "--interface", "sstp%d"], ExitCode.USAGE, "--interface"),
         (["h", "--user", "u", "--interface", "a" * 16], ExitCode.USAGE, "1 to 15 bytes"),
+        (["h", "--user", "u", "--mrru", "1499"], ExitCode.USAGE, '1500 to 16384, or "disabled"'),
+        (["h", "--user", "u", "--mrru", "16385"], ExitCode.USAGE, '1500 to 16384, or "disabled"'),
+        (["h", "--user", "u", "--mrru", "auto"], ExitCode.USAGE, '1500 to 16384, or "disabled"'),
+        (["h", "--user", "u", "--bridge", "a" * 16], ExitCode.USAGE, "--bridge"),
         (["h", "--user", "u", "--connect-timeout-s", "nan"], ExitCode.USAGE, "not a number"),
         (["h", "--user", "u", "--login-deadline-s", "nan"], ExitCode.USAGE, "not a number"),
         (

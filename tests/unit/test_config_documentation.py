@@ -65,6 +65,19 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def test_the_examples_of_multilink_and_bridging_load(tmp_path: Path) -> None:
+    rest = '[profile.default]\nlocal-address = "10.20.0.1"\nremote-address = "10.20.0.2"\n'
+    document = (Path(__file__).parents[2] / "docs" / "multilink-and-bridging.md").read_text()
+    multilink, bridging = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    (tmp_path / "branch.pw").write_text("content\n")
+    (tmp_path / "branch.pw").chmod(0o600)
+    file = tmp_path / "farm.toml"
+    file.write_text(multilink + rest)
+    assert (load(file).server.max_mru, load(file).server.mrru) == (1400, 1600)
+    file.write_text(bridging + rest)
+    assert (load(file).server.mrru, load(file).secret["branch"].bridge) == (1600, "br0")
+
+
 def test_the_example_loads(tmp_path: Path) -> None:
     example = re.search(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert example is not None
