@@ -9,6 +9,7 @@ nothing here is done for each packet.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from sstpfarm.dataplane.bucket import Bucket
@@ -84,10 +85,8 @@ class Shaper:
         for _ in range(READS):
             if not more or self._bytes >= room:
                 break
-            batch, more = self._read(out, bucket, now)
-            if batch:
-                self._batches.append(bytes(batch))
-                self._bytes += len(batch)
+            batches, more = self._read(out, bucket, now)
+            self._queue(batches)
         if not more or now - self._fitted > 2 * BURST:  # or nobody has looked for long
             self._fitted = now
         elif now - self._fitted > BURST and room == wanted:
@@ -105,14 +104,23 @@ class Shaper:
 
     def _fresh(self, out: memoryview, bucket: Bucket, now: float) -> bytes | memoryview:
         """A batch that did not wait."""
-        batch, more = self._read(out, bucket, now)
-        if more and not batch:  # its only packet was shed: the rest of a super-packet makes no descriptor readable
-            batch, more = self._read(out, bucket, now)
-        return batch
+        batches, more = self._read(out, bucket, now)
+        if more and not batches:  # its only packet was shed: the rest of a super-packet makes no descriptor readable
+            batches, more = self._read(out, bucket, now)
+        if not batches:
+            return b""
+        self._queue(batches[1:])
+        return batches[0]
 
-    def _read(self, out: memoryview, bucket: Bucket, now: float) -> tuple[bytes | memoryview, bool]:
-        """Read as much as a tick's tokens are, and not less than a packet."""
+    def _queue(self, batches: Sequence[bytes | memoryview]) -> None:
+        for batch in batches:
+            self._batches.append(bytes(batch))
+            self._bytes += len(batch)
+
+    def _read(self, out: memoryview, bucket: Bucket, now: float) -> tuple[list[bytes | memoryview], bool]:
+        """Read as much as a tick's tokens are, and not less than a packet; each fragment is a batch of its own."""
         size = max(MAX_FRAME, int(bucket.rate * TICK))
         filled, more = self._source.read(out[:size], now, waiting=bool(self._batches))
-        large = self._source.large()
-        return (b"".join((out[:filled], *large)) if large else out[:filled]), more
+        batches: list[bytes | memoryview] = [out[:filled]] if filled else []
+        batches += self._source.large()
+        return batches, more

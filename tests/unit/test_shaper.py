@@ -17,6 +17,7 @@ class Path:
     def __init__(self, packets: int = 0) -> None:
         self.packets = packets
         self.shed = self.discarded = 0
+        self.behind: list[bytes] = []
 
     def drain(self, out: memoryview, shed: bool = False) -> tuple[int, bool]:
         count = min(self.packets, len(out) // PACKET)
@@ -26,8 +27,8 @@ class Path:
             count -= 1
         return count * PACKET, self.packets > 0
 
-    def large(self) -> None:
-        """It has none."""
+    def large(self) -> bytes | None:
+        return self.behind.pop() if self.behind else None
 
     def discard(self) -> bool:
         count = min(self.packets, 64)
@@ -155,6 +156,17 @@ def test_without_a_limit_what_waits_passes_and_then_it_has_no_use() -> None:
     assert waited
     assert shaper.idle
     assert first + waited + path.packets * PACKET == 30_000
+
+
+def test_each_fragment_is_a_batch_of_its_own() -> None:
+    """It becomes a TLS record of its own, as without a limit."""
+    path = Path(1)
+    path.behind = [b"a packet that does not fit"]
+    source = TunSource(path, None, lambda _: [b"first", b"second", b"third"])  # type: ignore[arg-type] # as above
+    shaper = Shaper(source)
+    shaper.limit(Bucket(8_000_000, 0, 0, 0, 0.0))
+    found = [bytes(shaper.next(OUT, 0.0)) for _ in range(5)]
+    assert found == [bytes(PACKET), b"first", b"second", b"third", b""]
 
 
 def test_the_rest_of_a_super_packet_follows_when_a_shed_packet_was_alone() -> None:
