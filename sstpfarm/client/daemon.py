@@ -162,12 +162,7 @@ class _Daemon:
                     redialed.append(name)
         added = sorted(set(wanted) - set(self._interfaces))
         for name in added:
-            try:
-                self._add(wanted[name])
-            except SystemRefusal as error:
-                refused = self._interfaces.pop(name)
-                await refused.stop()
-                self._log.emit("client.reload_refused", detail=str(error))
+            self._add(wanted[name])
         self._plans = wanted
         self._log.emit("client.reloaded", added=added, removed=removed, changed=changed, redialed=redialed)
         self._notifier.send("READY=1", f"STATUS={len(self._interfaces)} interfaces")

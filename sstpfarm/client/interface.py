@@ -87,15 +87,11 @@ class Interface:
     # -- what its owner does -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Make the device; go on as the plan says.
-
-        Raises:
-            SystemRefusal: the device's name is taken, or the kernel refuses it.
-        """
+        """Make the device; go on as the plan says. A device that cannot be made now is tried again at each dial."""
         try:
             self._device.make()
-        except OSError as error:
-            raise SystemRefusal(f"interface {self.plan.name}: {error.strerror}") from error
+        except (OSError, SystemRefusal) as error:
+            self._log.emit("tunnel.refused", detail=str(error))
         if not self.plan.disabled:
             self.advance(self._ready())
 
@@ -241,6 +237,7 @@ class Interface:
         self._log.emit("tunnel.dialing", server=str(Endpoint(plan.settings.host, plan.settings.port)))
         reason, detail = Reason.INTERNAL_ERROR, ""
         try:
+            self._device.make()
             self._tunnel = Tunnel(
                 plan.settings,
                 plan.wishes,

@@ -159,6 +159,22 @@ def test_an_operator_disconnects_and_connects(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+def test_a_name_that_is_taken_stops_nobody_else(wire: Wire, farm: Farm) -> None:
+    """It is tried again, for the name may become free."""
+    wire.client.run("ip", "link", "add", "taken", "type", "veth", "peer", "name", "taken1")
+    with serving(wire.client, {"taken": interface(FAR, "user1"), "sstpc0": interface(FAR, "user2")}) as service:
+        service.opened("sstpc0")
+        failed = service.wait("tunnel.failed", interface="taken")
+        assert (failed["reason"], failed["detail"]) == (
+            "interface-failed",
+            "interface taken exists already; choose another name",
+        )
+        wire.client.run("ip", "link", "delete", "taken")
+        service.links_before -= {"taken", "taken1"}
+        service.opened("taken")
+    farm.idle()
+
+
 def test_a_session_that_is_lost_is_dialled_again(wire: Wire, farm: Farm) -> None:
     """Kicked by the server, or without its child: another session, on the same device; or on a new one, without it."""
     with serving(wire.client, {"sstpc0": interface(FAR)}) as service:
