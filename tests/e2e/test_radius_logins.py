@@ -1,5 +1,7 @@
 """Users of a real FreeRADIUS: every method with its crypto binding, every attribute of the grant, refusals.
 
+Session-Timeout and Idle-Timeout are in test_radius_accounting.py, where their causes are.
+
 +-- client ----------------+                    +-- server ---------------------------------+
 | sstp0 10.20.0.x          |====tunnel====>     | sstp... 10.20.0.1                         |
 | uplink 10.99.1.2         |------veth----------| downlink 10.99.1.1:443                    |
@@ -48,8 +50,6 @@ USERS = {
         ],
     ),
     "pooled": (PASSWORD, ['Framed-Pool = "other"', "Framed-IP-Address = 255.255.255.254"]),
-    "timed": (PASSWORD, ["Session-Timeout = 2"]),
-    "idle": (PASSWORD, ["Idle-Timeout = 1"]),
     "twice": (PASSWORD, ["Port-Limit = 1"]),
     "login-service": (PASSWORD, ["Service-Type = Login-User"]),
     "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 50000", "Mikrotik-Recv-Limit-Gigawords = 0"]),
@@ -156,17 +156,6 @@ def test_what_an_accept_grants(wire: Wire, farm: Farm) -> None:
 def test_a_pool_by_its_name(wire: Wire, farm: Farm) -> None:
     with connected(wire.client, wire.SERVER4, user="pooled", password=PASSWORD) as (_, up):
         assert up["local_address"].startswith("10.40.0.")
-
-
-@pytest.mark.parametrize(("user", "reason"), [("timed", "session-timeout"), ("idle", "idle-timeout")])
-def test_limits_in_time(wire: Wire, farm: Farm, user: str, reason: str) -> None:
-    mark = farm.log.mark()
-    with connecting(
-        wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", user=user, password=PASSWORD
-    ) as client:
-        client.up()
-        client.end()
-        assert farm.wait_event("session.closed", mark)["reason"] == reason
 
 
 def test_a_limit_in_volume(wire: Wire, farm: Farm) -> None:
