@@ -31,13 +31,15 @@ def test_two_tunnels_and_one_that_is_disabled(wire: Wire, farm: Farm) -> None:
     """Each with a device, an alias, an MTU and a user of its own; without a wish the default route stays."""
     tunnels = {
         "sstpc0": interface("", "user1", server=FAR, port=443, description="to the office", mtu=1300),
-        "branch": interface(f"{FAR}:443", "user2", comment="to a branch", max_mtu=1280, no_default_route=True),
+        "branch": interface(
+            f"[{Wire.SERVER6}]:443", "user2", comment="to a branch", max_mtu=1280, no_default_route=True
+        ),
         "later": interface(FAR, "user3", disabled=True),
         "never": interface(FAR, "user4", disable=True),
     }
     with serving(wire.client, tunnels) as service:
         assert service.opened("sstpc0")["mtu"] == 1300
-        service.opened("branch")
+        assert service.opened("branch")["server"] == Wire.SERVER6
         assert {session["user"] for session in farm.sessions()} == {"user1", "user2"}
         office, branch = service.link("sstpc0"), service.link("branch")
         assert (office["ifalias"], office["mtu"]) == ("to the office", 1300)
