@@ -56,6 +56,7 @@ from sstpfarm.reasons import OUTCOMES, Reason
 FROM_MASTER: Final = may_send(Party.MASTER, Party.AUTH)
 FROM_WORKER: Final = may_send(Party.WORKER, Party.AUTH)
 TICK: Final = 0.5  # seconds; an account that has expired is noticed within that time
+POOLS_PART: Final = 128  # pools in one message: with names of 64 characters it stays below the channel's 64 KiB
 POOL_USE_TICKS: Final = 4  # the use of the pools is told that often, when it has changed
 PRUNE_TICKS: Final = 120  # the history is looked at that often; at each tick while there is more to delete
 
@@ -217,7 +218,9 @@ class AuthService:
         self._read_counters(self._ledger.due())
         if self._ticks % POOL_USE_TICKS == 0 and (use := self._leases.use()) != self._pool_use:
             self._pool_use = use
-            self._master.send(PoolUse(pools=use))
+            for start in range(0, max(1, len(use)), POOLS_PART):
+                part = use[start : start + POOLS_PART]
+                self._master.send(PoolUse(pools=part, more=start + POOLS_PART < len(use)))
         if self._ticks % PRUNE_TICKS == 0:
             keep = self._view.accounting
             if self._ledger.prune(keep.retention_days, keep.retention_records):

@@ -217,7 +217,8 @@ class PoolState(msgspec.Struct, frozen=True, array_like=True):
 class PoolUse(Message, frozen=True, tag="pool-use"):
     """The use of the pools, for lists and metrics; auth sends it when it has changed."""
 
-    pools: Annotated[tuple[PoolState, ...], Meta(max_length=256)]
+    pools: Annotated[tuple[PoolState, ...], Meta(max_length=128)]
+    more: bool = False  # another part follows; the parts together are all pools
 
 
 class WorkerViolated(Message, frozen=True, tag="worker-violated"):

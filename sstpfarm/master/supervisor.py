@@ -89,6 +89,7 @@ class Supervisor:
         self._auth: Child | None = None
         self._auth_backoff = Backoff()
         self._pools: tuple[m.PoolState, ...] = ()
+        self._pool_parts: tuple[m.PoolState, ...] = ()  # of a list of pools, the parts that came
         self._told: deque[m.Message] = deque(maxlen=MAX_TOLD)
         self._up = False  # the start has succeeded
         self._stopping = False
@@ -248,6 +249,7 @@ class Supervisor:
                 on_violation=lambda detail: self._violation("auth", detail),
             )
         self._auth = child
+        self._pool_parts = ()
         self._log.emit("auth.started", pid=child.pid)
         for message in self._told:  # the process before may not have read all of it; what is known is ignored
             child.send(message)
@@ -276,9 +278,11 @@ class Supervisor:
             case m.ReadCounters(sessions=sessions):
                 for worker, session in sessions:
                     self.keeper.report(worker, session)
-            case m.PoolUse(pools=pools):
-                self._pools = pools
-                self._collector.pools_used({state.pool: (state.used, state.size) for state in pools})
+            case m.PoolUse(pools=pools, more=more):
+                self._pool_parts += pools
+                if not more:
+                    self._pools, self._pool_parts = self._pool_parts, ()
+                    self._collector.pools_used({state.pool: (state.used, state.size) for state in self._pools})
             case m.WorkerViolated(worker=worker, detail=detail):
                 self._accuse(worker, detail)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from sstpfarm.auth.authorization import Denied, Unavailable, Unknown, Verdict
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
+from sstpfarm.config.addresses import AddressRange
+from sstpfarm.config.views import PoolView
 from sstpfarm.ipc.messages import (
     AccessAccept,
     AccessCancelled,
@@ -16,6 +20,7 @@ from sstpfarm.ipc.messages import (
     AccessRequest,
     Grant,
     LiveSessions,
+    PoolUse,
     SessionReleased,
     Shutdown,
 )
@@ -343,3 +348,21 @@ def test_the_next_backend_decides_over_who_is_unknown_to_the_first_and_when_it_i
         assert made.named("login.denied")[-1]["detail"] == "no server answers"
 
     run(tmp_path, story)
+
+
+def test_the_use_of_many_pools_is_told_in_parts(tmp_path: Path) -> None:
+    """300 pools with names of 64 characters of four bytes: each part is a message that the channel carries."""
+    pools = {
+        f"{number:04}" + "\N{GRINNING FACE}" * 60: PoolView((AddressRange(0x0A000001 + number, 0x0A000001 + number),))
+        for number in range(300)
+    }
+
+    async def story(made: Bench) -> None:
+        parts: list[PoolUse] = []
+        while not parts or parts[-1].more:
+            message = await made.master.next()
+            parts += [message] if isinstance(message, PoolUse) else []
+        assert [len(part.pools) for part in parts] == [128, 128, 44]
+        assert {state.pool for part in parts for state in part.pools} == set(pools)
+
+    auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, pools=pools))
