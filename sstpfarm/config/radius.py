@@ -29,7 +29,7 @@ class RadiusServer(Table, frozen=True):
     acct_port: Port = 1813
     secret: Secret | None = None
     secret_file: FilePath | None = None
-    timeout_s: Annotated[float, Meta(ge=0.1, le=60, description="seconds, 0.1 to 60")] = 2.0
+    timeout_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 2.0
     retries: Annotated[int, Meta(ge=0, le=10, description="a whole number, 0 to 10")] = 1
     dead_time_s: Annotated[float, Meta(ge=0.1, le=3600, description="seconds, 0.1 to 3600")] = 30.0
     message_authenticator: Annotated[Signature, Meta(description='"require", "auto" or "off"')] = "auto"
@@ -68,7 +68,7 @@ class Radius(Table, frozen=True):
     nas_ip_address: OptionalHost = ""
     source_address: OptionalHost = ""
     calling_station_id: Annotated[CallingStationId, Meta(description='"address" or "address:port"')] = "address"
-    deadline_s: Annotated[float, Meta(ge=0.1, le=120, description="seconds, 0.1 to 120")] = 10.0
+    deadline_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 10.0
     coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
 
 

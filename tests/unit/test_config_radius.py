@@ -98,7 +98,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "timeout": Fault(
         with_server("timeout-s = 0"),
-        ("9: radius.server[0].timeout-s: 0 is not allowed; allowed: seconds, 0.1 to 60",),
+        ("9: radius.server[0].timeout-s: 0 is not allowed; allowed: seconds, 0.1 to 30",),
     ),
     "retries": Fault(
         with_server("retries = 11"),
@@ -131,8 +131,8 @@ FAULTS: Final[dict[str, Fault]] = {
         ('7: radius.calling-station-id: "mac" is not allowed; allowed: "address" or "address:port"',),
     ),
     "deadline": Fault(
-        with_radius("deadline-s = 121"),
-        ("7: radius.deadline-s: 121 is not allowed; allowed: seconds, 0.1 to 120",),
+        with_radius("deadline-s = 31"),
+        ("7: radius.deadline-s: 31 is not allowed; allowed: seconds, 0.1 to 30",),
     ),
     "switches": Fault(
         with_radius("accounting = 0"), ("7: radius.accounting: 0 is not allowed; allowed: true or false",)

@@ -285,7 +285,7 @@ def test_of_20_000_wrong_replies_none_is_taken() -> None:
         yield request.reply(ACCEPT)
 
     async def main() -> None:
-        async with asking(double, wait=60, signature="require", deadline=60) as (client, _):
+        async with asking(double, wait=30, signature="require", deadline=60) as (client, _):
             answer = await login(client)
             assert answer is not None
             assert answer.reply.signed
