@@ -306,7 +306,14 @@ class AuthService:
                 del worker.logins[request.session]
         match decision:
             case Granted(grant=grant, answer=answer):
-                self._master.send(grant)
+                try:
+                    self._master.send(grant)
+                except LocalError as error:  # larger than a message may be: programs with very long arguments
+                    self._emit("internal.error", detail=str(error))
+                    self._ledger.released(holder, Counters(), Reason.INTERNAL_ERROR, opened=False)
+                    denied = Denied("the grant is too large", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+                    self._refuse(worker, request, denied, delay=0.0)
+                    return
                 self._answer(worker, answer)
             case Challenged(message=text):
                 worker.talking.add(request.session)

@@ -27,7 +27,7 @@ from sstpfarm.ipc.messages import (
 from sstpfarm.ipc.permissions import Party
 from tests.unit import auth_bench
 from tests.unit.auth_bench import Bench
-from tests.unit.logins import request, view
+from tests.unit.logins import request, secret, view
 
 DELAY = 0.2
 SETTINGS = view(delay=DELAY)
@@ -366,3 +366,15 @@ def test_the_use_of_many_pools_is_told_in_parts(tmp_path: Path) -> None:
         assert {state.pool for part in parts for state in part.pools} == set(pools)
 
     auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, pools=pools))
+
+
+def test_a_grant_that_no_message_can_carry_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        assert (await made.ask(worker, request(b"wordy", "x", session=1))).reason == "auth-unavailable"
+        assert made.named("login.denied")[-1]["detail"] == "the grant is too large"
+        assert len(made.auth.leases) == len(made.auth.sessions) == len(made.store.sessions()) == 0
+        assert isinstance(await made.ask(worker, request(b"alice", "wonderland", session=2)), AccessAccept)
+
+    wordy = secret("x", on_up=("/bin/true", *("x" * 4096 for _ in range(20))))
+    auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, secrets={**SETTINGS.secrets, "wordy": wordy}))
