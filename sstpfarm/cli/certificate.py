@@ -7,10 +7,10 @@ from typing import Final
 
 import click
 
+from sstpfarm.cli.commands import config_option
 from sstpfarm.config.load import load
 from sstpfarm.master.certificate import describe_certificate
 
-DEFAULT: Final = "/etc/sstpfarm/sstpfarm.toml"
 IMPORT: Final = """
 Windows trusts it after one of these, with the file copied to the client. PowerShell as administrator:
   Import-Certificate -FilePath .\\{file} -CertStoreLocation Cert:\\LocalMachine\\Root
@@ -28,7 +28,7 @@ def certificate() -> None:
 
 
 @certificate.command("show")
-@click.option("--config", "path", type=click.Path(path_type=Path), default=DEFAULT, show_default=True)
+@config_option
 def show_certificate(path: Path) -> None:
     """Show the certificate's file, names and SHA-256, and how clients come to trust it."""
     found = describe_certificate(load(path))

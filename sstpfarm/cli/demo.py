@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -83,6 +84,13 @@ Facts = dict[str, Any]
 
 class DemoError(Exception):
     """The demonstration failed; the text says where."""
+
+
+@click.command()
+@click.pass_context
+def demo(context: click.Context) -> None:
+    """Show a server and a client in two network namespaces of this machine."""
+    context.exit(run_demo(Console()))
 
 
 def run_demo(console: Console) -> int:

@@ -12,7 +12,8 @@ import click
 from rich.table import Table
 
 from sstpfarm.auth.sqlite.history import read_history
-from sstpfarm.cli.sessions import CONFIG, console
+from sstpfarm.cli.commands import config_option
+from sstpfarm.cli.sessions import console
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.load import locate_farm
 
@@ -42,9 +43,7 @@ def _since(context: click.Context, parameter: click.Parameter, text: str | None)
 
 
 @click.command()
-@click.option(
-    "--config", "path", type=click.Path(path_type=Path), default=CONFIG, show_default=True, help="Configuration file."
-)
+@config_option
 @click.option("--user", help="Only this user's sessions.")
 @click.option("--since", callback=_since, help="Only what ended since then: 2d, a date or an RFC 3339 time.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="The last so many.")

@@ -10,12 +10,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from sstpfarm.cli.commands import CONFIG as DEFAULT
+from sstpfarm.cli.commands import Commands
 from sstpfarm.config.load import locate_farm
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request
 
-CONFIG: Final = Path("/etc/sstpfarm/sstpfarm.toml")
+CONFIG: Final = Path(DEFAULT)
 RUN_DIRECTORY: Final = Path("/run/sstpfarm")
+PLACES: Final = {"history": "sstpfarm.cli.history", "interfaces": "sstpfarm.cli.interfaces"}
 WIDE: Final = 10_000  # columns when nobody looks: no line is folded
 PATIENCE_S: Final = {"reload": 120.0}  # 100,000 users take some ten seconds to read
 COLUMNS: Final = {
@@ -45,7 +48,7 @@ def farm_option(function: click.decorators.FC) -> click.decorators.FC:
     )(function)
 
 
-@click.group()
+@click.group(cls=Commands, places=PLACES)
 def show() -> None:
     """Show what the running farm does."""
 

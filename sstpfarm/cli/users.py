@@ -16,6 +16,7 @@ import click
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from rich.table import Table
 
+from sstpfarm.cli.commands import config_option
 from sstpfarm.cli.sessions import ask_farm, console
 from sstpfarm.cli.trial import try_login
 from sstpfarm.config.document import read_toml
@@ -26,24 +27,11 @@ from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.proto.ppp.mschap import nt_hash
 from sstpfarm.reasons import ExitCode
 
-CONFIG: Final = "/etc/sstpfarm/sstpfarm.toml"
 MAX_FILE_NAME: Final = 200  # characters; file systems take 255 bytes
 PROOFS: Final = ("password", "password-file", "nt-hash", "password-hash")
 # OWASP's second choice for argon2id (19 MiB, two passes, one lane): some 20 ms of one core a login
 MEMORY: Final = 19_456  # KiB
 PASSES: Final = 2
-
-
-def config_option(function: click.decorators.FC) -> click.decorators.FC:
-    """The farm's configuration file."""
-    return click.option(
-        "--config",
-        "path",
-        type=click.Path(path_type=Path),
-        default=CONFIG,
-        show_default=True,
-        help="Configuration file.",
-    )(function)
 
 
 def password_options(function: click.decorators.FC) -> click.decorators.FC:

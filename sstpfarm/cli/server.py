@@ -1,0 +1,29 @@
+"""`sstpfarm serve` and `sstpfarm check`: run the farm of a configuration, or only look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sstpfarm.cli.commands import config_option
+from sstpfarm.config.load import describe, load
+from sstpfarm.master.certificate import check_files
+from sstpfarm.master.farm import serve as serve_farm
+
+
+@click.command()
+@config_option
+@click.pass_context
+def serve(context: click.Context, path: Path) -> None:
+    """Run the server in the foreground until SIGTERM or Ctrl-C."""
+    context.exit(serve_farm(load(path), path))
+
+
+@click.command()
+@config_option
+def check(path: Path) -> None:
+    """Validate a configuration file and the files that it names; change nothing."""
+    config = load(path)
+    check_files(config)
+    click.echo(describe(config, path))
