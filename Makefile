@@ -38,7 +38,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup
+.venv/test-installed: deploy/debian-packages.txt | setup
+	@[ "$$(id -u)" != 0 ] || deploy/install-packages test
+	@touch $@
+
+test: setup .venv/test-installed
 	$(BIN)/python -m pytest
 
 demo: setup
@@ -48,7 +52,7 @@ demo: setup
 	@deploy/install-packages interop
 	@touch $@
 
-interop: setup .venv/interop-installed
+interop: setup .venv/test-installed .venv/interop-installed
 	tests/interop/vm/build
 	$(BIN)/python -m pytest tests/interop
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from .farm import Journal
 from .netns import Namespace, until
 
@@ -223,6 +225,9 @@ def freeradius(
     sign: bool = True,
 ) -> Iterator[FreeRadius]:
     """A server that is ready, for as long as the block runs."""
+    missing = [program for program in (PROGRAM, "radclient") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (deploy/install-packages test)")
     server = FreeRadius(place, users, port=port, mppe=mppe, sign=sign)
     try:
         server.start()

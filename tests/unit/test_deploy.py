@@ -107,7 +107,7 @@ def test_unit_does_not_repeat_a_mistake_of_the_operator(unit: str) -> None:
 def test_every_package_has_a_group_and_a_purpose() -> None:
     lines = [line for line in (DEPLOY / "debian-packages.txt").read_text().splitlines() if line and line[0] != "#"]
     entries = [line.split(maxsplit=2) for line in lines]
-    assert all(len(entry) == 3 and entry[0] in {"base", "bench", "interop"} for entry in entries)
+    assert all(len(entry) == 3 and entry[0] in {"base", "bench", "interop", "test"} for entry in entries)
     names = [entry[1] for entry in entries]
     assert len(names) == len(set(names))
 
