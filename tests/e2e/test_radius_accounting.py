@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -44,9 +43,13 @@ def radius(wire: Wire) -> Iterator[FreeRadius]:
 
 @pytest.fixture(scope="module")
 def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
-    """A farm that accounts to it; after its end the books are closed too."""
+    """A farm that accounts to it; after its end the books are closed too.
+
+    Without IPv6: its multicast from before the gate opens would be counted by nftables and not by the session.
+    """
     with running(
         wire.server,
+        server={"ipv6": False},
         auth={"backends": ["local", "radius"]},
         tables={
             "accounting": {"interim-interval": 2},
@@ -118,7 +121,6 @@ def test_a_session_from_start_to_stop(wire: Wire, farm: Farm, radius: FreeRadius
     assert start["NAS-Port-Type"] == "Virtual"
     assert start["Connect-Info"].startswith("SSTP TLSv1.3")
     assert "Acct-Input-Octets" not in start
-    assert re.fullmatch(r"[0-9a-f:]{4,}", start["Framed-Interface-Id"])
     text = (radius.directory / "detail").read_text()
     stop_block = text[text.index("Acct-Status-Type = Stop") :]
     assert "Class = 0x6669727374" in stop_block  # "first"
