@@ -42,8 +42,11 @@ lint: setup
 	@[ "$$(id -u)" != 0 ] || deploy/install-packages test
 	@touch $@
 
+# End to end one test at a time, since they measure times; then the rows of docs/parity.md once more on the plain path.
 test: setup .venv/test-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/arch tests/unit tests/property tests/sim tests/twin
+	$(BIN)/python -m pytest tests/e2e
+	SSTPFARM_DATAPLANE=pure $(BIN)/python -m pytest -m parity tests/e2e
 
 demo: setup
 	$(BIN)/sstpfarm demo
