@@ -200,7 +200,7 @@ def test_a_user_has_as_many_sessions_as_the_limit_says(wire: Wire, farm: Farm) -
 
 
 def test_an_account_expires_under_a_running_session(wire: Wire, farm: Farm) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=3)
+    moment = datetime.now(UTC) + timedelta(seconds=5)
     add(farm, "heidi", "--expires", moment.isoformat())
     with tls_peer(wire.client, wire.SERVER4) as peer:
         peer.open_session("heidi")
