@@ -110,7 +110,7 @@ def test_nothing_is_left_of_a_killed_service(wire: Wire, farm: Farm, trust: Keys
         assert "# tunnel gone0" in file.read_text()
         service.process.kill()
         service.process.wait(10)
-        service.gone()
+        until(lambda: wire.client.links() == service.links_before, "its interface is gone")
         farm.idle()
         service.write({"sstpc0": {**interface(wire.SERVER4), **trust, "no-peer-dns": True}})
         service.start()
