@@ -185,6 +185,7 @@ def rp_filter(wire: Wire, everywhere: int, default: int) -> Iterator[None]:
 @pytest.mark.parity("vyos/source-validation-disable")
 def test_validation_that_cannot_be_switched_off(wire: Wire, farm: Farm, service: ClientService) -> None:
     """The kernel takes the greater of the interface's and of all's: said, not ignored."""
+    wish(service, wire, source_validation="loose")
     mark = service.log.mark()
     with rp_filter(wire, 1, 0):
         wish(service, wire, source_validation="disable")
