@@ -10,7 +10,16 @@ import socket
 import struct
 from typing import Final
 
-from sstpfarm.net.netlink import NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, attribute, number
+from sstpfarm.net.netlink import (
+    NLA_F_NESTED,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Request,
+    attribute,
+    number,
+)
 
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
@@ -79,9 +88,13 @@ def add_ipv6_host(index: int, address: bytes) -> Request:
 
 
 def host_route(kind: int, index: int, address: bytes) -> Request:
-    """Return the request that adds (RTM_NEWROUTE) or deletes (RTM_DELROUTE) the route to an IPv6 address on a link."""
+    """Return the request that adds (RTM_NEWROUTE) or deletes (RTM_DELROUTE) the route to an IPv6 address on a link.
+
+    Each link may have one to the same address: clients choose their identifiers, and one that dials again after a loss
+    may be there twice. So it is appended; NLM_F_EXCL would look at the address alone.
+    """
     body = _ROUTE.pack(socket.AF_INET6, 128, 0, 0, RT_TABLE_MAIN, RTPROT_SSTPFARM, 0, RTN_UNICAST, 0)
-    return kind, NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWROUTE else 0, body + _on_link(index, address)
+    return kind, NLM_F_CREATE | NLM_F_APPEND if kind == RTM_NEWROUTE else 0, body + _on_link(index, address)
 
 
 def delete_multicast(index: int) -> Request:

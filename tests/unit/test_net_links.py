@@ -116,6 +116,26 @@ def test_ipv6_that_comes_later() -> None:
 
 
 @needs_root
+def test_two_peers_with_the_same_identifier() -> None:
+    """A client that dials again after a loss keeps its identifier, and its session before is still there."""
+
+    async def scenario(place: Namespace, links: Links) -> None:
+        peer = bytes(7) + b"\7"
+        made = [make(name) for name in ("sstp0", "sstp1")]
+        for _, index in made:
+            links.configure(index, LinkPlan(mtu=1400, local=PLAN.local, remote=PLAN.remote))
+            links.open_ipv6(index, IDENTIFIER, peer)
+        for name in ("sstp0", "sstp1"):
+            assert f"dev {name}" in place.run("ip", "-6", "route", "get", "fe80::7", "oif", name).stdout
+        links.park(made[0][1])
+        assert place.run("ip", "-6", "route").stdout.splitlines()[0].startswith("fe80::7 dev sstp1")
+        for fd, _ in made:
+            os.close(fd)
+
+    run(scenario)
+
+
+@needs_root
 def test_ipv4_works_where_ipv6_is_switched_off() -> None:
     async def scenario(place: Namespace, links: Links) -> None:
         sysctl.write("net/ipv6/conf/default/disable_ipv6", "1")
