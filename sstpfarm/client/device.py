@@ -86,6 +86,13 @@ class Device:
             return
         self.close()
         self._fd = self._open()
+        try:
+            self._furnish()
+        except BaseException:
+            self.close()  # half of a device must not pass for one the next time: outside of its VRF, say
+            raise
+
+    def _furnish(self) -> None:
         self.index = socket.if_nametoindex(self.name)
         # The addresses of two sessions have the same peer, so the kernel takes the new one for a secondary of the old
         # one, and would delete both (Documentation/networking/ip-sysctl.rst, promote_secondaries).
