@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 from time import monotonic
 from typing import Final
@@ -15,7 +16,7 @@ from sstpfarm.client.queued import waiting_packets
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.interface import Gate, PacketPath
 from sstpfarm.dataplane.select import Dataplane
-from sstpfarm.errors import PeerError
+from sstpfarm.errors import PeerError, place_of
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
@@ -125,8 +126,15 @@ class Dialer:
         except PeerError as error:
             self._finished(error.reason, str(error))
             return
+        except Exception as error:  # a bug: nobody else would say that nothing comes of it
+            self._finished(Reason.INTERNAL_ERROR, place_of(error))
+            return
         self._address = reached.address
-        self._begin(reached.sock)
+        try:
+            self._begin(reached.sock)
+        except Exception as error:
+            reached.sock.close()
+            self._finished(Reason.INTERNAL_ERROR, place_of(error))
 
     def _begin(self, sock: socket.socket) -> None:
         if self._stopped:
@@ -135,7 +143,13 @@ class Dialer:
         loop = asyncio.get_running_loop()
         around = Surroundings(loop, Poller(loop), SharedBuffers(), Deadlines(loop))
         self._phase(Phase.TCP, self._address)
-        pump = TlsPump(self._outer.context, around.buffers, server_side=False, server_name=self._outer.server_name)
+        name = self._outer.server_name
+        try:
+            pump = TlsPump(self._outer.context, around.buffers, server_side=False, server_name=name)
+        except (ValueError, ssl.SSLError) as error:  # it is too long, or a part of it is
+            sock.close()
+            self._finished(Reason.TLS_FAILED, f"{name[:64]!r} is no server's name: {error}")
+            return
         self._connection = Connection(
             around,
             self,

@@ -27,24 +27,38 @@ def closed_port(request: pytest.FixtureRequest) -> tuple[str, int]:
         return host, int(sock.getsockname()[1])
 
 
+async def dial(settings: ClientSettings, *addresses: str) -> c.TunnelClosed:
+    """Dial these addresses; return how it ended."""
+    ours, theirs = channel_pair()
+    told: asyncio.Queue[m.Message] = asyncio.Queue()
+    parent = Channel(ours, may_send(Party.CLIENT_PEER, Party.CLIENT), lambda said, _: told.put_nowait(said), print)
+    parent.start(asyncio.get_running_loop())
+    Dialer(settings, Stats.create(1), theirs, choose()).start()
+    parent.send(c.Dial(addresses=addresses, port=settings.port))
+    closed: m.Message = await asyncio.wait_for(told.get(), 5)
+    while isinstance(closed, c.PhaseReached):
+        closed = await asyncio.wait_for(told.get(), 5)
+    parent.close()
+    theirs.close()
+    assert isinstance(closed, c.TunnelClosed)
+    return closed
+
+
+@pytest.mark.parametrize("name", ["vpn..example", f"{'x' * 64}.example", f"{'x.' * 200}example"])
+def test_a_server_name_that_tls_does_not_take_ends_the_tunnel(name: str) -> None:
+    """It used to wait for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        settings = ClientSettings(host="127.0.0.1", port=port, user="u", password="p", insecure=True, server_name=name)
+        closed = uvloop.run(dial(settings, "127.0.0.1"))
+    assert closed.reason == "tls-failed"
+    assert "is no server's name" in closed.detail
+
+
 def test_each_address_that_fails_is_named_with_the_reason(closed_port: tuple[str, int]) -> None:
     host, port = closed_port
-
-    async def dial() -> c.TunnelClosed:
-        ours, theirs = channel_pair()
-        told: asyncio.Queue[m.Message] = asyncio.Queue()
-        parent = Channel(ours, may_send(Party.CLIENT_PEER, Party.CLIENT), lambda said, _: told.put_nowait(said), print)
-        parent.start(asyncio.get_running_loop())
-        settings = ClientSettings(host=host, port=port, user="u", password="p", insecure=True)
-        Dialer(settings, Stats.create(1), theirs, choose()).start()
-        parent.send(c.Dial(addresses=(host, host), port=port))
-        closed = await asyncio.wait_for(told.get(), 5)
-        parent.close()
-        theirs.close()
-        assert isinstance(closed, c.TunnelClosed)
-        return closed
-
-    closed = uvloop.run(dial())
+    settings = ClientSettings(host=host, port=port, user="u", password="p", insecure=True)
+    closed = uvloop.run(dial(settings, host, host))
     assert closed.reason == "network-unreachable"
     said = f"{host} port {port}: Connection refused"
     assert closed.detail == f"{said}; {said}"
