@@ -122,7 +122,10 @@ class _Daemon:
         interface = Interface(plan, slot, self._links, self._dataplane, self._log)
         self._interfaces[plan.name] = interface
         if plan.wishes.dial_on_demand:  # a connection that begins before the address is known takes the new one
-            self._settings.set(DYNAMIC_ADDRESSES, "1")
+            try:
+                self._settings.set(DYNAMIC_ADDRESSES, "1")
+            except SystemRefusal as error:  # the others are not to suffer for it
+                self._log.emit("tunnel.refused", interface=plan.name, detail=str(error))
         interface.start()
 
     async def _stop_all(self) -> None:

@@ -23,6 +23,7 @@ from sstpfarm.client.lifecycle import Action, Input, State, follow
 from sstpfarm.client.plan import Plan
 from sstpfarm.client.routes import TunnelRoutes, outer_way
 from sstpfarm.client.run import Counters, Tunnel, Up, resolve
+from sstpfarm.client.settings import Wishes
 from sstpfarm.config.addresses import Endpoint
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal, place_of
@@ -113,18 +114,15 @@ class Interface:
         """
         old, self.plan = self.plan, plan
         self._backoff.delays = plan.delays
-        try:
-            self._device.describe(plan.wishes.description)
-            await self._host.change(plan.wishes, plan.name, self._up.mtu if self._up is not None else None)
-        except (OSError, SystemRefusal) as error:
-            self._log.emit("tunnel.refused", detail=str(error))
         if plan.settings.first_stop != old.settings.first_stop:
             self._known = []
-        await self._routes.change(plan.wishes, self._device.index)
         if self._tunnel is not None:
             self._tunnel.change(plan.wishes)
-            if self.state is State.UP and self._server is not None:
-                await self._routes.lead([self._server], self._device.index)
+        for step in (self._change_alias, self._change_host, self._change_routes):
+            try:
+                await step(plan.wishes)
+            except (OSError, SystemRefusal) as error:  # the others are changed all the same
+                self._log.emit("tunnel.refused", detail=str(error))
         if plan.disabled:
             self.advance(Input.STOP)
             return not old.disabled
@@ -137,6 +135,17 @@ class Interface:
             self.advance(Input.REDIAL)
             return redials
         return False
+
+    async def _change_alias(self, wishes: Wishes) -> None:
+        self._device.describe(wishes.description)
+
+    async def _change_host(self, wishes: Wishes) -> None:
+        await self._host.change(wishes, self.plan.name, self._up.mtu if self._up is not None else None)
+
+    async def _change_routes(self, wishes: Wishes) -> None:
+        await self._routes.change(wishes, self._device.index)
+        if self._tunnel is not None and self.state is State.UP and self._server is not None:
+            await self._routes.lead([self._server], self._device.index)
 
     def advance(self, happened: Input) -> None:
         """Move on; what follows is done soon."""
@@ -288,7 +297,11 @@ class Interface:
                 self._device.rest()
             except OSError as error:  # it is dialled again all the same
                 self.trouble(f"device: {error.strerror}")
-        self._way = self._ways()
+        try:
+            self._way = self._ways()
+        except (OSError, ValueError) as error:  # then a change of the network is not noticed; the time passes still
+            self._way = ()
+            self.trouble(f"routes: {error}")
         wait = self._backoff.after(self._last[0], self._lasted)
         self._log.emit("tunnel.postponed", seconds=round(wait, 2), reason=self._last[0].value)
         self._timer = self._loop.call_later(wait, self._time_is_over)

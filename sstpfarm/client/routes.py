@@ -137,7 +137,11 @@ class TunnelRoutes:
         return True
 
     async def change(self, wishes: Wishes, index: int) -> None:
-        """Take other wishes; routes that are there are made anew, others come with the next session."""
+        """Take other wishes; routes that are there are made anew, others come with the next session.
+
+        Raises:
+            OSError, SystemRefusal: one cannot be made; those before it are there.
+        """
         names = ("routes", "default_route", "default_route_distance")
         async with self._turn:
             old, self._wishes = self._wishes, wishes
@@ -145,8 +149,7 @@ class TunnelRoutes:
                 servers = list(self._past)
                 await self._remove_into()
                 await self._remove_past()
-                with suppress(OSError):
-                    await self._lead(servers, index)
+                await self._lead(servers, index)
 
     async def remove_into(self) -> None:
         """Lead nothing into the tunnel any more."""
