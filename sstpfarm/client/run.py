@@ -37,6 +37,7 @@ from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
 
 MAX_ADDRESSES: Final = 16  # of one name, what c.Dial takes
+MAX_DNS_SERVERS: Final = 2  # RFC 1877 1.1, 1.3
 COUNTER_INTERVAL: Final = 1.0
 CHILD_PATIENCE: Final = 12.0  # seconds for an orderly end: terminate 2 s, Call Disconnect 5 s, flush and linger
 MILLISECONDS: Final = 1000
@@ -122,6 +123,7 @@ class Tunnel:
         self._dataplane = dataplane
         self._user = user
         self._stats = Stats.create(1)
+        self._dialled: frozenset[str] = frozenset()
         self._final: Counters | None = None
         self._channel: Channel | None = None
         self._child: asyncio.subprocess.Process | None = None
@@ -154,8 +156,9 @@ class Tunnel:
         try:
             assert self._channel is not None
             if not self._ended.done():
-                port = self._settings.first_stop[1]
-                self._channel.send(c.Dial(addresses=tuple(found[:MAX_ADDRESSES]), port=port))
+                dial = c.Dial(addresses=tuple(found[:MAX_ADDRESSES]), port=self._settings.first_stop[1])
+                self._dialled = frozenset(dial.addresses)
+                self._channel.send(dial)
             worker = asyncio.create_task(self._serve_interface())
             worker.add_done_callback(self._interface_done)
             try:
@@ -241,12 +244,18 @@ class Tunnel:
 
     def _from_child(self, message: m.Message, fds: list[int]) -> None:
         match message:
+            case c.PhaseReached(phase=Phase.TCP, detail=address) | c.TunnelFacts(server_address=address) if (
+                address not in self._dialled
+            ):  # routes past the tunnel are made for it
+                self._child_lost(f"{VIOLATION}it was not to dial that address")
             case c.PhaseReached(phase=phase, seconds=seconds, detail=detail):
                 self._observer.phase(phase, seconds, detail)
                 if phase == Phase.INTERFACE:
                     self._attached.set()
             case c.TunnelFacts():
                 self._facts = message
+            case c.InterfaceWanted(dns_servers=servers) if not _are_addresses(servers):
+                self._child_lost(f"{VIOLATION}no DNS servers")
             case c.InterfaceWanted():
                 with suppress(asyncio.QueueFull):
                     self._wanted.put_nowait(message)
@@ -379,6 +388,14 @@ async def resolve(host: str, port: int) -> list[str]:
 
     threading.Thread(target=look_up, name="resolver", daemon=True).start()
     return await found
+
+
+def _are_addresses(servers: Sequence[str]) -> bool:
+    """Whether those are DNS servers as IPCP brings them; they become lines of a file, and arguments of a program."""
+    try:
+        return len([ipaddress.IPv4Address(server) for server in servers]) <= MAX_DNS_SERVERS
+    except ValueError:
+        return False
 
 
 def _addresses(host: str, port: int) -> list[str] | OSError:

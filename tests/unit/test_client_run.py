@@ -15,6 +15,7 @@ from sstpfarm.client.run import Counters, Tunnel, Up, resolve
 from sstpfarm.client.settings import ClientSettings, Wishes
 from sstpfarm.dataplane.select import choose
 from sstpfarm.ipc import client_messages as c
+from sstpfarm.ipc import messages as m
 from sstpfarm.reasons import Reason
 
 
@@ -148,6 +149,35 @@ def test_a_bug_beside_the_interface_ends_the_tunnel() -> None:
     reason, detail = asyncio.run(serve())
     assert reason is Reason.INTERNAL_ERROR
     assert "no address" not in detail
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        c.InterfaceWanted(mtu=1400, local_address="10.0.0.2", dns_servers=("10.0.0.1\noptions inet6",)),
+        c.InterfaceWanted(mtu=1400, local_address="10.0.0.2", dns_servers=("--interface=eth0",)),
+        c.InterfaceWanted(mtu=1400, local_address="10.0.0.2", dns_servers=("10.0.0.1",) * 3),
+        c.TunnelFacts("mschap2", "c", "TLSv1.3", "192.0.2.99", "ab"),
+        c.PhaseReached(phase="tcp", seconds=0.0, detail="192.0.2.99"),
+    ],
+)
+def test_a_child_that_was_taken_over_names_no_servers_of_its_own(message: m.Message) -> None:
+    """Neither in the resolver's files nor as the address that routes lead to past the tunnel."""
+
+    async def take() -> tuple[Reason, str]:
+        made, _ = attached()
+        made._dialled = frozenset({"192.0.2.1"})
+        made._from_child(c.PhaseReached(phase="tcp", seconds=0.0, detail="192.0.2.1"), [])
+        made._from_child(c.InterfaceWanted(mtu=1400, dns_servers=("10.0.0.1", "10.0.0.2")), [])
+        assert not made._ended.done()
+        assert made._wanted.qsize() == 1
+        made._from_child(message, [])
+        assert made._wanted.qsize() == 1
+        return await asyncio.wait_for(made._ended, 5)
+
+    reason, detail = asyncio.run(take())
+    assert reason is Reason.WORKER_LOST
+    assert detail.startswith("violation: ")
 
 
 def test_time_and_traffic_are_looked_at_each_second() -> None:
