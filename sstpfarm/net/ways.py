@@ -79,8 +79,8 @@ def _way(body: bytes, version: int) -> Way | None:
     if RTA_OIF in found:
         index, gateway = struct.unpack("=i", found[RTA_OIF])[0], found.get(RTA_GATEWAY)
     elif RTA_MULTIPATH in found:  # the first of several ways stands for all
-        _, _, _, index = _NEXT_HOP.unpack_from(found[RTA_MULTIPATH])
-        gateway = attributes(found[RTA_MULTIPATH][_NEXT_HOP.size :]).get(RTA_GATEWAY)
+        size, _, _, index = _NEXT_HOP.unpack_from(found[RTA_MULTIPATH])
+        gateway = attributes(found[RTA_MULTIPATH][_NEXT_HOP.size : size]).get(RTA_GATEWAY)
     else:
         return None
     width = 4 if version == 4 else 16

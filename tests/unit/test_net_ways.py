@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 
+from sstpfarm.net.netlink import attribute
 from sstpfarm.net.rtnetlink import RTPROT_SSTPFARM
-from sstpfarm.net.ways import RTPROT_CLIENT, Way, list_ways, way_to
+from sstpfarm.net.ways import RTPROT_CLIENT, Way, _way, list_ways, way_to
 
 STATIC = 4  # RTPROT_STATIC, linux/rtnetlink.h
 
@@ -44,3 +46,15 @@ def test_the_kernel_lists_the_main_table_only() -> None:
             assert found.destination.version == version
             assert socket.if_indextoname(found.index)
             assert not found.destination.is_loopback or found.destination.prefixlen < 128
+
+
+def test_of_several_next_hops_the_first_counts_alone() -> None:
+    """The second one's flags (dead, onlink) have the number of RTA_GATEWAY: its header is no attribute."""
+    gateway = attribute(5, bytes((192, 0, 2, 1)))
+    hops = struct.pack("=HBBi", 8 + len(gateway), 0, 0, 3) + gateway
+    gateway = attribute(5, bytes((192, 0, 2, 2)))
+    hops += struct.pack("=HBBi", 8 + len(gateway), 1 | 4, 0, 4) + gateway
+    body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, STATIC, 0, 1, 0) + attribute(9, hops)
+    found = _way(body, 4)
+    assert found is not None
+    assert (found.index, str(found.gateway)) == (3, "192.0.2.1")
