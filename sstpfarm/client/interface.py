@@ -339,8 +339,8 @@ class Interface:
                     wait = self._backoff.after(Reason.NETWORK_UNREACHABLE, 0.0)
                     self._log.emit("tunnel.refused", detail=f"{plan.settings.first_stop[0]}: {error.strerror}")
                     await asyncio.sleep(wait)
-            await self._host.apply(plan.name, plan.settings.max_mtu)  # for the packet that dials too
             self._device.make()
+            await self._host.apply(plan.name, plan.settings.max_mtu)  # for the packet that dials too
             self._device.hold_place(plan.settings.max_mtu)
             with suppress(OSError):  # no way to the server now: it is looked for again at the dial
                 await self._routes.lead([ipaddress.ip_address(text) for text in self._known], self._device.index)

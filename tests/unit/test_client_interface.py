@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from sstpfarm.client.lifecycle import Input, State
 from sstpfarm.client.plan import Delays, Plan
 from sstpfarm.client.settings import ClientSettings, Wishes
 from sstpfarm.dataplane.select import choose
+from sstpfarm.net import sysctl
 from sstpfarm.net.links import Links
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.log import Log
@@ -42,11 +44,13 @@ class Recorder:
         self.said.append((event, keys))
 
 
-def run(scenario: Callable[[Interface, Recorder], Awaitable[None]]) -> None:
+def run(scenario: Callable[[Interface, Recorder], Awaitable[None]], plan: Plan = PLAN, taken: str = "") -> None:
     async def main() -> None:
         log = Recorder()
+        if taken:
+            place.run("ip", "link", "add", taken, "type", "veth", "peer", "name", "other")
         async with Links() as links:
-            interface = Interface(PLAN, 0, links, choose(), cast(Log, log))
+            interface = Interface(plan, 0, links, choose(), cast(Log, log))
             interface.start()
             await scenario(interface, log)
             await interface.stop()
@@ -88,3 +92,24 @@ def test_it_dials_again_even_if_the_routes_cannot_be_listed(monkeypatch: pytest.
         assert interface.facts()["retry_s"] is not None
 
     run(scenario)
+
+
+@needs_root
+def test_a_name_that_becomes_free_is_stood_by_with_all_settings() -> None:
+    """The settings of an interface cannot be made before it is: that used to be tried again and again."""
+    wishes = Wishes(interface="tunnel0", default_route=False, dial_on_demand=True, disable_forwarding=True)
+    delays = Delays(first=0.05, longest=0.1, refused_first=1.0, refused_longest=1.0)
+
+    def release() -> None:
+        subprocess.run(["ip", "link", "delete", "tunnel0"], check=True)
+
+    async def scenario(interface: Interface, log: Recorder) -> None:
+        assert log.said[0][0] == "tunnel.refused"
+        release()
+        for _ in range(250):
+            if "tunnel.stood_by" in [event for event, _ in log.said]:
+                break
+            await asyncio.sleep(0.02)
+        assert sysctl.read("net/ipv4/conf/tunnel0/forwarding") == "0"
+
+    run(scenario, msgspec.structs.replace(PLAN, wishes=wishes, delays=delays, disabled=False), taken="tunnel0")
