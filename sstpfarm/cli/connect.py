@@ -28,7 +28,7 @@ from sstpfarm.client.settings import (
 )
 from sstpfarm.config.addresses import Endpoint, parse_server
 from sstpfarm.config.client import HTTPS
-from sstpfarm.config.client_checks import pin_digits
+from sstpfarm.config.client_checks import parse_host_alone, pin_digits
 from sstpfarm.config.fields import DISABLED, MRRU_MAX, MRRU_MIN, Password
 from sstpfarm.config.pem import check_pair, read_authorities, read_pem
 from sstpfarm.errors import ConfigError, SystemRefusal
@@ -266,6 +266,11 @@ def connect(
     if sum((ca is not None, pin is not None, insecure, insecure_anonymous)) > 1:
         raise click.UsageError("choose one of --ca, --pin, --insecure and --insecure-anonymous")
     host, port = _server(server)
+    if server_name:
+        try:
+            parse_host_alone(server_name)
+        except ValueError as error:
+            raise click.UsageError(f"--server-name: {server_name!r} {error}") from None
     for option, device in (("--interface", interface), ("--bridge", bridge)):
         if device is not None:
             try:

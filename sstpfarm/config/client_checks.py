@@ -71,7 +71,9 @@ def _check_interface(config: ClientConfig, interface: Interface, path: KeyPath, 
     if interface.password is None and interface.password_file is None:
         report.add(path, "has no password; allowed: exactly one of password-file and password")
     _parsed(lambda text: parse_server(text, HTTPS), interface.connect_to, (*path, "connect-to"), SERVER_FORMS, report)
-    _parsed(_parse_host, interface.server, (*path, "server"), "a name or an address, its port is the key port", report)
+    _parsed(
+        parse_host_alone, interface.server, (*path, "server"), "a name or an address, its port is the key port", report
+    )
     if interface.profile not in config.profile and interface.profile != DEFAULT_PROFILE:
         found = suggest(interface.profile, config.profile)
         report.add((*path, "profile"), f"there is no profile {show(interface.profile)}; {found}")
@@ -98,6 +100,8 @@ def _check_trust(interface: Interface, path: KeyPath, report: Report) -> None:
         report.add((*path, chosen[1]), f"stands beside {chosen[0]}; allowed: {allowed}")
     if interface.pin:
         _parsed(pin_digits, interface.pin, (*path, "pin"), '"sha256:" and 64 hexadecimal digits', report)
+    names = 'a name, or "" for that of the server'
+    _parsed(parse_host_alone, interface.server_name or None, (*path, "server-name"), names, report)
 
 
 def _check_proxy(interface: Interface, path: KeyPath, report: Report) -> None:
@@ -112,7 +116,8 @@ def _check_proxy(interface: Interface, path: KeyPath, report: Report) -> None:
         report.add((*path, key), "has no effect without proxy-user")
 
 
-def _parse_host(text: str) -> None:
+def parse_host_alone(text: str) -> None:
+    """Raise ValueError for what is not a name or an address without a port."""
     if text.startswith("[") or text.count(":") == 1:  # an IPv6 address has two colons or more
         raise ValueError("is not a name or an address alone")
     parse_server(text, HTTPS)

@@ -58,6 +58,8 @@ def run(*arguments: str, password: Path | None = None) -> subprocess.CompletedPr
         (["h:0", "--user", "u"], ExitCode.USAGE, "'h:0' has a port that is not 1 to 65535"),
         (["h", "--user", "u"], ExitCode.USAGE, "use --password-file"),
         (["h", "--user", "u", "--pin", f"sha256:{SHA}", "--insecure"], ExitCode.USAGE, "one of --ca, --pin"),
+        (["h", "--user", "u", "--server-name", "a..b"], ExitCode.USAGE, "'a..b' is no host's name"),
+        (["h", "--user", "u", "--server-name", "a:1"], ExitCode.USAGE, "'a:1' is not a name or an address alone"),
         (["h", "--user", "u", "--pin", "sha256:abc"], ExitCode.USAGE, "64 hexadecimal digits"),
         (["h", "--user", "u", "--authentication", "eep"], ExitCode.USAGE, "eap, mschap2, mschap1, chap, pap"),
         (["h", "--user", "u", "--keepalive-timeout", "0"], ExitCode.USAGE, "1 to 86400"),

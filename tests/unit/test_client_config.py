@@ -68,6 +68,11 @@ FAULTS: Final = (
         f'server-name = "{"a" * 254}"',
         f'5: interface.a.server-name: "{"a" * 56}... is not allowed; allowed: a name, or "" for that of the server',
     ),
+    Fault(
+        'server-name = "vpn..example"',
+        '5: interface.a.server-name: "vpn..example" is no host\'s name; '
+        'allowed: a name, or "" for that of the server',
+    ),
     Fault('proxy = "h"', f'5: interface.a.proxy: "h" has no port; allowed: {PROXY}'),
     Fault('proxy-user = "x"', "5: interface.a.proxy-user: has no effect without proxy"),
     Fault(
