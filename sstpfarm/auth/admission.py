@@ -11,6 +11,8 @@ from ipaddress import IPv4Address
 from math import inf
 from typing import Final
 
+import msgspec
+
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
@@ -25,6 +27,8 @@ from sstpfarm.proto.ppp.ipv6cp import interface_identifier
 from sstpfarm.reasons import Reason
 
 NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+_DECODE: Final = msgspec.msgpack.Decoder(Grant).decode
 RELEASE_PATIENCE: Final = 5.0  # seconds for a session that is replaced to give its address or interface back
 
 Revoke = Callable[[Session, Reason], None]
@@ -71,10 +75,8 @@ class Admission:
         self._view = view
         self._leases.configure(view.pools, view.reserved)
         for session in self._sessions:
-            if session.facts.authorization.authentic == "local":
-                secret = view.secrets.get(session.user)
-                if secret is None or secret.disabled:
-                    self._end(session, Reason.ADMIN_RESET)
+            if self._is_gone(session.facts.authorization):
+                self._end(session, Reason.ADMIN_RESET)
         self._expiries.clear()
         for session in self._sessions:
             self.watch(session)
@@ -107,6 +109,8 @@ class Admission:
         if self._view.certificate_must_match and not certificate_is_of(authorization.user, request):
             return Denied("the client's certificate is another user's", NO_DIALIN_PERMISSION, told=True)
         refusal = await self._make_room(authorization)
+        if refusal is None and self._is_gone(authorization):
+            refusal = _denied("the account is no more, or disabled", Reason.AUTH_REFUSED)
         if refusal is not None:
             return refusal
         address = self._leases.acquire(
@@ -115,6 +119,11 @@ class Admission:
         if address is None:
             return _denied("no address is free", Reason.NO_ADDRESS)
         grant = self._grant(holder, request, authorization, address)
+        try:
+            _DECODE(_ENCODE(grant))  # what the master cannot take must not be kept: it would be met at each start
+        except msgspec.ValidationError as error:
+            self._leases.release(holder)
+            return Denied(f"no grant: {error}", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
         facts = SessionFacts(
             grant=grant,
             authorization=authorization,
@@ -177,6 +186,11 @@ class Admission:
             waiting.cancel()
             if self._waiting.get(user) is waiting:
                 del self._waiting[user]
+
+    def _is_gone(self, authorization: Authorization) -> bool:
+        """Whether a local user is gone or disabled by now: a reload may have come while the login was decided."""
+        secret = self._view.secrets.get(authorization.user)
+        return authorization.authentic == "local" and (secret is None or secret.disabled)
 
     def _end(self, session: Session, reason: Reason) -> None:
         if not session.revoked:

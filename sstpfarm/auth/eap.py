@@ -24,8 +24,13 @@ NAME: Final = b"sstpfarm"  # in our Challenges
 
 @dataclass(slots=True)
 class _Login:
-    """One conversation; `known` is None for a user who does not exist, and `denied` why it will end badly."""
+    """One conversation; `known` is None for a user who does not exist, and `denied` why it will end badly.
 
+    Attributes:
+        name: the identity, as it came.
+    """
+
+    name: bytes
     conversation: MschapConversation
     known: KnownUser | None
     denied: Denied | None = None
@@ -47,13 +52,20 @@ class EapLogins:
         self._logins: dict[Holder, _Login] = {}
 
     def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
-        """Take a Response; an identity begins a conversation anew."""
+        """Take a Response; an identity begins a conversation.
+
+        It is the request's user, from the first Response to the last one: failures are counted by that name.
+        """
+        login = self._logins.pop(holder, None)
         identity = identity_of(request.eap)
         if identity is not None:
+            if login is not None or identity != request.user:
+                return Denied("the EAP identity changed")
             return self._begin(holder, identity, request.eap[1])
-        login = self._logins.pop(holder, None)
         if login is None:
             return Unknown()
+        if login.name != request.user:
+            return Denied("the EAP identity changed")
         step = login.conversation.receive(
             request.eap, lambda name, proof: self._judge(login, name, proof, request.caller_id)
         )
@@ -73,7 +85,7 @@ class EapLogins:
         known = self._users.find(identity)
         if known is None and not self._last:
             return Unknown()
-        login = self._logins[holder] = _Login(MschapConversation(identifier, NAME, self._entropy), known)
+        login = self._logins[holder] = _Login(identity, MschapConversation(identifier, NAME, self._entropy), known)
         return Challenged(login.conversation.begin())
 
     def _judge(self, login: _Login, name: bytes, proof: ChapProof, caller_id: str) -> AuthAccept | bytes:

@@ -71,14 +71,14 @@ class _Worker:
 
     Attributes:
         logins: those that are being decided, by session.
-        talking: sessions that were challenged and have not answered.
+        talking: sessions that were challenged and have not answered, with user and caller.
         held: how many refusals are held back.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.logins: dict[str, asyncio.Task[None]] = {}
-        self.talking: set[str] = set()
+        self.talking: dict[str, tuple[bytes, str]] = {}
         self.held = 0
         self.channel: Channel | None = None
 
@@ -265,18 +265,20 @@ class AuthService:
         if task is not None:
             task.cancel()
         if task is not None or session in worker.talking:
-            worker.talking.discard(session)
+            worker.talking.pop(session, None)
             self._chain.forget(Holder(worker.number, session))
 
     def _from_worker(self, worker: _Worker, message: AccessRequest | AccessCancelled) -> None:
         session = message.session
         if isinstance(message, AccessCancelled):
+            if session in worker.talking:  # the challenge may have told that the password was wrong (EAP-MSCHAPv2)
+                self._throttle.failed(*worker.talking[session], self._loop.time())
             self._cancel(worker, session)
             return
         if session in worker.logins:
             self._accuse(worker, f"session {session} asks while its login is being decided")
             return
-        worker.talking.discard(session)
+        worker.talking.pop(session, None)
         if worker.pending >= self._view.max_starting:
             self._chain.forget(Holder(worker.number, session))
             self._refuse(worker, message, Denied("too many logins wait", reason=Reason.AUTH_UNAVAILABLE), delay=0.0)
@@ -316,7 +318,7 @@ class AuthService:
                     return
                 self._answer(worker, answer)
             case Challenged(message=text):
-                worker.talking.add(request.session)
+                worker.talking[request.session] = (request.user, request.caller_id)
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
             case Denied():
                 elapsed = self._loop.time() - arrived

@@ -43,7 +43,7 @@ class Throttle:
 
     def __init__(self, failures_per_minute: int) -> None:
         self.failures_per_minute = failures_per_minute
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[bytes, bytes], _Entry] = OrderedDict()  # of a user, a network or both
         self._homes: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()  # users and networks that they came from
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Throttle:
         if not self.failures_per_minute:
             return 0.0
         who, where = _user_key(user), _network_key(caller_id)
-        keys = (who + where,) if (who, where) in self._homes else (who, where)
+        keys = ((who, where),) if (who, where) in self._homes else ((who, b""), (b"", where))
         entries = (self._entries.get(key) for key in keys)
         return max(0.0, 0.0, *(entry.shut_until - now for entry in entries if entry is not None))
 
@@ -64,7 +64,7 @@ class Throttle:
         if not free:
             return
         who, where = _user_key(user), _network_key(caller_id)
-        for key in (who, where, who + where) if where else (who,):
+        for key in ((who, b""), (b"", where), (who, where)) if where else ((who, b""),):
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
             entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
@@ -78,9 +78,9 @@ class Throttle:
     def succeeded(self, user: bytes, caller_id: str) -> None:
         """Forget the failures of a user who has proven to be one; those of the network stay."""
         who, where = _user_key(user), _network_key(caller_id)
-        self._entries.pop(who, None)
+        self._entries.pop((who, b""), None)
         if where:
-            self._entries.pop(who + where, None)
+            self._entries.pop((who, where), None)
             self._homes[who, where] = None
             self._homes.move_to_end((who, where))
             if len(self._homes) > MAX_ENTRIES:

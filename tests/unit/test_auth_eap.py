@@ -134,6 +134,63 @@ def test_a_conversation_ends_with_its_session(tmp_path: Path) -> None:
     run(tmp_path, story, SETTINGS)
 
 
+def test_who_hangs_up_when_the_challenge_tells_that_the_password_was_wrong_has_failed(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        worker = bench.worker(0)
+        for number in range(1, 5):
+            caller = Caller(worker, b"alice", "wrong", session=number)
+            packet = encode_packet(Packet(RESPONSE, 77, b"\x01alice"))
+            for _ in range(2):
+                answer = await bench.ask(worker, request(b"alice", packet, number))
+                assert isinstance(answer, AccessChallenge)
+                caller.peer.receive(answer.message, 0.0)
+                (packet,) = caller.peer.packets_to_send()
+            worker.channel.send(AccessCancelled(session=f"{number:016x}"))
+        assert isinstance(await Caller(worker, b"alice", "wonderland", session=9).login(bench), AccessReject)
+        (shut,) = bench.named("login.denied")
+        assert shut["detail"].startswith("too many failures")
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=3)))
+
+
+def test_a_worker_that_goes_is_no_failure_of_its_peers(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        packet = encode_packet(Packet(RESPONSE, 77, b"\x01alice"))
+        worker = bench.worker(0)
+        for number in range(1, 5):
+            assert isinstance(await bench.ask(worker, request(b"alice", packet, number)), AccessChallenge)
+        worker = bench.worker(0)
+        assert isinstance(await Caller(worker, b"alice", "wonderland", session=9).login(bench), AccessAccept)
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=3)))
+
+
+def test_nobody_guesses_under_another_name(tmp_path: Path) -> None:
+    """The throttle counts by the request's user, so the conversation must be that user's from its beginning on."""
+    alice = encode_packet(Packet(RESPONSE, 77, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        worker = bench.worker(0)
+        for number, (first, then, packet) in enumerate(
+            (
+                (b"alice", b"alice", encode_packet(Packet(RESPONSE, 78, b"\x01off"))),  # to a Challenge
+                (b"alice", b"alice", alice),
+                (b"alice", b"off", b""),
+            ),
+            start=1,
+        ):
+            answer = await bench.ask(worker, request(first, alice, number))
+            assert isinstance(answer, AccessChallenge)
+            peer = EapPeer(b"alice", "wonderland", os.urandom)
+            peer.receive(answer.message, 0.0)
+            (right,) = peer.packets_to_send()
+            assert isinstance(await bench.ask(worker, request(then, packet or right, number)), AccessReject)
+        assert isinstance(await bench.ask(worker, request(b"off", alice, 4)), AccessReject)
+        assert {denied["detail"] for denied in bench.named("login.denied")} == {"the EAP identity changed"}
+
+    run(tmp_path, story, SETTINGS)
+
+
 def test_conversations_side_by_side(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         worker = bench.worker(0)

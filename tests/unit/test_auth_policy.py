@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from sstpfarm.auth.authorization import Backend, Verdict
+from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.leases import Holder
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.views import AuthView, PoolView
-from sstpfarm.ipc.messages import AccessAccept, AccessReject, Grant, ReloadUsers, Revoke
+from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, ReloadUsers, Revoke
 from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
 from tests.unit.auth_bench import Bench, run
@@ -198,6 +201,36 @@ def test_a_reload_brings_new_users_and_ends_the_sessions_of_those_who_are_gone_o
 
     ordinary = secret("wonderland")
     run(tmp_path, story, settings(gone=ordinary, shut=ordinary, dated=ordinary))
+
+
+def test_who_is_disabled_while_the_login_is_decided_stays_out(tmp_path: Path) -> None:
+    class Slow:
+        def __init__(self, backend: Backend) -> None:
+            self._backend = backend
+            self.decided, self.go = asyncio.Event(), asyncio.Event()
+
+        async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+            verdict = await self._backend.authenticate(holder, request)
+            self.decided.set()
+            await self.go.wait()
+            return verdict
+
+        def forget(self, holder: Holder) -> None:
+            """Nothing is kept."""
+
+    async def story(made: Bench) -> None:
+        slow = Slow(made.auth.local)
+        made.auth.service._chain = Chain([slow])
+        worker = made.worker(0)
+        worker.channel.send(request(b"shut", "wonderland", session=1))
+        await slow.decided.wait()
+        reload(made, settings(shut=secret("wonderland", disabled=True)))
+        await made.until(lambda: made.named("users.reloaded") != [])
+        slow.go.set()
+        assert (await worker.next()).reason == "auth-refused"
+        assert made.grants() == []
+
+    run(tmp_path, story, settings(shut=secret("wonderland")))
 
 
 def test_who_guesses_finds_the_door_shut_whatever_he_knows(tmp_path: Path) -> None:

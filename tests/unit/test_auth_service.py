@@ -378,3 +378,17 @@ def test_a_grant_that_no_message_can_carry_is_refused_and_leaves_nothing(tmp_pat
 
     wordy = secret("x", on_up=("/bin/true", *("x" * 4096 for _ in range(20))))
     auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, secrets={**SETTINGS.secrets, "wordy": wordy}))
+
+
+def test_a_grant_that_the_master_could_not_take_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    """Sent and kept, it would end this auth process, and every one after it."""
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        assert (await made.ask(worker, request(b"listed", "x", session=1))).reason == "auth-unavailable"
+        assert made.named("login.denied")[-1]["detail"].startswith("no grant: Expected `array` of length <= 32")
+        assert len(made.auth.leases) == len(made.auth.sessions) == len(made.store.sessions()) == 0
+        assert isinstance(await made.ask(worker, request(b"alice", "wonderland", session=2)), AccessAccept)
+
+    listed = secret("x", address_list=tuple(f"list{number}" for number in range(33)))
+    auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, secrets={**SETTINGS.secrets, "listed": listed}))

@@ -86,6 +86,13 @@ def test_nobody_shuts_a_user_out_from_afar() -> None:
     assert throttle.shut(b"alice", HERE, 0) == 0
 
 
+def test_no_name_can_be_sent_that_stands_for_another_user_at_home() -> None:
+    throttle = Throttle(5)
+    throttle.succeeded(b"alice", HERE)
+    fail(throttle, 50, user=b"alice\0n" + bytes((192, 0, 2, 0)), caller="198.51.100.1:5")
+    assert throttle.shut(b"alice", HERE, 0) == 0
+
+
 def test_a_forgotten_device_does_not_shut_out_the_office() -> None:
     throttle = Throttle(5)
     throttle.succeeded(b"alice", HERE)

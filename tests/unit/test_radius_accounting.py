@@ -209,6 +209,51 @@ def test_a_record_that_a_server_never_takes_does_not_hold_up_the_others(
         assert "radius.records_lost" in events
 
 
+def test_a_record_that_a_server_never_takes_and_that_stood_alone_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.01)
+
+    def script(request: Received) -> Iterable[bytes]:
+        return () if request.values(SESSION) == [b"%016x" % 0] else accounting(request)
+
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            sink.start()
+            sink.record(session_record(0))
+            await until(lambda: len(double.received) >= 2)  # the server seems to be dead
+            for number in range(1, 4):
+                sink.record(session_record(number))
+            await until(lambda: len(store.spooled("radius", 9)) <= 1)
+
+    with RadiusDouble(local(), script) as double:
+        asyncio.run(main())
+        assert {session for session, _ in told(double)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"class_": (bytes(253),) * 16},  # RADIUS packets have 4096 bytes at most
+        {"called_id": "\N{SNOWMAN}" * 256},  # attributes have 253
+    ],
+)
+def test_a_record_that_no_packet_can_carry_is_lost_and_no_other(tmp_path: Path, keys: dict[str, Any]) -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events) as (sink, store):
+            sink.start()
+            sink.record(session_record(0, **keys))
+            sink.record(session_record(1))
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        assert [session for session, _ in told(double)] == [1]
+        assert events == ["radius.records_lost"]
+
+
 def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interims have half of it: a Stop still finds its place."""
     monkeypatch.setattr(under_test, "MAX_SPOOLED", 10)

@@ -16,6 +16,7 @@ from sstpfarm.auth.radius.endpoint import IDENTIFIERS, MAX_PORTS
 from sstpfarm.auth.radius.packet import Code
 from sstpfarm.config.fields import Password
 from sstpfarm.config.radius import Radius, RadiusServer
+from sstpfarm.errors import PeerError
 from tests.radius_double import RadiusDouble, Received, attribute, local
 
 ACCEPT = 2
@@ -112,6 +113,23 @@ def test_a_server_that_does_not_answer_is_left_alone() -> None:
 
     with RadiusDouble(local(), silent) as dead, RadiusDouble(local(), accept) as alive:
         asyncio.run(main())
+
+
+def test_a_request_that_no_packet_can_carry_condemns_nobody() -> None:
+    """A server says nothing to more than 4096 bytes (RFC 2865 3): a peer's large EAP Response must not be sent."""
+
+    async def main() -> None:
+        async with asking(double) as (client, told):
+            with pytest.raises(PeerError, match="4096 bytes at most"):
+                await client.ask(
+                    Service.AUTHENTICATION, Code.ACCESS_REQUEST, lambda *_: [("EAP-Message", bytes(253))] * 16
+                )
+            assert await login(client) is not None
+            assert told.names() == []
+
+    with RadiusDouble(local(), accept) as double:
+        asyncio.run(main())
+        assert len(double.received) == 1
 
 
 def test_all_servers_dead() -> None:

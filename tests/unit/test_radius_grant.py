@@ -91,6 +91,7 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
         (vendor(MIKROTIK, 1, number(7)) + vendor(MIKROTIK, 14, number(2)), {"limit_bytes_in": (2 << 32) + 7}),
         (vendor(MIKROTIK, 2, number(9)), {"limit_bytes_out": 9}),
         (vendor(MIKROTIK, 17, number(9)) + vendor(MIKROTIK, 18, number(1)), {"limit_bytes_total": (1 << 32) + 9}),
+        (vendor(MIKROTIK, 14, number(0xFFFFFFFF)), {"limit_bytes_in": 2**63 - 1}),  # more than a message can carry
         (attribute(250, b"?") + vendor(9, 1, b"unknown") + attribute(6, number(2)) + attribute(7, number(1)), {}),
     ],
 )
@@ -146,5 +147,11 @@ def test_contradictions_are_told(data: bytes, problem: str) -> None:
 
 
 def test_the_number_of_routes_is_bounded() -> None:
+    with pytest.raises(ContradictionError, match="129 routes, more than 128"):  # the netmask's network is one too
+        granted(
+            attribute(8, bytes((10, 200, 0, 1)))
+            + attribute(9, bytes((255, 255, 0, 0)))
+            + b"".join(attribute(22, b"10.%d.0.0/16" % number) for number in range(128))
+        )
     with pytest.raises(ContradictionError, match="129 routes, more than 128"):
         granted(b"".join(attribute(22, b"10.%d.0.0/16" % number) for number in range(129)))

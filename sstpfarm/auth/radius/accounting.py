@@ -7,6 +7,7 @@ before them. While no server answers they wait, over restarts too, and Acct-Dela
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -20,13 +21,13 @@ from sstpfarm.auth.radius.packet import MAX_VALUE, Code, Pairs, Value
 from sstpfarm.auth.radius.request import FRAMED, PPP, VIRTUAL, calling_station, nas_attributes
 from sstpfarm.auth.store import Store
 from sstpfarm.config.radius import Radius
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.errors import PeerError, SystemRefusal
 
 QUEUE: Final = "radius"
 MAX_SPOOLED: Final = 200_000  # records; some 100 MB
 MAX_INTERIMS: Final = MAX_SPOOLED // 2  # beyond, Interims are left out: a later one says the same and more
 BATCH: Final = 64  # records that are on their way at once
-RETRY_INTERVAL: Final = 1.0  # seconds after which the first record is tried again while no server answers
+RETRY_INTERVAL: Final = 1.0  # seconds after which the first records are tried again while no server answers
 MAX_PASSED_OVER: Final = 10  # a record that a server does not acknowledge while it does others is given up then
 REPORT_INTERVAL: Final = 60.0  # seconds between two log lines about lost records
 STATUS: Final = {Kind.START: 1, Kind.STOP: 2, Kind.INTERIM: 3, Kind.ON: 7, Kind.OFF: 8}  # RFC 2866 5.1
@@ -101,11 +102,11 @@ class RadiusAccounting:
             await self._more.wait()
             self._more.clear()
             try:
-                batch = self._head(BATCH if answered else 1)
+                batch = self._head(BATCH)
                 if not batch:
                     self._empty.set()
                     continue
-                sent = await self._send_batch(batch)
+                sent = await self._send_batch(batch, shuffle=not answered)
                 self._store.unspool([*sent, *self._given_up(batch, sent)])
             except SystemRefusal as error:
                 self._emit("internal.error", detail=str(error))
@@ -126,12 +127,20 @@ class RadiusAccounting:
                 return found or [waiting]
         return found
 
-    async def _send_batch(self, batch: Sequence[_Waiting]) -> list[int]:
-        """Send them, a session's one after the other; return the numbers of those that were acknowledged."""
+    async def _send_batch(self, batch: Sequence[_Waiting], *, shuffle: bool) -> list[int]:
+        """Send them, a session's one after the other; return the numbers of those that are done with.
+
+        Args:
+            shuffle: of a dead server that is due for a try only the first session gets one (`Endpoint.usable`), and
+                that must not always be one whose record the server does not take.
+        """
         sessions: dict[str, list[_Waiting]] = {}
         for waiting in batch:
             sessions.setdefault(waiting.record.session, []).append(waiting)
-        sent = await asyncio.gather(*(self._send_in_order(records) for records in sessions.values()))
+        order = list(sessions.values())
+        if shuffle:
+            random.shuffle(order)
+        sent = await asyncio.gather(*(self._send_in_order(records) for records in order))
         return [number for numbers in sent for number in numbers]
 
     async def _send_in_order(self, records: Sequence[_Waiting]) -> list[int]:
@@ -141,8 +150,11 @@ class RadiusAccounting:
             def build(_secret: bytes, _authenticator: bytes, record: AccountingRecord = waiting.record) -> Pairs:
                 return accounting_attributes(self._radius, record, self._wall())
 
-            if await self._client.ask(Service.ACCOUNTING, Code.ACCOUNTING_REQUEST, build) is None:
-                break
+            try:
+                if await self._client.ask(Service.ACCOUNTING, Code.ACCOUNTING_REQUEST, build) is None:
+                    break
+            except (PeerError, ValueError):  # no packet can carry it, at whatever time
+                self._count_lost()
             sent.append(waiting.number)
         return sent
 

@@ -148,7 +148,7 @@ class Endpoint:
             deadline: on the loop's clock; no longer than that in any case.
 
         Raises:
-            PeerError: the attributes cannot be made (a password that is too long).
+            PeerError: the attributes cannot be made (a password that is too long), or do not fit into a packet.
         """
         return await self._exchange(code, build, deadline, tries=1 + self.settings.retries)
 
@@ -173,6 +173,8 @@ class Endpoint:
         authenticator = self._entropy(AUTHENTICATOR)
         secret = self.settings.secret
         request = Request(code, identifier, secret, build(secret, authenticator), authenticator)
+        if len(request.data) > MAX_PACKET:  # the server would be silent about it, and seem to be dead
+            raise PeerError(f"RADIUS carries packets of {MAX_PACKET} bytes at most")
         waiting = _Waiting(request, self._loop.create_future())
         port.waiting[identifier] = waiting
         began = self._loop.time()

@@ -27,6 +27,7 @@ INTERIM_MIN: Final = 60  # seconds, RFC 2869 5.16
 MAX_ROUTES: Final = 128
 MAX_LISTS: Final = 32
 GIGAWORD: Final = 32  # bits
+MAX_VOLUME: Final = 2**63 - 1  # bytes that are counted; a limit above is never reached
 
 
 Value = TypeVar("Value")
@@ -76,6 +77,9 @@ def _authorization_of(reply: Attributes, user: str, base: Authorization, pools: 
     remote, network = _address(reply)
     pool = _pool(reply, pools) if not remote else ""
     changes = changes_of(reply)
+    routes = (*network, *_routes(reply), *base.routes)
+    if len(routes) > MAX_ROUTES:
+        raise ContradictionError(f"there are {len(routes)} routes, more than {MAX_ROUTES}")
     return msgspec.structs.replace(
         base,
         user=names[0] if names and names[0].isprintable() and names[0] else user,
@@ -85,7 +89,7 @@ def _authorization_of(reply: Attributes, user: str, base: Authorization, pools: 
         dns_servers=_servers(reply, "DNS") or base.dns_servers,
         wins_servers=_servers(reply, "NBNS") or base.wins_servers,
         interface_id=_interface_id(reply),
-        routes=(*network, *_routes(reply), *base.routes),
+        routes=routes,
         mtu=_mtu(reply),
         port_limit=_or(reply.number("Port-Limit"), base.port_limit),
         rate_limit=_or(changes.rate_limit, base.rate_limit),
@@ -218,8 +222,6 @@ def _routes(reply: Attributes) -> Iterable[FramedRoute]:
         if len(value) != 16:
             raise ContradictionError(f"Framed-IPv6-Address has {len(value)} bytes, not 16")
         found.append(FramedRoute(str(ip_network((value, 128)))))
-    if len(found) > MAX_ROUTES:
-        raise ContradictionError(f"there are {len(found)} routes, more than {MAX_ROUTES}")
     return found
 
 
@@ -258,7 +260,7 @@ def _rate_limit(attributes: Attributes) -> RateLimit | None:
 def _volume(attributes: Attributes, direction: str) -> int | None:
     low = attributes.number(f"Mikrotik-{direction}-Limit")
     high = attributes.number(f"Mikrotik-{direction}-Limit-Gigawords")
-    return None if low is None and high is None else (high or 0) << GIGAWORD | (low or 0)
+    return None if low is None and high is None else min((high or 0) << GIGAWORD | (low or 0), MAX_VOLUME)
 
 
 def _address_lists(attributes: Attributes) -> tuple[str, ...] | None:
