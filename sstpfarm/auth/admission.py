@@ -74,12 +74,16 @@ class Admission:
         """Admit by that view from now on; end the sessions of local users who are gone or disabled."""
         self._view = view
         self._leases.configure(view.pools, view.reserved)
-        for session in self._sessions:
-            if self._is_gone(session.facts.authorization):
-                self._end(session, Reason.ADMIN_RESET)
+        self.end_gone()
         self._expiries.clear()
         for session in self._sessions:
             self.watch(session)
+
+    def end_gone(self) -> None:
+        """End the sessions of local users who are gone or disabled."""
+        for session in self._sessions:
+            if self._is_gone(session.facts.authorization):
+                self._end(session, Reason.ADMIN_RESET)
 
     def watch(self, session: Session) -> None:
         """End the session when its account expires."""

@@ -77,9 +77,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Challenged:
-    """The backend wants another answer: `message` is the EAP packet, or the CHAP family's text, for the peer."""
+    """The backend wants another answer: `message` is the EAP packet, or the CHAP family's text, for the peer.
+
+    Attributes:
+        failed: the message tells that the password was wrong: whatever the peer answers, the login has failed.
+    """
 
     message: bytes
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Denied:
         error: MS-CHAP error code (RFC 2759 6) for the text that the peer gets.
         told: the peer may read `detail`: it has proven that it knows the password.
         message: the whole text for the peer, where the backend has one (RADIUS); else it is made from the others.
+        counted: the failure was that of a challenge before (`Challenged.failed`).
     """
 
     detail: str
@@ -98,6 +104,7 @@ class Denied:
     told: bool = False
     message: bytes | None = None
     reason: Reason = Reason.AUTH_REFUSED
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

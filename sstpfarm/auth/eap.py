@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied, Unknown, Verdict
@@ -72,10 +72,12 @@ class EapLogins:
         match step.verdict:
             case Turn.CONTINUE:
                 self._logins[holder] = login
-                return Challenged(step.request)
+                return Challenged(step.request, failed=login.denied is not None and not login.denied.told)
             case Turn.ACCEPTED if login.known is not None:
                 return Accepted(self._users.authorization(login.known), step.hlak)
-        return login.denied or Denied("the EAP conversation broke off")
+        if login.denied is not None:
+            return replace(login.denied, counted=True)
+        return Denied("the EAP conversation broke off")
 
     def forget(self, holder: Holder) -> None:
         """End the session's conversation."""

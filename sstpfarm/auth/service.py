@@ -71,14 +71,15 @@ class _Worker:
 
     Attributes:
         logins: those that are being decided, by session.
-        talking: sessions that were challenged and have not answered, with user and caller.
+        talking: sessions that were challenged and have not answered, with user and caller of those whose failure would
+            still have to be counted.
         held: how many refusals are held back.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.logins: dict[str, asyncio.Task[None]] = {}
-        self.talking: dict[str, tuple[bytes, str]] = {}
+        self.talking: dict[str, tuple[bytes, str] | None] = {}
         self.held = 0
         self.channel: Channel | None = None
 
@@ -196,6 +197,7 @@ class AuthService:
             return
         live, self._live = frozenset(self._live), set()
         self._ledger.reconcile(live)
+        self._admission.end_gone()  # a reload may have come while no auth process was there
         if message.first:
             self._ledger.announce(Kind.ON)
         self._read_counters(self._ledger.unannounced())
@@ -271,8 +273,9 @@ class AuthService:
     def _from_worker(self, worker: _Worker, message: AccessRequest | AccessCancelled) -> None:
         session = message.session
         if isinstance(message, AccessCancelled):
-            if session in worker.talking:  # the challenge may have told that the password was wrong (EAP-MSCHAPv2)
-                self._throttle.failed(*worker.talking[session], self._loop.time())
+            who = worker.talking.get(session)
+            if who is not None:  # a challenge of RADIUS may have told the peer that the password was wrong
+                self._throttle.failed(*who, self._loop.time())
             self._cancel(worker, session)
             return
         if session in worker.logins:
@@ -317,8 +320,8 @@ class AuthService:
                     self._refuse(worker, request, denied, delay=0.0)
                     return
                 self._answer(worker, answer)
-            case Challenged(message=text):
-                worker.talking[request.session] = (request.user, request.caller_id)
+            case Challenged(message=text, failed=failed):
+                worker.talking[request.session] = None if failed else (request.user, request.caller_id)
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
             case Denied():
                 elapsed = self._loop.time() - arrived
@@ -337,9 +340,9 @@ class AuthService:
             case Accepted():
                 self._throttle.succeeded(request.user, request.caller_id)
                 return await self._admission.admit(holder, request, verdict)
-            case Challenged():
+            case Challenged(failed=False):
                 return verdict
-            case Denied(told=False, reason=Reason.AUTH_REFUSED):
+            case Challenged() | Denied(told=False, counted=False, reason=Reason.AUTH_REFUSED):
                 self._throttle.failed(request.user, request.caller_id, self._loop.time())
                 return verdict
             case Denied():

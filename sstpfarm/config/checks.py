@@ -47,6 +47,10 @@ def check_references(config: Config, report: Report) -> None:
     check_interfaces(config, report)
     if config.radius is not None:
         check_radius(config.radius, report)
+        shared = config.profile.get(config.server.default_profile)
+        if "radius" in config.auth.backends and shared is not None and shared.local_address is None:
+            path = ("profile", config.server.default_profile)
+            report.add(path, "has no local-address; users of RADIUS have that of the default profile")
     elif "radius" in config.auth.backends:
         report.add(("auth", "backends"), '"radius" is listed, and there is no [[radius.server]]')
 

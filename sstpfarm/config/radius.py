@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -14,6 +14,7 @@ from sstpfarm.config.report import Report
 
 CallingStationId = Literal["address", "address:port"]
 Signature = Literal["require", "auto", "off"]
+MAX_VALUE: Final = 253  # bytes of an attribute's value, RFC 2865 5
 
 Secret = Annotated[Password, Meta(description="text of 1 to 256 characters")]
 Host = Annotated[str, Meta(max_length=64, description="an IPv4 or IPv6 address")]
@@ -77,6 +78,9 @@ def check_radius(radius: Radius, report: Report) -> None:
     for key, text in (("nas-ip-address", radius.nas_ip_address), ("source-address", radius.source_address)):
         if text:
             _check_host(text, ("radius", key), report)
+    size = len(radius.nas_identifier.encode())
+    if size > MAX_VALUE:
+        report.add(("radius", "nas-identifier"), f"has {size} bytes of UTF-8; allowed: 1 to {MAX_VALUE}")
     seen: set[tuple[str, int]] = set()
     path: KeyPath
     for index, server in enumerate(radius.server):

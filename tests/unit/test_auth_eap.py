@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from sstpfarm.auth.authorization import Challenged, Verdict
+from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
 from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Password
@@ -149,6 +151,53 @@ def test_who_hangs_up_when_the_challenge_tells_that_the_password_was_wrong_has_f
         assert isinstance(await Caller(worker, b"alice", "wonderland", session=9).login(bench), AccessReject)
         (shut,) = bench.named("login.denied")
         assert shut["detail"].startswith("too many failures")
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=3)))
+
+
+def test_guesses_side_by_side_are_counted_before_the_next_one_is_judged(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        worker = bench.worker(0)
+        first = encode_packet(Packet(RESPONSE, 77, b"\x01alice"))
+        guesses = []
+        for number in range(1, 5):
+            caller = Caller(worker, b"alice", "wrong", session=number)
+            caller.peer.receive((await bench.ask(worker, request(b"alice", first, number))).message, 0.0)
+            guesses += caller.peer.packets_to_send()
+        answers = [await bench.ask(worker, request(b"alice", guess, n)) for n, guess in enumerate(guesses, start=1)]
+        assert [type(answer) for answer in answers] == [*(AccessChallenge,) * 3, AccessReject]
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=2)))
+
+
+def test_a_failure_is_counted_once(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        worker = bench.worker(0)
+        for number in range(1, 4):
+            assert isinstance(await Caller(worker, b"alice", "wrong", number).login(bench), AccessReject)
+        assert isinstance(await Caller(worker, b"alice", "wonderland", session=9).login(bench), AccessAccept)
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=3)))
+
+
+def test_a_conversation_with_radius_that_breaks_off_has_failed(tmp_path: Path) -> None:
+    class Relay:
+        """A backend that asks on, and nobody here knows what."""
+
+        async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
+            return Challenged(encode_packet(Packet(REQUEST, 1, b"\x1a")))
+
+        def forget(self, holder: Holder) -> None:
+            """Nothing is kept."""
+
+    async def story(bench: Bench) -> None:
+        bench.auth.service._chain = Chain([Relay()])
+        worker = bench.worker(0)
+        answers = []
+        for number in range(1, 6):
+            answers.append(type(await bench.ask(worker, request(b"alice", b"?", number))))
+            worker.channel.send(AccessCancelled(session=f"{number:016x}"))
+        assert answers == [*(AccessChallenge,) * 4, AccessReject]
 
     run(tmp_path, story, msgspec.structs.replace(SETTINGS, auth=Auth(failures_per_minute=3)))
 

@@ -17,7 +17,7 @@ from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.views import AuthView, PoolView
-from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, ReloadUsers, Revoke
+from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, LiveSessions, ReloadUsers, Revoke
 from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
 from tests.unit.auth_bench import Bench, run
@@ -201,6 +201,21 @@ def test_a_reload_brings_new_users_and_ends_the_sessions_of_those_who_are_gone_o
 
     ordinary = secret("wonderland")
     run(tmp_path, story, settings(gone=ordinary, shut=ordinary, dated=ordinary))
+
+
+def test_who_was_disabled_while_no_auth_process_was_there_is_out(tmp_path: Path) -> None:
+    async def before(made: Bench) -> None:
+        for number, user in enumerate((b"alice", b"shut"), 1):
+            answer = await made.ask(made.worker(number), request(user, "wonderland", session=number))
+            assert isinstance(answer, AccessAccept)
+
+    async def after(made: Bench) -> None:
+        made.master.channel.send(LiveSessions(sessions=(f"{1:016x}", f"{2:016x}")))
+        await made.until(lambda: made.revoked() != [])
+        assert made.revoked() == [(f"{2:016x}", "admin-reset")]
+
+    run(tmp_path, before, settings(shut=secret("wonderland")))
+    run(tmp_path, after, settings(shut=secret("wonderland", disabled=True)))
 
 
 def test_who_is_disabled_while_the_login_is_decided_stays_out(tmp_path: Path) -> None:

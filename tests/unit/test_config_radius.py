@@ -31,6 +31,7 @@ SERVER: Final = """[[radius.server]]
 address = "192.0.2.1"
 secret = "hunter2"
 """
+LONG: Final = "\u00e9" * 127
 HOST: Final = "an IPv4 or IPv6 address"
 ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 
@@ -120,6 +121,10 @@ FAULTS: Final[dict[str, Fault]] = {
         with_radius('nas-identifier = ""'),
         ('7: radius.nas-identifier: "" is not allowed; allowed: text of 1 to 253 characters',),
     ),
+    "identifier, in bytes": Fault(
+        with_radius(f'nas-identifier = "{LONG}"'),
+        ("7: radius.nas-identifier: has 254 bytes of UTF-8; allowed: 1 to 253",),
+    ),
     "address of the NAS": Fault(
         with_radius('nas-ip-address = "1.2.3"'), (f'7: radius.nas-ip-address: "1.2.3" is no address; allowed: {HOST}',)
     ),
@@ -207,3 +212,13 @@ def test_with_radius_there_need_be_no_secret(tmp_path: Path) -> None:
     assert warnings(load(file)) == ()
     file.write_text(REST + SERVER)
     assert warnings(load(file)) == ("secret: there is none, nobody can log in",)
+
+
+def test_users_of_radius_need_our_address_in_the_default_profile(tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_text('[auth]\nbackends = ["radius"]\n[profile.default]\ncomment = "x"\n' + SERVER)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f"{file}:3: profile.default: has no local-address; users of RADIUS have that of the default profile"
+    )
