@@ -96,7 +96,7 @@ class Denied:
         error: MS-CHAP error code (RFC 2759 6) for the text that the peer gets.
         told: the peer may read `detail`: it has proven that it knows the password.
         message: the whole text for the peer, where the backend has one (RADIUS); else it is made from the others.
-        counted: the failure was that of a challenge before (`Challenged.failed`).
+        counts: the throttle counts it: not what a challenge before has told (`Challenged.failed`), nor a good proof.
     """
 
     detail: str
@@ -104,7 +104,7 @@ class Denied:
     told: bool = False
     message: bytes | None = None
     reason: Reason = Reason.AUTH_REFUSED
-    counted: bool = False
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class EapLogins:
             case Turn.ACCEPTED if login.known is not None:
                 return Accepted(self._users.authorization(login.known), step.hlak)
         if login.denied is not None:
-            return replace(login.denied, counted=True)
+            return replace(login.denied, counts=False)
         return Denied("the EAP conversation broke off")
 
     def forget(self, holder: Holder) -> None:

@@ -342,7 +342,7 @@ class AuthService:
                 return await self._admission.admit(holder, request, verdict)
             case Challenged(failed=False):
                 return verdict
-            case Challenged() | Denied(told=False, counted=False, reason=Reason.AUTH_REFUSED):
+            case Challenged() | Denied(told=False, counts=True, reason=Reason.AUTH_REFUSED):
                 self._throttle.failed(request.user, request.caller_id, self._loop.time())
                 return verdict
             case Denied():

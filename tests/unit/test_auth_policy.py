@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
+from sstpfarm.config.fields import Password
 from sstpfarm.config.ppp import Secret
+from sstpfarm.config.radius import Radius, RadiusServer
 from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, LiveSessions, ReloadUsers, Revoke
 from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
+from tests.radius_double import RadiusDouble, Received, attribute, local
 from tests.unit.auth_bench import Bench, run
 from tests.unit.logins import request, secret, view
 
@@ -260,3 +264,28 @@ def test_who_guesses_finds_the_door_shut_whatever_he_knows(tmp_path: Path) -> No
         assert [party for party, _ in made.journal if party is Party.WORKER]
 
     run(tmp_path, story, msgspec.structs.replace(settings(), auth=Auth(failures_per_minute=3)))
+
+
+def test_a_grant_of_radius_that_contradicts_itself_is_no_guess(tmp_path: Path) -> None:
+    """One wrong attribute of one user must not shut the door before a whole office."""
+
+    def accept(received: Received) -> Iterable[bytes]:
+        yield received.reply(2, attribute(7, (6).to_bytes(4, "big")))  # Framed-Protocol is not PPP
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        for number in range(6):
+            assert isinstance(await made.ask(worker, request(b"odd", "x", "pap", session=number)), AccessReject)
+        assert len(made.named("login.denied")) == 6
+        assert all("Framed-Protocol is 6" in denied["detail"] for denied in made.named("login.denied"))
+        assert made.auth.radius is not None
+        await made.auth.radius.close()
+
+    with RadiusDouble(local(), accept) as double:
+        server = RadiusServer(address="127.0.0.1", auth_port=double.port, secret=Password("testing123"))
+        users = msgspec.structs.replace(
+            settings(),
+            auth=Auth(backends=("radius",), failures_per_minute=3),
+            radius=Radius(server=(server,), accounting=False),
+        )
+        run(tmp_path, story, users)

@@ -82,7 +82,8 @@ class RadiusBackend:
                     return self._challenged(holder, request, answer.endpoint, answer.reply)
             return self._rejected(request, answer.reply)
         except (ContradictionError, MalformedAttributeError) as error:
-            return Denied(f"RADIUS server {answer.endpoint.name}: {error}")
+            accepted = answer.reply.code is Code.ACCESS_ACCEPT  # the proof was good: nobody has guessed
+            return Denied(f"RADIUS server {answer.endpoint.name}: {error}", counts=not accepted)
 
     def forget(self, holder: Holder) -> None:
         """End the session's conversation."""
