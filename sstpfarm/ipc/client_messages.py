@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sstpfarm.ipc.messages import Address, Identifier8, InterfaceName, Message, Method, Mtu, Short
+from sstpfarm.ipc.messages import Address, Addresses, Identifier8, InterfaceName, Line, Message, Method, Mtu, Short
 
 # -- client: privileged half > unprivileged half -----------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class InterfaceWanted(Message, frozen=True, tag="interface-wanted"):
     mtu: Mtu
     local_address: Address | None = None
     remote_address: Address | None = None
-    dns_servers: tuple[Address, ...] = ()
+    dns_servers: Addresses = ()
     ipv6_local: Identifier8 | None = None
 
 
@@ -68,10 +68,10 @@ class TunnelFacts(Message, frozen=True, tag="tunnel-facts"):
     """What was negotiated, for the display."""
 
     method: Method | Literal["none"]
-    cipher: Short
-    tls_version: Short
+    cipher: Line
+    tls_version: Line
     server_address: Address
-    certificate_sha256: Short
+    certificate_sha256: Line
 
 
 class TunnelClosed(Message, frozen=True, tag="tunnel-closed"):

@@ -15,9 +15,12 @@ from msgspec import Meta
 from sstpfarm.dataplane.rates import RateLimit
 
 Method = Literal["eap", "mschap2", "mschap1", "chap", "pap"]
-SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+SessionId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Short = Annotated[str, Meta(max_length=256)]
-Address = Annotated[str, Meta(max_length=45)]
+Line = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]  # shown on an operator's terminal
+# nothing but what addresses are made of, and perhaps a zone: some end up in files and in the arguments of programs
+Address = Annotated[str, Meta(max_length=64, pattern=r"^[0-9A-Fa-f.:]*(%[A-Za-z0-9._@+-]{1,15})?\Z")]
+Addresses = Annotated[tuple[Address, ...], Meta(max_length=4)]
 InterfaceName = Annotated[str, Meta(min_length=1, max_length=15)]
 Mtu = Annotated[int, Meta(ge=68, le=16384)]  # up to the largest MRRU
 Slot = Annotated[int, Meta(ge=0, le=1_048_575)]
@@ -48,7 +51,7 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     session: SessionId
     user: Annotated[bytes, Meta(max_length=255)]
     method: Method
-    caller_id: Short  # "address:port" of the peer
+    caller_id: Line  # "address:port" of the peer
     mtu: Mtu  # what LCP agreed for packets towards the peer, in one frame or in fragments
     slot: Slot  # the session's slot in the worker's statistics
     password: Annotated[bytes, Meta(max_length=255)] = b""
@@ -56,8 +59,8 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     challenge: Annotated[bytes, Meta(max_length=255)] = b""
     value: Annotated[bytes, Meta(max_length=255)] = b""
     eap: Annotated[bytes, Meta(max_length=4096)] = b""
-    called_id: Short = ""  # "address:port" that the peer connected to
-    connect_info: Short = ""  # TLS version and cipher suite
+    called_id: Line = ""  # "address:port" that the peer connected to
+    connect_info: Line = ""  # TLS version and cipher suite
     certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate
     frame: Annotated[int, Meta(ge=0, le=4087)] = 0  # the part of `mtu` that one frame holds, 0 for all of it
 
@@ -84,8 +87,8 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
 
     local_address: Address
     remote_address: Address
-    dns_servers: tuple[Address, ...] = ()
-    wins_servers: tuple[Address, ...] = ()
+    dns_servers: Addresses = ()
+    wins_servers: Addresses = ()
     ipv6_local: Identifier8 | None = None
     ipv6_peer: Identifier8 | None = None
     networks: Annotated[tuple[Network, ...], Meta(max_length=128)] = ()
@@ -359,8 +362,8 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
     """SSTP and at least one NCP are open; the facts are for lists only."""
 
     session: SessionId
-    cipher: Short
-    tls_version: Short
+    cipher: Line
+    tls_version: Line
 
 
 class Ipv6Opened(Message, frozen=True, tag="ipv6-opened"):

@@ -148,6 +148,27 @@ def test_whatever_a_worker_may_not_say_closes_the_channel(data: bytes) -> None:
     assert data == b"" or master.closed[0].startswith(VIOLATION)
 
 
+@pytest.mark.parametrize("text", ["192.0.2.1\nsearch example.com", "192.0.2.1\n", "--interface=lo", "fe80::1%a/b"])
+def test_an_address_is_nothing_but_an_address(text: str) -> None:
+    """The client's unprivileged half must not write lines into resolv.conf, nor options of a program."""
+    decode = msgspec.msgpack.Decoder(may_send(Party.CLIENT_PEER, Party.CLIENT)).decode
+    good = c.InterfaceWanted(mtu=1400, dns_servers=("192.0.2.1", "2001:db8::1", "fe80::1%eth0", "::ffff:192.0.2.1"))
+    assert decode(msgspec.msgpack.encode(good)) == good
+    with pytest.raises(msgspec.ValidationError):
+        decode(msgspec.msgpack.encode(c.InterfaceWanted(mtu=1400, dns_servers=(text,))))
+    with pytest.raises(msgspec.ValidationError):
+        decode(msgspec.msgpack.encode(c.InterfaceWanted(mtu=1400, dns_servers=("192.0.2.1",) * 5)))
+
+
+@pytest.mark.parametrize("field", ["session", "cipher", "tls_version"])
+def test_a_worker_says_nothing_that_drives_the_operators_terminal(field: str) -> None:
+    good = {"t": "session-opened", "session": SESSION, "cipher": "x", "tls_version": "y"}
+    assert len(with_master(msgspec.msgpack.encode(good)).messages) == 1
+    for tail in ("\n", "\x1b[2J", "\x9b2J"):
+        (why,) = with_master(msgspec.msgpack.encode({**good, field: good[field] + tail})).closed
+        assert why.startswith(VIOLATION)
+
+
 def test_drain_waits_for_a_slow_reader_but_not_for_ever() -> None:
     async def scenario() -> None:
         ours, theirs = channel_pair()
