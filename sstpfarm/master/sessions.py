@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import IpcViolation
@@ -12,6 +12,8 @@ from sstpfarm.ipc.messages import Effects, Grant
 from sstpfarm.master.devices import Device
 from sstpfarm.master.permissions import SessionPhase
 from sstpfarm.net.routes import Gateway, Network
+
+MOST: Final = 2**53 - 1  # nine petabytes; a worker that was taken over can write any 64 bits into its page
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,9 @@ class Traffic:
 
     @classmethod
     def of(cls, cells: memoryview) -> Traffic:
-        """Copy the counters of a session's slot."""
-        return cls(cells[Cell.BYTES_IN], cells[Cell.PACKETS_IN], cells[Cell.BYTES_OUT], cells[Cell.PACKETS_OUT])
+        """Copy the counters of a session's slot, none larger than messages, databases and sums can hold."""
+        counted = (Cell.BYTES_IN, Cell.PACKETS_IN, Cell.BYTES_OUT, Cell.PACKETS_OUT)
+        return cls(*(min(cells[cell], MOST) for cell in counted))
 
 
 @dataclass(slots=True)

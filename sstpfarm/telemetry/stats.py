@@ -177,7 +177,7 @@ class Stats:
             raise LocalError(f"no such counter: {name} {label!r}")
         if n < 0:
             raise LocalError(f"a counter never goes back: {name} {n}")
-        self._cells[at] += n
+        self._cells[at] = min(self._cells[at] + n, _MAX_VALUE)  # the master too counts in a page that a worker wrote
 
     def set(self, name: str, value: int) -> None:
         """Set a gauge of the catalogue."""

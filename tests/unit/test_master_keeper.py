@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from msgspec import structs
+from msgspec import msgpack, structs
 
 from sstpfarm.config.ppp import Interface
 from sstpfarm.dataplane.interface import Cell
@@ -151,6 +151,32 @@ def test_a_life() -> None:
         cells.release()
         keeper.grant(grant(1))  # address and name serve again at once
         assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp0"))
+
+    run(scenario)
+
+
+@needs_root
+def test_a_page_full_of_ones_stops_neither_auth_nor_us() -> None:
+    """A worker that was taken over writes into its page what it likes.
+
+    Auth would take a larger number for a violation of ours, and the loss of the worker would be half handled.
+    """
+
+    async def scenario(bench: Bench) -> None:
+        for number in (1, 2):
+            bench.keeper.grant(grant(number))
+            bench.keeper.opened(0, opened(number))
+        with memoryview(bench.stats[0]._map).cast("Q") as page:
+            for at in range(len(page)):
+                page[at] = 2**64 - 1
+        os.close(bench.tuns.pop(identifier(1)))
+        bench.keeper.closed(0, closed(1))
+        os.close(bench.tuns.pop(identifier(2)))
+        bench.keeper.worker_lost(0, bench.stats[0], Reason.WORKER_LOST)
+        await bench.keeper.drain()
+        for released in bench.auth:
+            assert msgpack.decode(msgpack.encode(released), type=m.SessionReleased) == released
+        assert len(bench.auth) == 2
 
     run(scenario)
 
