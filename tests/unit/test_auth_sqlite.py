@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sstpfarm.auth.accounting import AccountingRecord, Kind
@@ -184,6 +185,12 @@ def test_a_file_of_another_program_version_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(SystemRefusal, match="version 7, this program knows 1"):
         opened(tmp_path)
+
+
+def test_a_session_that_cannot_be_read_is_told_with_advice(store: SqliteStore) -> None:
+    store.add_session(msgspec.structs.replace(facts(1), grant=msgspec.structs.replace(facts(1).grant, user="x" * 257)))
+    with pytest.raises(SystemRefusal, match=r"cannot read: Expected `str` of length <= 256 .*move it away"):
+        store.sessions()
 
 
 def test_a_broken_file_is_refused_with_advice(tmp_path: Path) -> None:

@@ -254,6 +254,23 @@ def test_a_record_that_no_packet_can_carry_is_lost_and_no_other(tmp_path: Path, 
         assert events == ["radius.records_lost"]
 
 
+def test_records_that_nobody_can_read_are_lost_and_no_other(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events) as (sink, store):
+            for _ in range(100):  # more than go out at once
+                store.spool("radius", b"\xc1", 1000)
+            sink.record(session_record(1))
+            sink.start()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        assert [session for session, _ in told(double)] == [1]
+        assert events == ["radius.records_lost"]
+
+
 def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interims have half of it: a Stop still finds its place."""
     monkeypatch.setattr(under_test, "MAX_SPOOLED", 10)

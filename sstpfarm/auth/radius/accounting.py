@@ -118,14 +118,22 @@ class RadiusAccounting:
 
     def _head(self, limit: int) -> list[_Waiting]:
         """Return the records at the head of the spool; On and Off stand alone."""
-        found = []
+        found: list[_Waiting] = []
+        unreadable = []
         for number, data in self._store.spooled(QUEUE, limit):
-            waiting = _Waiting(number, self._decode(data))
-            if waiting.record.session:
-                found.append(waiting)
-            else:
-                return found or [waiting]
-        return found
+            try:
+                waiting = _Waiting(number, self._decode(data))
+            except msgspec.MsgspecError:  # another version of this program wrote it
+                unreadable.append(number)
+                continue
+            if not waiting.record.session:
+                found = found or [waiting]
+                break
+            found.append(waiting)
+        self._store.unspool(unreadable)
+        for _ in unreadable:
+            self._count_lost()
+        return self._head(limit) if unreadable and not found else found
 
     async def _send_batch(self, batch: Sequence[_Waiting], *, shuffle: bool) -> list[int]:
         """Send them, a session's one after the other; return the numbers of those that are done with.

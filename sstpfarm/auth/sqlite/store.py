@@ -78,10 +78,16 @@ class SqliteStore:
             "SELECT facts, started_at, interface, interface_id, seconds, bytes_in, bytes_out, packets_in, packets_out "
             "FROM session ORDER BY rowid"
         ).fetchall()
-        return [
-            StoredSession(self._decode(facts), started, interface, identifier, Counters(*counters))
-            for facts, started, interface, identifier, *counters in rows
-        ]
+        try:
+            return [
+                StoredSession(self._decode(facts), started, interface, identifier, Counters(*counters))
+                for facts, started, interface, identifier, *counters in rows
+            ]
+        except msgspec.MsgspecError as error:
+            raise SystemRefusal(
+                f"auth's store holds a session that this program cannot read: {error}; "
+                "stop the farm, restore the file or move it away"
+            ) from error
 
     def add_session(self, facts: SessionFacts) -> None:
         """Insert or replace a session."""
