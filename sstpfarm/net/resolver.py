@@ -6,6 +6,7 @@ found by `sweep`: systemd-resolved forgets a link that is gone, the others are t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 import subprocess
@@ -25,6 +26,9 @@ RECORDS: Final = (Path("/run/resolvconf/interface"), Path("/run/resolvconf/inter
 LINKS: Final = Path("/sys/class/net")
 SUFFIX: Final = ".sstpfarm"  # of our records at resolvconf
 TIMEOUT_S: Final = 10.0
+# A file that is mounted over it, as in containers and by `ip netns exec`, or in a directory that is read only, can be
+# written in its place only.
+IN_PLACE: Final = frozenset({errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES, errno.EPERM})
 MAX_FILE: Final = 64 * 1024  # bytes of a resolv.conf; the C library reads three servers of it
 
 MARK: Final = "# Made by sstpfarm for its tunnels. Lines with #> are the file from before, which comes back."
@@ -214,9 +218,11 @@ class ResolvConfFile:
             draft.write_bytes(data)
             draft.chmod(0o644)
             draft.replace(self._path)
-        except OSError:  # a file that is mounted over it, as in containers and by `ip netns exec`, stays in its place
+        except OSError as error:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
+            if error.errno not in IN_PLACE:  # on a full disk, say, writing would leave less than there was
+                raise
             self._path.write_bytes(data)
 
 

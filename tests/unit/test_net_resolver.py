@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,20 @@ def test_somebody_else_wrote_it(file: Path) -> None:
     found.sweep()
     found.remove("sstpc0")
     assert file.read_text() == "nameserver 198.51.100.1\n"
+
+
+@pytest.mark.parametrize(("code", "stays"), [(errno.ENOSPC, True), (errno.EIO, True), (errno.EBUSY, False)])
+def test_a_full_disk_costs_nothing(file: Path, monkeypatch: pytest.MonkeyPatch, code: int, stays: bool) -> None:
+    """Only a file that cannot be replaced is written in its place: on a full disk that would empty it."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SystemRefusal, match=os.strerror(code)) if stays else nullcontext():
+        ResolvConfFile(file).add("sstpc0", ["10.0.0.1"])
+    assert (file.read_text() == OPERATOR) is stays
+    assert not list(file.parent.glob("*.sstpfarm-new"))
 
 
 def test_what_is_too_large_is_left_alone(file: Path) -> None:
