@@ -117,6 +117,8 @@ class Admission:
             refusal = _denied("the account is no more, or disabled", Reason.AUTH_REFUSED)
         if refusal is not None:
             return refusal
+        if authorization.remote_address in {profile.local_address for profile in self._view.profiles.values()}:
+            return _denied("the fixed address is our own", Reason.NO_ADDRESS)  # of RADIUS: load refuses such secrets
         address = self._leases.acquire(
             holder, authorization.user, pool=authorization.pool, address=authorization.remote_address
         )

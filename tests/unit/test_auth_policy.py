@@ -289,3 +289,20 @@ def test_a_grant_of_radius_that_contradicts_itself_is_no_guess(tmp_path: Path) -
             radius=Radius(server=(server,), accounting=False),
         )
         run(tmp_path, story, users)
+
+
+def test_our_own_address_is_given_to_nobody(tmp_path: Path) -> None:
+    def accept(received: Received) -> Iterable[bytes]:
+        yield received.reply(2, attribute(8, bytes((10, 20, 0, 1))))
+
+    async def story(made: Bench) -> None:
+        assert (await made.ask(made.worker(0), request(b"odd", "x", "pap"))).reason == "no-address"
+        assert made.named("login.denied")[0]["detail"] == "the fixed address is our own"
+        assert len(made.auth.leases) == 0
+        assert made.auth.radius is not None
+        await made.auth.radius.close()
+
+    with RadiusDouble(local(), accept) as double:
+        server = RadiusServer(address="127.0.0.1", auth_port=double.port, secret=Password("testing123"))
+        radius = Radius(server=(server,), accounting=False)
+        run(tmp_path, story, msgspec.structs.replace(settings(), auth=Auth(backends=("radius",)), radius=radius))
