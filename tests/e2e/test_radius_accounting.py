@@ -190,7 +190,8 @@ def test_no_record_is_lost_while_the_server_is_away(wire: Wire, farm: Farm, radi
     found = Counter((record["Acct-Session-Id"], record["Acct-Status-Type"]) for record in new)
     for session in sessions:
         assert found[session, "Start"] == found[session, "Stop"] == 1, found
-    order = [record["Acct-Session-Id"] for record in new if record["Acct-Status-Type"] == "Start"]
-    assert order == sessions
+        told = [record["Acct-Status-Type"] for record in new if record["Acct-Session-Id"] == session]
+        assert told[0] == "Start"  # the order of several sessions is not promised
+        assert told[-1] == "Stop"
     delayed = [int(record["Acct-Delay-Time"]) for record in new if record["Acct-Session-Id"] == sessions[0]]
     assert max(delayed) >= 1
