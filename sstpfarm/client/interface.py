@@ -126,7 +126,7 @@ class Interface:
         if plan.disabled:
             self.advance(Input.STOP)
             return not old.disabled
-        if old.disabled or (self.state is State.WAITING and plan.wishes != old.wishes):
+        if old.disabled or (self.state is State.WAITING and plan != old):  # another server has another way to it
             self.advance(self._ready())
             return False
         if needs_redial(old, plan):

@@ -113,3 +113,26 @@ def test_a_name_that_becomes_free_is_stood_by_with_all_settings() -> None:
         assert sysctl.read("net/ipv4/conf/tunnel0/forwarding") == "0"
 
     run(scenario, msgspec.structs.replace(PLAN, wishes=wishes, delays=delays, disabled=False), taken="tunnel0")
+
+
+@needs_root
+def test_another_server_is_found_before_a_packet_dials_it() -> None:
+    """Routes lead into the tunnel while it waits: without a new look its first dial would go into itself."""
+    wishes = Wishes(interface="tunnel0", default_route=True, dial_on_demand=True)
+    waiting = msgspec.structs.replace(PLAN, wishes=wishes, disabled=False)
+
+    async def scenario(interface: Interface, log: Recorder) -> None:
+        async def stood_by(times: int) -> None:
+            for _ in range(250):
+                if [event for event, _ in log.said].count("tunnel.stood_by") == times:
+                    return
+                await asyncio.sleep(0.02)
+
+        await stood_by(1)
+        assert interface._known == ["192.0.2.1"]
+        settings = msgspec.structs.replace(PLAN.settings, host="192.0.2.2")
+        await interface.change(msgspec.structs.replace(waiting, settings=settings))
+        await stood_by(2)
+        assert (interface.state, interface._known) == (State.WAITING, ["192.0.2.2"])
+
+    run(scenario, waiting)
