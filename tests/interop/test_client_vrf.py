@@ -41,6 +41,7 @@ def test_tunnel_in_a_vrf(machine: Machine, farm: Farm) -> None:
     machine.run(f"modprobe tun; modprobe vrf; ip link add red type vrf table {TABLE}; ip link set red up")
     before = machine.run("ip route").output
     command = CONNECT.format(host=HOST)
+    (machine.job / "connect.log").touch()  # the background shell may come to it later than we look
     machine.run(f"({command}) >/job/connect.log 2>&1 & echo $! >/job/connect.pid")
 
     def is_up() -> bool:
