@@ -28,6 +28,8 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
         local_address: ours, "" for the default profile's.
         remote_address, pool: a fixed address, or the pool that it comes from.
         interface_id: 8 bytes that the client's IPv6 interface identifier must be; empty when it may choose.
+        framed_prefixes, delegated_prefixes: those of the routes that accounting tells, as ``NETWORK/LENGTH`` (RADIUS
+            Framed-IPv6-Prefix, RFC 3162 2.3; Delegated-IPv6-Prefix, RFC 4818).
         mtu: bytes of an IP packet at most, 0 for no bound of its own.
         session_timeout, idle_timeout, interim_interval: seconds, 0 for none.
         port_limit: sessions of this user at once, 0 for no limit.
@@ -46,6 +48,8 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: bool = True
     interface_id: bytes = b""
     routes: tuple[FramedRoute, ...] = ()
+    framed_prefixes: tuple[str, ...] = ()
+    delegated_prefixes: tuple[str, ...] = ()
     mtu: int = 0
     rate_limit: RateLimit | None = None
     session_timeout: int = 0

@@ -212,6 +212,8 @@ class Ledger:
             interface=session.interface,
             address=grant.terms.remote_address,
             interface_id=session.interface_id,
+            framed_prefixes=facts.authorization.framed_prefixes,
+            delegated_prefixes=facts.authorization.delegated_prefixes,
             caller_id=grant.caller_id,
             called_id=facts.called_id,
             connect_info=facts.connect_info,

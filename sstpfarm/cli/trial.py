@@ -14,7 +14,7 @@ from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
 from sstpfarm.auth.radius.backend import RadiusBackend
 from sstpfarm.auth.radius.client import RadiusClient
-from sstpfarm.auth.radius.service import default_terms
+from sstpfarm.auth.radius.grant import offer_of
 from sstpfarm.config.fields import Method
 from sstpfarm.config.schema import Config
 from sstpfarm.config.views import for_auth
@@ -39,7 +39,7 @@ async def _try_login(config: Config, user: str, password: str, caller_id: str) -
         if view.radius is not None:
             client = RadiusClient(view.radius, os.urandom, _say)
             held.callback(client.close)
-            backends["radius"] = RadiusBackend(client, view.radius, default_terms(view), view.pools, os.urandom)
+            backends["radius"] = RadiusBackend(client, view.radius, offer_of(view), os.urandom)
         chain = Chain([backends[name] for name in view.auth.backends])
         for method in config.server.methods():
             if method == "eap":

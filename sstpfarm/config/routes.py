@@ -7,13 +7,14 @@ The form is RouterOS's, "NETWORK/LENGTH GATEWAY METRIC". It is that of RADIUS's 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
 from sstpfarm.config.addresses import AddressRange, parse_endpoint, parse_host, parse_range, pool_name
 from sstpfarm.config.locate import KeyPath
-from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.ppp import Pool, Profile, Secret
 from sstpfarm.config.report import Report, dotted, show
 from sstpfarm.config.schema import Config
 
@@ -91,13 +92,18 @@ def check_routes(config: Config, report: Report) -> None:
     """Report each route that is none, twice there, or reaches what is our own or another user's."""
     routed = [(name, secret) for name, secret in config.secret.items() if secret.routes]
     if routed:
-        taken = _Taken(config)
+        taken = TakenAddresses(
+            {name: tuple(_ranges(pool)) for name, pool in config.pool.items()},
+            config.profile,
+            config.secret,
+            config.server.listen,
+        )
         for name, secret in routed:
             profile = config.profile.get(config.server.default_profile if secret.profile is None else secret.profile)
             _check_secret(secret, profile or Profile(), name, taken, report)
 
 
-def _check_secret(secret: Secret, profile: Profile, name: str, taken: _Taken, report: Report) -> None:
+def _check_secret(secret: Secret, profile: Profile, name: str, taken: TakenAddresses, report: Report) -> None:
     local, remote = secret.local_address or profile.local_address, secret.remote_address or profile.remote_address
     seen: set[Route] = set()
     for index, text in enumerate(secret.routes):
@@ -118,16 +124,28 @@ def _check_secret(secret: Secret, profile: Profile, name: str, taken: _Taken, re
             report.add(key, f"{show(text)} holds addresses of {owner}")
 
 
-class _Taken:
-    """The IPv4 addresses that somebody has: pools, fixed ones, our own. What is no address is reported elsewhere."""
+def _ranges(pool: Pool) -> Iterator[AddressRange]:
+    for text in pool.ranges:
+        with suppress(ValueError):
+            yield parse_range(text)
 
-    def __init__(self, config: Config) -> None:
-        pools: list[tuple[AddressRange, str]] = []
-        for name, pool in config.pool.items():
-            for text in pool.ranges:
-                with suppress(ValueError):
-                    pools.append((parse_range(text), dotted(("pool", name))))
-        self._pools = sorted(pools)
+
+class TakenAddresses:
+    """The IPv4 addresses that somebody has: pools, fixed ones, our own. What is no address is reported elsewhere.
+
+    Args:
+        pools: the ranges of each pool.
+        listen: as in the configuration, ``ADDRESS:PORT``.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Iterable[AddressRange]],
+        profiles: Mapping[str, Profile],
+        secrets: Mapping[str, Secret],
+        listen: Iterable[str],
+    ) -> None:
+        self._pools = sorted((found, dotted(("pool", name))) for name, ranges in pools.items() for found in ranges)
         singles: list[tuple[int, KeyPath]] = []
 
         def add(text: str | None, path: KeyPath) -> None:
@@ -135,13 +153,13 @@ class _Taken:
                 with suppress(ValueError):
                     singles.append((int(parse_host(text)), path))
 
-        for name, profile in config.profile.items():
+        for name, profile in profiles.items():
             add(profile.local_address, ("profile", name, "local-address"))
             add(profile.remote_address, ("profile", name))
-        for name, secret in config.secret.items():
+        for name, secret in secrets.items():
             add(secret.local_address, ("secret", name, "local-address"))
             add(secret.remote_address, ("secret", name))
-        for index, text in enumerate(config.server.listen):
+        for index, text in enumerate(listen):
             with suppress(ValueError):
                 add(parse_endpoint(text).host, ("server", "listen", index))
         self._singles = sorted(singles, key=lambda single: single[0])

@@ -28,6 +28,7 @@ class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         secrets: with the passwords of password files.
         reserved: addresses that no pool hands out: our own and the fixed ones.
+        listen: where clients connect to, ``ADDRESS:PORT``.
         certificate_must_match: a user needs a client's certificate with the user's name.
     """
 
@@ -42,6 +43,7 @@ class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
     secrets: dict[str, Secret]
     pools: dict[str, PoolView]
     reserved: tuple[int, ...]
+    listen: tuple[str, ...] = ()
     certificate_must_match: bool = False
     auth: Auth = Auth()
     accounting: Accounting = Accounting()
@@ -77,6 +79,7 @@ def for_auth(config: Config) -> AuthView:
         secrets=config.secret,
         pools={name: PoolView(assignable(pool), pool.next_pool) for name, pool in config.pool.items()},
         reserved=tuple(sorted({int(IPv4Address(address)) for address in (*fixed, *own)})),
+        listen=tuple(config.server.listen),
         certificate_must_match=config.server.client_certificate_user == "match",
         auth=config.auth,
         accounting=config.accounting,

@@ -478,9 +478,9 @@ class RawPeer:
         self.open_lcp("pap")
         self.authenticate_pap(user, password)
 
-    def open_session(self, user: str = "alice") -> None:
+    def open_session(self, user: str = "alice", password: str = PASSWORD) -> None:
         """A whole login by PAP, to the point where packets pass."""
-        self.until_authenticated(user)
+        self.until_authenticated(user, password)
         self.send(self.call_connected())
         self.open_ipcp()
 

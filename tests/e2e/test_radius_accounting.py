@@ -8,21 +8,31 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from .client import TRUST_ANY, connected, connecting
-from .farm import GATEWAY, Farm, running
+from .client import connected
+from .farm import GATEWAY, Event, Farm, running
 from .farm import PASSWORD as LOCAL_PASSWORD
-from .freeradius import SECRET, FreeRadius, freeradius
+from .freeradius import SECRET, FreeRadius, freeradius, radclient
 from .netns import Wire, until
+from .rawpeer import ABORT, RawPeer, TcpStream, attribute, message, tls_peer
 
 PASSWORD = "radius pass"
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s
+OpenPeer = Callable[..., tuple[RawPeer, Event]]
 USERS = {
     "rita": (PASSWORD, ['Class = "first"', 'Class += "second"', 'User-Name = "rita@corp"']),
+    "prefixed": (PASSWORD, ["Framed-IPv6-Prefix = fd42:3::/64", "Delegated-IPv6-Prefix = fd42:2::/56"]),
+    "single": (PASSWORD, ['Mikrotik-Group = "single"']),
+    "unbound": (PASSWORD, []),
+    "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 100"]),
     "short": (PASSWORD, ["Session-Timeout = 1"]),
     "still": (PASSWORD, ["Idle-Timeout = 1"]),
 }
@@ -49,11 +59,14 @@ def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
     """
     with running(
         wire.server,
-        server={"ipv6": False},
+        server={"ipv6": False, "authentication": ["mschap2", "pap"]},
         auth={"backends": ["local", "radius"]},
         tables={
             "accounting": {"interim-interval": 2},
+            "profile.single": {"local-address": GATEWAY, "remote-address": "pool:single", "only-one": "replace"},
+            "pool.single": {"ranges": ["10.50.0.2-10.50.0.9"]},
             "radius": {
+                "coa": {"listen": "127.0.0.1:3799", "client": [{"address": "127.0.0.1", "secret": SECRET}]},
                 "server": [
                     {
                         "address": "127.0.0.1",
@@ -135,34 +148,88 @@ def test_a_session_from_start_to_stop(wire: Wire, farm: Farm, radius: FreeRadius
     assert (closed["bytes_in"], closed["bytes_out"]) == (counted["in"][1], counted["out"][1])
 
 
-@pytest.mark.parametrize(
-    ("user", "end", "cause"),
-    [
-        ("short", "", "Session-Timeout"),
-        ("still", "", "Idle-Timeout"),
-        ("rita", "kick", "Admin-Reset"),
-        ("rita", "lost", "Lost-Carrier"),
-        ("alice", "", "User-Request"),
-    ],
-)
-def test_the_cause_of_a_stop(wire: Wire, farm: Farm, radius: FreeRadius, user: str, end: str, cause: str) -> None:
+@pytest.fixture
+def open_peer(wire: Wire, farm: Farm) -> Iterator[OpenPeer]:
+    """Opens a raw session by PAP; returns the peer and the session's log event."""
+    with ExitStack() as held:
+
+        def opened(user: str, password: str = PASSWORD) -> tuple[RawPeer, Event]:
+            peer = held.enter_context(tls_peer(wire.client, wire.SERVER4))
+            peer.open_session(user, password)
+            return peer, farm.wait_event("session.opened", peer=peer.peer)
+
+        yield opened
+
+
+def test_each_way_to_end_has_its_cause(wire: Wire, farm: Farm, radius: FreeRadius, open_peer: OpenPeer) -> None:
+    """The Acct-Terminate-Cause of each end; who fails the crypto binding is in no record."""
+    expected: dict[str, str] = {}
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("binding-mac", "ipcp", peer.peer):
+        peer.until_authenticated("unbound", PASSWORD)
+        peer.open_ipcp()
+        peer.send(peer.call_connected(flip_mac=True))
+        peer.answer_abort(7)
+
+    peer, local = open_peer("alice", LOCAL_PASSWORD)
+    peer.disconnect()
+    expected[local["session"]] = "User-Request"
+
+    peer, prefixed = open_peer("prefixed")
+    peer.send(message(ABORT, attribute(2, bytes(8))))
+    expected[prefixed["session"]] = "User-Error"
+
+    peer, opened = open_peer("rita")
+    assert isinstance(peer.stream, TcpStream)
+    peer.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    peer.close()
+    expected[opened["session"]] = "Lost-Carrier"
+
+    peer, opened = open_peer("rita")
+    farm.cli("kick", opened["session"])
+    peer.answer_disconnect()
+    expected[opened["session"]] = "Admin-Reset"
+
+    peer, opened = open_peer("rita")
+    order = [f'Acct-Session-Id = "{opened["session"]}"']
+    assert "Disconnect-ACK" in radclient(wire.server, "127.0.0.1:3799", "disconnect", order)
+    peer.answer_disconnect()
+    expected[opened["session"]] = "Admin-Reset"
+
+    before, opened = open_peer("single")
+    assert opened["address"].startswith("10.50.0.")  # the pool of the profile that Mikrotik-Group names
+    expected[opened["session"]] = "Preempted"
+    peer, opened = open_peer("single")
+    before.answer_disconnect()
+    peer.disconnect()
+    expected[opened["session"]] = "User-Request"
+
+    peer, opened = open_peer("volume")
+    for _ in range(4):
+        assert peer.ping()
+    peer.answer_disconnect()
+    expected[opened["session"]] = "NAS-Request"
+
+    timed = {cause: open_peer(user) for user, cause in (("short", "Session-Timeout"), ("still", "Idle-Timeout"))}
+    for cause, (peer, opened) in timed.items():
+        peer.answer_disconnect()
+        expected[opened["session"]] = cause
+
+    peer, opened = open_peer("rita")
     mark = farm.log.mark()
-    local = user == "alice"
-    password = LOCAL_PASSWORD if local else PASSWORD
-    with connecting(
-        wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", user=user, password=password
-    ) as client:
-        client.up()
-        session = farm.wait_event("session.opened", mark)["session"]
-        if end == "kick":
-            farm.cli("kick", session)
-        elif end == "lost":
-            client.process.kill()
-        elif local:
-            client.stop()
-        stop = record_of(radius, session, "Stop")
-    assert stop["Acct-Terminate-Cause"] == cause
-    assert stop["Acct-Authentic"] == ("Local" if local else "RADIUS")
+    os.kill(farm.worker_pids()[opened["worker"]], signal.SIGKILL)
+    farm.wait_event("worker.lost", mark)
+    expected[opened["session"]] = "NAS-Error"
+
+    found = {session: record_of(radius, session, "Stop")["Acct-Terminate-Cause"] for session in expected}
+    assert found == expected
+    assert record_of(radius, local["session"], "Stop")["Acct-Authentic"] == "Local"
+    for status in ("Start", "Stop"):
+        record = record_of(radius, prefixed["session"], status)
+        assert record["Framed-IPv6-Prefix"] == "fd42:3::/64"
+        assert record["Delegated-IPv6-Prefix"] == "fd42:2::/56"
+        assert record["Acct-Authentic"] == "RADIUS"
+    assert not radius.records(User_Name="unbound")
+    farm.wait_event("worker.ready", mark)
 
 
 def test_no_record_is_lost_while_the_server_is_away(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
@@ -195,3 +262,11 @@ def test_no_record_is_lost_while_the_server_is_away(wire: Wire, farm: Farm, radi
         assert told[-1] == "Stop"
     delayed = [int(record["Acct-Delay-Time"]) for record in new if record["Acct-Session-Id"] == sessions[0]]
     assert max(delayed) >= 1
+
+
+def test_the_end_of_the_farm(farm: Farm, radius: FreeRadius, open_peer: OpenPeer) -> None:
+    """The last one here: the session's Stop comes before the farm's Accounting-Off."""
+    peer, opened = open_peer("rita")
+    farm.process.send_signal(signal.SIGTERM)
+    peer.answer_disconnect()
+    assert record_of(radius, opened["session"], "Stop")["Acct-Terminate-Cause"] == "NAS-Reboot"

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.radius.grant import ContradictionError, authorization_of, changes_of
+from sstpfarm.auth.radius.grant import ContradictionError, Offer, authorization_of, changes_of
 from sstpfarm.auth.radius.packet import Code, MalformedAttributeError, Order, Request, check_framing
+from sstpfarm.config.routes import TakenAddresses
 from sstpfarm.errors import PeerError
 from tests.radius_double import SECRET, Received, attribute, vendor
 
@@ -22,7 +23,7 @@ ATTRIBUTES = st.lists(
     ),
     max_size=12,
 ).map(b"".join)
-BASE = Authorization(user="", pool="main")
+OFFER = Offer({"default": Authorization(user="", pool="main")}, "default", {"main"}, TakenAddresses({}, {}, {}, []))
 
 
 def request() -> Request:
@@ -66,7 +67,7 @@ def test_any_attributes_make_a_grant_or_a_contradiction(data: bytes) -> None:
         assert b"\x21" in data  # a Proxy-State that was not sent
         return
     with suppress(ContradictionError):
-        found = authorization_of(reply, "alice", BASE, {"main"})
+        found = authorization_of(reply, "alice", OFFER)
         assert found.mtu == 0 or 576 <= found.mtu <= 4087
     for name in ("MS-MPPE-Recv-Key", "MS-MPPE-Send-Key"):
         with suppress(MalformedAttributeError):

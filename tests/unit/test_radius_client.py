@@ -286,7 +286,10 @@ def test_unsigned_replies_after_a_signed_one(signature: Literal["auto", "off"], 
         asyncio.run(main())
 
 
-def test_of_20_000_wrong_replies_none_is_taken() -> None:
+WRONG_REPLIES = int(os.environ.get("SSTPFARM_WRONG_REPLIES", "20000"))  # SECURITY 39 has a million: a minute or two
+
+
+def test_of_many_wrong_replies_none_is_taken(record_property: Callable[[str, object], None]) -> None:
     """SECURITY 39: unsigned, or with a wrong identifier, secret or seal; then comes the right one."""
 
     def script(request: Received) -> Iterable[bytes]:
@@ -296,20 +299,22 @@ def test_of_20_000_wrong_replies_none_is_taken() -> None:
         seal[25] ^= 1
         stray = bytearray(request.reply(ACCEPT))
         stray[1] ^= 0x80
-        for _ in range(500):
+        for _ in range(WRONG_REPLIES // 40):
             for _ in range(10):
                 yield from (unsigned, forged, bytes(seal), bytes(stray))
             time.sleep(0.001)  # else they would be lost in the socket's buffer, and nothing be tested
         yield request.reply(ACCEPT)
 
     async def main() -> None:
-        async with asking(double, wait=30, signature="require", deadline=60) as (client, _):
+        async with asking(double, wait=600, signature="require", deadline=600) as (client, _):
             answer = await login(client)
             assert answer is not None
             assert answer.reply.signed
             ignored = client.endpoints(Service.AUTHENTICATION)[0].ignored
-            assert ignored.total() > 10_000  # the kernel may lose some
-            assert min(ignored.values()) > 1_000
+            for why, count in ignored.items():
+                record_property(why, count)
+            assert ignored.total() > WRONG_REPLIES // 2  # the kernel may lose some
+            assert min(ignored.values()) > WRONG_REPLIES // 20
 
     with RadiusDouble(local(), script) as double:
         asyncio.run(main())

@@ -35,6 +35,14 @@ def test_every_attribute_of_the_dictionary_is_named() -> None:
     assert set(DICTIONARY.attributes) - named == said_otherwise - named
 
 
+def test_what_is_not_honoured_is_not_read() -> None:
+    section = DOCUMENT.split("### What is not honoured\n")[1].split("\n## ")[0]
+    named = {name for row in re.findall(r"^\| ([A-Z].*?) \|", section, re.MULTILINE) for name in row.split(", ")}
+    named.discard("Attribute")
+    assert len(named) == 8
+    assert not named & set(DICTIONARY.attributes)
+
+
 def test_the_causes_are_those_of_the_reasons() -> None:
     rows = re.findall(r"^\| (\d+) [A-Z][A-Za-z-]+ \| (.*) \|$", DOCUMENT, re.MULTILINE)
     told = {(int(number), reason) for number, text in rows for reason in re.findall(r"`([a-z-]+)`", text)}

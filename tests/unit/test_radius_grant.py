@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from typing import Any
 
+import msgspec
 import pytest
 
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.radius.grant import ContradictionError, authorization_of
+from sstpfarm.auth.radius.grant import ContradictionError, Offer, authorization_of, offer_of
 from sstpfarm.auth.radius.packet import Attributes, Code, Request
+from sstpfarm.config.addresses import parse_range
+from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.routes import TakenAddresses
 from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.ipc.messages import FramedRoute
 from tests.radius_double import SECRET, Received, attribute, vendor
 
+from .logins import view
+
 MICROSOFT, MIKROTIK, WISPR = 311, 14988, 14122
 BASE = Authorization(user="", pool="main", dns_servers=("10.20.0.1",), session_timeout=99, address_lists=("basic",))
+GOLD = Authorization(user="", pool="other", only_one="replace", session_timeout=7, idle_timeout=8, bridge="br0")
+TAKEN = TakenAddresses(
+    {"shared": [parse_range("10.77.0.0/24")]},
+    {"default": Profile(local_address="10.78.0.1")},
+    {"bob": Secret(remote_address="10.79.0.5")},
+    ["10.76.0.1:443"],
+)
+OFFER = Offer({"default": BASE, "gold": GOLD}, "default", {"main", "other"}, TAKEN)
 
 
 def number(value: int) -> bytes:
@@ -27,7 +42,7 @@ def reply(data: bytes) -> Attributes:
 
 
 def granted(data: bytes) -> Authorization:
-    return authorization_of(reply(data), "alice", BASE, {"main", "other"})
+    return authorization_of(reply(data), "alice", OFFER)
 
 
 def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
@@ -53,12 +68,38 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
         (attribute(88, b"nowhere") + attribute(88, b"other"), {"pool": "other"}),
         (attribute(22, b"10.9.0.0/16 0.0.0.0 3 4 5"), {"routes": (FramedRoute("10.9.0.0/16", "", 3),)}),
         (attribute(22, b"10.9.0.0/16 10.0.0.1"), {"routes": (FramedRoute("10.9.0.0/16", "10.0.0.1"),)}),
-        (attribute(22, b"10.0.0.0"), {"routes": (FramedRoute("10.0.0.0/8"),)}),  # RFC 2865 5.22: by its class
+        (attribute(22, b"12.0.0.0"), {"routes": (FramedRoute("12.0.0.0/8"),)}),  # RFC 2865 5.22: by its class
         (attribute(22, b"172.16.0.0"), {"routes": (FramedRoute("172.16.0.0/16"),)}),
         (attribute(22, b"192.168.7.0"), {"routes": (FramedRoute("192.168.7.0/24"),)}),
         (attribute(99, b"fd42::/48 :: 5"), {"routes": (FramedRoute("fd42::/48", "", 5),)}),
-        (attribute(123, b"\0\x38\xfd\x42\0\0\0\0\0"), {"routes": (FramedRoute("fd42::/56"),)}),
-        (attribute(97, b"\0\x40\xfd\x42" + bytes(6)), {"routes": (FramedRoute("fd42::/64"),)}),
+        (
+            attribute(123, b"\0\x38\xfd\x42\0\0\0\0\0"),
+            {"routes": (FramedRoute("fd42::/56"),), "delegated_prefixes": ("fd42::/56",), "framed_prefixes": ()},
+        ),
+        (
+            attribute(97, b"\0\x40\xfd\x42" + bytes(6)),
+            {"routes": (FramedRoute("fd42::/64"),), "framed_prefixes": ("fd42::/64",), "delegated_prefixes": ()},
+        ),
+        (vendor(MIKROTIK, 3, b"default"), {"pool": "main", "session_timeout": 99}),
+        (
+            vendor(MIKROTIK, 3, b"gold") + attribute(27, number(60)),  # what the reply says goes over the profile
+            {
+                "pool": "other",
+                "only_one": "replace",
+                "session_timeout": 60,
+                "idle_timeout": 8,
+                "bridge": "br0",
+                "dns_servers": (),
+                "address_lists": (),
+                "user": "alice",
+                "authentic": "radius",
+            },
+        ),
+        (vendor(MIKROTIK, 3, b"gold") + attribute(88, b"main"), {"pool": "main", "only_one": "replace"}),
+        (  # bob's address is his own network's
+            attribute(8, bytes((10, 79, 0, 5))) + attribute(9, bytes((255, 255, 255, 252))),
+            {"routes": (FramedRoute("10.79.0.4/30"),)},
+        ),
         (attribute(168, b"\xfd\x42" + bytes(13) + b"\1"), {"routes": (FramedRoute("fd42::1/128"),)}),
         (attribute(12, number(1300)), {"mtu": 1300}),
         (attribute(12, number(65535)), {"mtu": 4087}),
@@ -117,6 +158,25 @@ def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
             attribute(8, bytes((10, 0, 0, 7))) + attribute(9, bytes(4)),
             "Framed-IP-Netmask is 0.0.0.0, which makes no network behind a client",
         ),
+        (vendor(MIKROTIK, 3, b"lead"), "Mikrotik-Group is 'lead', and there is no such profile"),
+        (
+            attribute(8, bytes((10, 77, 0, 7))) + attribute(9, bytes((255, 255, 255, 0))),
+            "Framed-IP-Netmask 255.255.255.0 makes 10.77.0.0/24 a network behind the client, and pool.shared is in it",
+        ),
+        (
+            attribute(8, bytes((10, 79, 0, 9))) + attribute(9, bytes((255, 255, 0, 0))),
+            "Framed-IP-Netmask 255.255.0.0 makes 10.79.0.0/16 a network behind the client, and secret.bob is in it",
+        ),
+        (
+            attribute(22, b"10.78.0.0/30"),
+            "Framed-Route '10.78.0.0/30' makes 10.78.0.0/30 a network behind the client, and "
+            "profile.default.local-address is in it",
+        ),
+        (
+            attribute(22, b"10.76.0.0/24 10.0.0.1"),
+            "Framed-Route '10.76.0.0/24 10.0.0.1' makes 10.76.0.0/24 a network behind the client, and "
+            "server.listen[0] is in it",
+        ),
         (attribute(88, b"nowhere"), "Framed-Pool is 'nowhere', and there is no such pool"),
         (attribute(22, b"10.9.0.0/40"), "Framed-Route '10.9.0.0/40' has no network"),
         (
@@ -155,3 +215,14 @@ def test_the_number_of_routes_is_bounded() -> None:
         )
     with pytest.raises(ContradictionError, match="129 routes, more than 128"):
         granted(b"".join(attribute(22, b"10.%d.0.0/16" % number) for number in range(129)))
+
+
+def test_what_a_configuration_offers() -> None:
+    """Profiles as they are for who has no secret; pools, fixed addresses and our own belong to others."""
+    config = view()
+    offer = offer_of(msgspec.structs.replace(config, listen=("192.0.2.1:443",)))
+    assert (offer.default_profile, offer.pools) == ("default", {"main"})
+    assert offer.profiles["default"].pool == "main"
+    owners = {"10.20.0.3": "pool.main", "10.20.0.77": "secret.fixed", "192.0.2.1": "server.listen[0]"}
+    owners["10.20.0.1"] = "profile.default.local-address"
+    assert {text: offer.taken.owner_within(IPv4Network(text), "") for text in owners} == owners

@@ -17,7 +17,7 @@ import msgspec
 from sstpfarm.auth.accounting import AccountingRecord, Kind
 from sstpfarm.auth.radius.client import RadiusClient, Service
 from sstpfarm.auth.radius.endpoint import Emit
-from sstpfarm.auth.radius.packet import MAX_VALUE, Code, Pairs, Value
+from sstpfarm.auth.radius.packet import MAX_VALUE, Code, Pairs, Value, prefix_value
 from sstpfarm.auth.radius.request import FRAMED, PPP, VIRTUAL, calling_station, nas_attributes
 from sstpfarm.auth.store import Store
 from sstpfarm.config.radius import Radius
@@ -215,6 +215,8 @@ def accounting_attributes(radius: Radius, record: AccountingRecord, now: float) 
         ("Framed-Interface-Id", record.interface_id),
     )
     found += [(name, value) for name, value in optional if value]
+    found += [("Framed-IPv6-Prefix", prefix_value(text)) for text in record.framed_prefixes]
+    found += [("Delegated-IPv6-Prefix", prefix_value(text)) for text in record.delegated_prefixes]
     found += [("Class", value) for value in record.class_]
     if record.kind is not Kind.START:
         found += _counters(record)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from sstpfarm.auth.authorization import Accepted, Authorization, Challenged, Denied, Unavailable, Verdict
+from sstpfarm.auth.authorization import Accepted, Challenged, Denied, Unavailable, Verdict
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.radius.client import RadiusClient, Service
 from sstpfarm.auth.radius.endpoint import Endpoint
-from sstpfarm.auth.radius.grant import ContradictionError, authorization_of
+from sstpfarm.auth.radius.grant import ContradictionError, Offer, authorization_of
 from sstpfarm.auth.radius.packet import Code, MalformedAttributeError, Pairs, Reply
 from sstpfarm.auth.radius.request import access_attributes
 from sstpfarm.config.radius import Radius
@@ -41,22 +40,19 @@ class RadiusBackend:
     """Decide with RADIUS servers.
 
     Args:
-        base: what the default profile grants.
-        pools: those that there are.
+        offer: what the configuration has for grants.
     """
 
-    def __init__(
-        self, client: RadiusClient, radius: Radius, base: Authorization, pools: Collection[str], entropy: Entropy
-    ) -> None:
+    def __init__(self, client: RadiusClient, radius: Radius, offer: Offer, entropy: Entropy) -> None:
         self._client = client
         self._radius = radius
         self._entropy = entropy
         self._conversations: dict[Holder, _Conversation] = {}
-        self.reload(base, pools)
+        self._offer = offer
 
-    def reload(self, base: Authorization, pools: Collection[str]) -> None:
-        """Grant by these from now on."""
-        self._base, self._pools = base, frozenset(pools)
+    def reload(self, offer: Offer) -> None:
+        """Grant by that from now on."""
+        self._offer = offer
 
     async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
         """Decide over a request, as Backend says."""
@@ -99,7 +95,7 @@ class RadiusBackend:
             if len(success) < AUTHENTICATOR_RESPONSE or not success.startswith(b"S="):
                 raise ContradictionError("Access-Accept without MS-CHAP2-Success")
             message = success
-        granted = authorization_of(reply, readable(request.user), self._base, self._pools)
+        granted = authorization_of(reply, readable(request.user), self._offer)
         return Accepted(granted, hlak, b"" if request.method == "eap" else message)
 
     def _challenged(self, holder: Holder, request: AccessRequest, endpoint: Endpoint, reply: Reply) -> Verdict:

@@ -1,21 +1,25 @@
 """What an Access-Accept grants, as an `Authorization`; a grant that contradicts itself or us is none.
 
-Attributes that we do not know are ignored (RFC 2865 5). What the reply leaves out is the default profile's.
+Attributes that we do not know are ignored (RFC 2865 5). What the reply leaves out is that of the profile that
+Mikrotik-Group names, else of the default profile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
 from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
-from sstpfarm.config.routes import parse_route
+from sstpfarm.config.ppp import Secret
+from sstpfarm.config.routes import TakenAddresses, parse_route
+from sstpfarm.config.views import AuthView
 from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
 from sstpfarm.ipc.messages import ChangeSession, FramedRoute
 
@@ -51,45 +55,78 @@ class Changes(NamedTuple):
     class_: tuple[bytes, ...] | None
 
 
-def authorization_of(reply: Attributes, user: str, base: Authorization, pools: Collection[str]) -> Authorization:
+class Offer(NamedTuple):
+    """What the configuration has for grants.
+
+    Attributes:
+        profiles: what each profile grants alone.
+        default_profile: the name of one of them.
+        pools: those that there are.
+        taken: addresses that are behind no client.
+    """
+
+    profiles: Mapping[str, Authorization]
+    default_profile: str
+    pools: Collection[str]
+    taken: TakenAddresses
+
+
+def offer_of(view: AuthView) -> Offer:
+    """Return what a configuration has for grants."""
+    return Offer(
+        {name: authorize("", Secret(), profile) for name, profile in view.profiles.items()},
+        view.default_profile,
+        frozenset(view.pools),
+        TakenAddresses(
+            {name: pool.ranges for name, pool in view.pools.items()}, view.profiles, view.secrets, view.listen
+        ),
+    )
+
+
+def authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorization:
     """Return what the reply grants.
 
     Args:
         user: the name as the peer sent it; the reply's User-Name replaces it.
-        base: what the default profile grants.
-        pools: those that there are.
 
     Raises:
         ContradictionError: a malformed attribute, or one that cannot be honoured.
     """
     try:
-        return _authorization_of(reply, user, base, pools)
+        return _authorization_of(reply, user, offer)
     except MalformedAttributeError as error:
         raise ContradictionError(str(error)) from None
 
 
-def _authorization_of(reply: Attributes, user: str, base: Authorization, pools: Collection[str]) -> Authorization:
+def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorization:
     for name, wanted in (("Service-Type", FRAMED), ("Framed-Protocol", PPP)):
         number = reply.number(name)
         if number is not None and number != wanted:
             raise ContradictionError(f"{name} is {number}, not {wanted}")
     names = reply.texts("User-Name")
-    remote, network = _address(reply)
-    pool = _pool(reply, pools) if not remote else ""
+    base = _base(reply, offer)
+    remote = _address(reply)
+    pool = _pool(reply, offer.pools) if not remote else ""
+    remote_address = remote or ("" if pool else base.remote_address)
+    prefixes = {name: _prefixes(reply, name) for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix")}
+    networks = _routes(reply, remote, [*prefixes["Framed-IPv6-Prefix"], *prefixes["Delegated-IPv6-Prefix"]])
+    _check_taken(networks, offer.taken, remote_address)
     changes = changes_of(reply)
-    routes = (*network, *_routes(reply), *base.routes)
+    routes = (*(found.route for found in networks), *base.routes)
     if len(routes) > MAX_ROUTES:
         raise ContradictionError(f"there are {len(routes)} routes, more than {MAX_ROUTES}")
     return msgspec.structs.replace(
         base,
         user=names[0] if names and names[0].isprintable() and names[0] else user,
         authentic="radius",
-        remote_address=remote or ("" if pool else base.remote_address),
+        remote_address=remote_address,
         pool=pool or ("" if remote else base.pool),
         dns_servers=_servers(reply, "DNS") or base.dns_servers,
         wins_servers=_servers(reply, "NBNS") or base.wins_servers,
         interface_id=_interface_id(reply),
         routes=routes,
+        framed_prefixes=tuple(prefixes["Framed-IPv6-Prefix"]),
+        delegated_prefixes=tuple(prefixes["Delegated-IPv6-Prefix"]),
         mtu=_mtu(reply),
         port_limit=_or(reply.number("Port-Limit"), base.port_limit),
         rate_limit=_or(changes.rate_limit, base.rate_limit),
@@ -151,23 +188,25 @@ def _or(value: Value | None, other: Value) -> Value:
     return other if value is None else value
 
 
-def _address(reply: Attributes) -> tuple[str, tuple[FramedRoute, ...]]:
-    """Return the fixed address, "" for none, and the network behind the client that its netmask makes."""
+def _base(reply: Attributes, offer: Offer) -> Authorization:
+    """Return what the profile grants that the reply names, the default one when it names none."""
+    named = reply.texts("Mikrotik-Group")
+    if not named:
+        return offer.profiles[offer.default_profile]
+    base = offer.profiles.get(named[0])
+    if base is None:
+        raise ContradictionError(f"Mikrotik-Group is {named[0][:80]!r}, and there is no such profile")
+    return base
+
+
+def _address(reply: Attributes) -> str:
+    """Return the fixed address, "" for none."""
     address = reply.address("Framed-IP-Address")
-    mask = reply.address("Framed-IP-Netmask")
     if address is None or address in (USER_CHOOSES, NAS_CHOOSES):
-        return "", ()  # the user may not choose: IPCP assigns in both cases
+        return ""  # the user may not choose: IPCP assigns in both cases
     if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
         raise ContradictionError(f"Framed-IP-Address is {address}, which no client can have")
-    if mask is None or int(mask) == 0xFFFFFFFF:
-        return str(address), ()
-    try:
-        network = IPv4Network((address, str(mask)), strict=False)
-    except ValueError:
-        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which is none") from None
-    if network.prefixlen == 0 or int(network.netmask) != int(mask):
-        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which makes no network behind a client")
-    return str(address), (FramedRoute(str(network)),)
+    return str(address)
 
 
 def _pool(reply: Attributes, pools: Collection[str]) -> str:
@@ -203,26 +242,66 @@ def _mtu(reply: Attributes) -> int:
     return min(mtu, MTU_MAX)
 
 
-def _routes(reply: Attributes) -> Iterable[FramedRoute]:
-    """Return what is behind the client: routes (RFC 2865 5.22, RFC 3162 2.5), prefixes and an address of IPv6."""
-    found = []
+class _Found(NamedTuple):
+    """A network behind the client, and the attribute that says so."""
+
+    attribute: str
+    route: FramedRoute
+
+
+def _routes(reply: Attributes, address: str, prefixes: Iterable[str]) -> list[_Found]:
+    """Return what is behind the client: the network of its address, routes (RFC 2865 5.22, RFC 3162 2.5), IPv6."""
+    found = _netmask(reply, address)
     for name in ("Framed-Route", "Framed-IPv6-Route"):
         for text in reply.texts(name):
+            said = f"{name} {text[:80]!r}"
             try:
-                found.append(FramedRoute(*parse_route(_with_length(text))))
+                found.append(_Found(said, FramedRoute(*parse_route(_with_length(text)))))
             except ValueError as error:
-                raise ContradictionError(f"{name} {text[:80]!r} {error}") from None
-    for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix"):
-        for prefix in reply.prefixes(name):
-            try:
-                found.append(FramedRoute(*parse_route(str(prefix))))
-            except ValueError as error:
-                raise ContradictionError(f"{name} {prefix} {error}") from None
+                raise ContradictionError(f"{said} {error}") from None
+    found += [_Found("an IPv6 prefix", FramedRoute(prefix)) for prefix in prefixes]
     for value in reply.all("Framed-IPv6-Address"):
         if len(value) != 16:
             raise ContradictionError(f"Framed-IPv6-Address has {len(value)} bytes, not 16")
-        found.append(FramedRoute(str(ip_network((value, 128)))))
+        found.append(_Found("Framed-IPv6-Address", FramedRoute(str(ip_network((value, 128))))))
     return found
+
+
+def _netmask(reply: Attributes, address: str) -> list[_Found]:
+    """Return the network that the netmask makes around a fixed address."""
+    mask = reply.address("Framed-IP-Netmask")
+    if mask is None or not address or int(mask) == 0xFFFFFFFF:
+        return []
+    try:
+        network = IPv4Network((address, str(mask)), strict=False)
+    except ValueError:
+        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which is none") from None
+    if network.prefixlen == 0 or int(network.netmask) != int(mask):
+        raise ContradictionError(f"Framed-IP-Netmask is {mask}, which makes no network behind a client")
+    return [_Found(f"Framed-IP-Netmask {mask}", FramedRoute(str(network)))]
+
+
+def _prefixes(reply: Attributes, name: str) -> list[str]:
+    found = []
+    for prefix in reply.prefixes(name):
+        try:
+            found.append(parse_route(str(prefix)).destination)
+        except ValueError as error:
+            raise ContradictionError(f"{name} {prefix} {error}") from None
+    return found
+
+
+def _check_taken(routes: Iterable[_Found], taken: TakenAddresses, own: str) -> None:
+    """Refuse a network that would let the client send from addresses of pools, of other users, or of ours.
+
+    Raises:
+        ContradictionError: one of them does.
+    """
+    for attribute, route in routes:
+        network = ip_network(route.destination)
+        owner = taken.owner_within(network, own) if isinstance(network, IPv4Network) else None
+        if owner is not None:
+            raise ContradictionError(f"{attribute} makes {network} a network behind the client, and {owner} is in it")
 
 
 def _with_length(text: str) -> str:

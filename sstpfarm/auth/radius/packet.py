@@ -316,6 +316,12 @@ def hide_password(password: bytes, secret: bytes, authenticator: bytes) -> bytes
     return hidden
 
 
+def prefix_value(text: str) -> bytes:
+    """Return the value of an IPv6 prefix's attribute for ``NETWORK/LENGTH`` (RFC 3162 2.3)."""
+    network = IPv6Network(text)
+    return bytes((0, network.prefixlen)) + network.network_address.packed[: (network.prefixlen + 7) // 8]
+
+
 def check_framing(data: bytes) -> None:
     """Refuse bytes whose lengths do not add up (RFC 2865 3); bytes behind the length are padding.
 

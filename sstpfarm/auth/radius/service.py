@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sstpfarm.auth.admission import Revoke
-from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.ledger import Ledger
-from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.accounting import RadiusAccounting
 from sstpfarm.auth.radius.backend import RadiusBackend
 from sstpfarm.auth.radius.client import RadiusClient
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
 from sstpfarm.auth.radius.endpoint import Emit
-from sstpfarm.auth.radius.grant import Changes, change_message, changed
+from sstpfarm.auth.radius.grant import Changes, change_message, changed, offer_of
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import Store
-from sstpfarm.config.ppp import Secret
 from sstpfarm.config.radius import Radius
 from sstpfarm.config.views import AuthView
 from sstpfarm.ipc.messages import ChangeSession
@@ -45,7 +42,7 @@ class RadiusService:
         emit: Emit,
     ) -> None:
         self._client = RadiusClient(radius, entropy, emit)
-        self.backend = RadiusBackend(self._client, radius, default_terms(view), view.pools, entropy)
+        self.backend = RadiusBackend(self._client, radius, offer_of(view), entropy)
         self.accounting = (
             RadiusAccounting(self._client, radius, store, wall=wall, emit=emit) if radius.accounting else None
         )
@@ -83,8 +80,8 @@ class RadiusService:
             self.orders.start()
 
     def reload(self, view: AuthView) -> None:
-        """Grant by that view's default profile and pools from now on; servers stay as they are."""
-        self.backend.reload(default_terms(view), view.pools)
+        """Grant by that view's profiles and pools from now on; servers stay as they are."""
+        self.backend.reload(offer_of(view))
 
     async def close(self) -> None:
         """Send what can be sent quickly, then stop."""
@@ -93,8 +90,3 @@ class RadiusService:
         if self.accounting is not None:
             await self.accounting.close(CLOSE_PATIENCE)
         self._client.close()
-
-
-def default_terms(view: AuthView) -> Authorization:
-    """Return what the default profile grants to a user of whom nothing else is known."""
-    return authorize("", Secret(), view.profiles[view.default_profile])
