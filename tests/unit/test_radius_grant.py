@@ -29,7 +29,7 @@ TAKEN = TakenAddresses(
     {"bob": Secret(remote_address="10.79.0.5")},
     ["10.76.0.1:443"],
 )
-OFFER = Offer({"default": BASE, "gold": GOLD}, "default", {"main", "other"}, TAKEN)
+OFFER = Offer({"default": BASE, "gold": GOLD, "bare": Authorization(user="")}, "default", {"main", "other"}, TAKEN)
 
 
 def number(value: int) -> bytes:
@@ -157,6 +157,10 @@ def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
         (
             attribute(8, bytes((10, 0, 0, 7))) + attribute(9, bytes(4)),
             "Framed-IP-Netmask is 0.0.0.0, which makes no network behind a client",
+        ),
+        (
+            vendor(MIKROTIK, 3, b"bare"),
+            "no Framed-IP-Address, no Framed-Pool, and no remote-address in the profile",
         ),
         (vendor(MIKROTIK, 3, b"lead"), "Mikrotik-Group is 'lead', and there is no such profile"),
         (

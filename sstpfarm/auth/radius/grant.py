@@ -108,6 +108,8 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
     remote = _address(reply)
     pool = _pool(reply, offer.pools) if not remote else ""
     remote_address = remote or ("" if pool else base.remote_address)
+    if not (remote_address or pool or base.pool):
+        raise ContradictionError("no Framed-IP-Address, no Framed-Pool, and no remote-address in the profile")
     prefixes = {name: _prefixes(reply, name) for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix")}
     networks = _routes(reply, remote, [*prefixes["Framed-IPv6-Prefix"], *prefixes["Delegated-IPv6-Prefix"]])
     _check_taken(networks, offer.taken, remote_address)
