@@ -112,11 +112,11 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
         raise ContradictionError("no Framed-IP-Address, no Framed-Pool, and no remote-address in the profile")
     prefixes = {name: _prefixes(reply, name) for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix")}
     networks = _routes(reply, remote, [*prefixes["Framed-IPv6-Prefix"], *prefixes["Delegated-IPv6-Prefix"]])
-    _check_taken(networks, offer.taken, remote_address)
-    changes = changes_of(reply)
     routes = (*(found.route for found in networks), *base.routes)
     if len(routes) > MAX_ROUTES:
         raise ContradictionError(f"there are {len(routes)} routes, more than {MAX_ROUTES}")
+    _check_taken(networks, offer.taken, remote_address)
+    changes = changes_of(reply)
     return msgspec.structs.replace(
         base,
         user=names[0] if names and names[0].isprintable() and names[0] else user,
