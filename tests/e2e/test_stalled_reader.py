@@ -29,7 +29,7 @@ PAUSE: Final = (
     0.01  # seconds after each burst: 31 Mbit/s, thrice what the server's buffers for one session hold a second
 )
 MAY_WAIT: Final = 256  # KiB, ARCHITECTURE 5
-NOISE: Final = 768  # KiB by which a worker's memory may change on its own
+NOISE: Final = 1024 + 256  # KiB by which a worker's memory may change on its own: one arena of CPython, and a little
 
 
 @contextmanager

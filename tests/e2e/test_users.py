@@ -13,7 +13,7 @@ import re
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 
 from .farm import PASSWORD, Farm, running
 from .netns import Wire, until, wired
-from .rawpeer import ACK, NAK, PAP, RawPeer, tls_peer
+from .rawpeer import ACK, NAK, PAP, RawPeer, StreamEndError, tls_peer
 
 FIXED = "10.20.14.7"
 
@@ -169,7 +169,8 @@ def test_of_many_logins_at_once_one_is_left(wire: Wire, farm: Farm) -> None:
             peer.send_pap("one")
         answers = 0
         for peer in peers:  # nobody acknowledges an end: the server ends the replaced ones all the same
-            answers += peer.frame(PAP, ACK, NAK).code == ACK
+            with suppress(StreamEndError):  # who is replaced before its answer has left is not answered
+                answers += peer.frame(PAP, ACK, NAK).code == ACK
         until(lambda: len([s for s in farm.sessions() if s["user"] == "one"]) <= 1, "one session is left", 15)
         assert answers >= 1
     farm.idle()
