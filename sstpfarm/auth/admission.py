@@ -7,7 +7,7 @@ import hashlib
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from math import inf
 from typing import Final
 
@@ -21,7 +21,7 @@ from sstpfarm.auth.store import SessionFacts
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.views import AuthView
 from sstpfarm.errors import LocalError, SystemRefusal
-from sstpfarm.ipc.messages import AccessAccept, AccessRequest, Effects, Grant, Terms
+from sstpfarm.ipc.messages import AccessAccept, AccessRequest, Effects, Grant, Ipv6Offer, Terms
 from sstpfarm.proto.ppp.exchange import decode_text
 from sstpfarm.proto.ppp.ipv6cp import interface_identifier
 from sstpfarm.reasons import Reason
@@ -29,6 +29,7 @@ from sstpfarm.reasons import Reason
 NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _DECODE: Final = msgspec.msgpack.Decoder(Grant).decode
+SLAAC_LENGTH: Final = 64  # bits of a prefix in front of an interface identifier
 RELEASE_PATIENCE: Final = 5.0  # seconds for a session that is replaced to give its address or interface back
 
 Revoke = Callable[[Session, Reason], None]
@@ -216,17 +217,19 @@ class Admission:
         self, holder: Holder, request: AccessRequest, authorization: Authorization, address: IPv4Address
     ) -> Grant:
         view = self._view
+        ipv6 = view.ipv6 and authorization.ipv6
         terms = Terms(
             local_address=authorization.local_address or view.profiles[view.default_profile].local_address or "",
             remote_address=str(address),
             dns_servers=authorization.dns_servers,
             wins_servers=authorization.wins_servers,
-            ipv6_local=session_identifier(request.session) if view.ipv6 and authorization.ipv6 else None,
+            ipv6_local=session_identifier(request.session) if ipv6 else None,
             ipv6_peer=authorization.interface_id or None,
             networks=tuple(dict.fromkeys(route.destination for route in authorization.routes)),
             mtu=authorization.mtu,
             bridged=bool(authorization.bridge),
             rate_limit=authorization.rate_limit,
+            ipv6_offer=ipv6_offer(authorization) if ipv6 else Ipv6Offer(),
         )
         effects = Effects(
             routes=authorization.routes,
@@ -273,6 +276,20 @@ def certificate_is_of(user: str, request: AccessRequest) -> bool:
     sent = decode_text(request.user)
     names = {user, sent} if sent.rpartition("\\")[2] == user else {user}
     return not names.isdisjoint(request.certificate_names)
+
+
+def ipv6_offer(authorization: Authorization) -> Ipv6Offer:
+    """Return what the client is told of its IPv6 addresses.
+
+    It can make addresses of its own from a /64 only (RFC 4291 2.5.1); a framed prefix of another length is routed to
+    it and no more.
+    """
+    return Ipv6Offer(
+        prefixes=tuple(text for text in authorization.framed_prefixes if IPv6Network(text).prefixlen == SLAAC_LENGTH),
+        address=authorization.ipv6_address,
+        delegated=authorization.delegated_prefixes,
+        dns_servers=authorization.ipv6_dns_servers,
+    )
 
 
 def session_identifier(session: str) -> bytes:

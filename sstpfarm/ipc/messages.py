@@ -74,6 +74,22 @@ class AccessCancelled(Message, frozen=True, tag="access-cancelled"):
 # -- auth > worker ---------------------------------------------------------------------------------------------------
 
 
+class Ipv6Offer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The IPv6 addresses that the client is told of, besides its link-local one. All are among `Terms.networks` too.
+
+    Attributes:
+        prefixes: /64s that the client makes its addresses from, told by router advertisements (RFC 4862).
+        address: the one that it gets by DHCPv6 (IA_NA, RFC 8415), "" for none.
+        delegated: prefixes that it gets by DHCPv6 for networks of its own (IA_PD).
+        dns_servers: told by router advertisements (RFC 8106) and by DHCPv6 (RFC 3646).
+    """
+
+    prefixes: Annotated[tuple[Network, ...], Meta(max_length=16)] = ()
+    address: Address = ""
+    delegated: Annotated[tuple[Network, ...], Meta(max_length=16)] = ()
+    dns_servers: Addresses = ()
+
+
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a granted session gets: the part of the grant that the worker needs too.
 
@@ -95,6 +111,7 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: Annotated[int, Meta(ge=0, le=4087)] = 0
     bridged: bool = False
     rate_limit: RateLimit | None = None
+    ipv6_offer: Ipv6Offer = Ipv6Offer()
 
 
 class FramedRoute(msgspec.Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ Mikrotik-Group names, else of the default profile.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
 from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
 from sstpfarm.config.ppp import Secret
-from sstpfarm.config.routes import TakenAddresses, parse_route
+from sstpfarm.config.routes import TakenAddresses, parse_network, parse_route
 from sstpfarm.config.views import AuthView
 from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
 from sstpfarm.ipc.messages import ChangeSession, FramedRoute
@@ -29,6 +29,8 @@ USER_CHOOSES: Final = IPv4Address(0xFFFFFFFF)  # RFC 2865 5.8
 NAS_CHOOSES: Final = IPv4Address(0xFFFFFFFE)
 INTERIM_MIN: Final = 60  # seconds, RFC 2869 5.16
 MAX_ROUTES: Final = 128
+MAX_PREFIXES: Final = 16  # of one kind: what the client is told of fits into one packet
+MAX_IPV6_SERVERS: Final = 4
 MAX_LISTS: Final = 32
 GIGAWORD: Final = 32  # bits
 MAX_VOLUME: Final = 2**63 - 1  # bytes that are counted; a limit above is never reached
@@ -111,7 +113,12 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
     if not (remote_address or pool or base.pool):
         raise ContradictionError("no Framed-IP-Address, no Framed-Pool, and no remote-address in the profile")
     prefixes = {name: _prefixes(reply, name) for name in ("Framed-IPv6-Prefix", "Delegated-IPv6-Prefix")}
-    networks = _routes(reply, remote, [*prefixes["Framed-IPv6-Prefix"], *prefixes["Delegated-IPv6-Prefix"]])
+    addresses = _ipv6_addresses(reply)
+    networks = [
+        *_routes(reply, remote),
+        *(_Found(name, FramedRoute(prefix)) for name, found in prefixes.items() for prefix in found),
+        *(_Found("Framed-IPv6-Address", FramedRoute(str(ip_network(address)))) for address in addresses),
+    ]
     routes = (*(found.route for found in networks), *base.routes)
     if len(routes) > MAX_ROUTES:
         raise ContradictionError(f"there are {len(routes)} routes, more than {MAX_ROUTES}")
@@ -129,6 +136,8 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
         routes=routes,
         framed_prefixes=tuple(prefixes["Framed-IPv6-Prefix"]),
         delegated_prefixes=tuple(prefixes["Delegated-IPv6-Prefix"]),
+        ipv6_address=str(addresses[0]) if addresses else "",
+        ipv6_dns_servers=_ipv6_servers(reply) or base.ipv6_dns_servers,
         mtu=_mtu(reply),
         port_limit=_or(reply.number("Port-Limit"), base.port_limit),
         rate_limit=_or(changes.rate_limit, base.rate_limit),
@@ -251,8 +260,8 @@ class _Found(NamedTuple):
     route: FramedRoute
 
 
-def _routes(reply: Attributes, address: str, prefixes: Iterable[str]) -> list[_Found]:
-    """Return what is behind the client: the network of its address, routes (RFC 2865 5.22, RFC 3162 2.5), IPv6."""
+def _routes(reply: Attributes, address: str) -> list[_Found]:
+    """Return what is behind the client: the network of its address and routes (RFC 2865 5.22, RFC 3162 2.5)."""
     found = _netmask(reply, address)
     for name in ("Framed-Route", "Framed-IPv6-Route"):
         for text in reply.texts(name):
@@ -261,11 +270,6 @@ def _routes(reply: Attributes, address: str, prefixes: Iterable[str]) -> list[_F
                 found.append(_Found(said, FramedRoute(*parse_route(_with_length(text)))))
             except ValueError as error:
                 raise ContradictionError(f"{said} {error}") from None
-    found += [_Found("an IPv6 prefix", FramedRoute(prefix)) for prefix in prefixes]
-    for value in reply.all("Framed-IPv6-Address"):
-        if len(value) != 16:
-            raise ContradictionError(f"Framed-IPv6-Address has {len(value)} bytes, not 16")
-        found.append(_Found("Framed-IPv6-Address", FramedRoute(str(ip_network((value, 128))))))
     return found
 
 
@@ -290,7 +294,25 @@ def _prefixes(reply: Attributes, name: str) -> list[str]:
             found.append(parse_route(str(prefix)).destination)
         except ValueError as error:
             raise ContradictionError(f"{name} {prefix} {error}") from None
+    if len(found) > MAX_PREFIXES:
+        raise ContradictionError(f"there are {len(found)} {name}, more than {MAX_PREFIXES}")
     return found
+
+
+def _ipv6_addresses(reply: Attributes) -> list[IPv6Address]:
+    found = reply.ipv6_addresses("Framed-IPv6-Address")
+    for address in found:
+        try:
+            parse_network(f"{address}/{address.max_prefixlen}")
+        except ValueError:
+            raise ContradictionError(f"Framed-IPv6-Address is {address}, which no client can have") from None
+    return found
+
+
+def _ipv6_servers(reply: Attributes) -> tuple[str, ...]:
+    """Return the first DNS servers of IPv6 (RFC 6911 3.2); the unspecified address is none."""
+    found = (address for address in reply.ipv6_addresses("DNS-Server-IPv6-Address") if int(address))
+    return tuple(map(str, found))[:MAX_IPV6_SERVERS]
 
 
 def _check_taken(routes: Iterable[_Found], taken: TakenAddresses, own: str) -> None:

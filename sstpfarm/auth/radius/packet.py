@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from hashlib import md5
 from importlib.resources import as_file, files
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final
 
 from pyrad.dictionary import Dictionary
@@ -112,6 +112,14 @@ class Attributes:
         """Return an IPv4 address; raises MalformedAttributeError unless it has 4 bytes."""
         value = self._sized(name, 4)
         return None if value is None else IPv4Address(value)
+
+    def ipv6_addresses(self, name: str) -> list[IPv6Address]:
+        """Return IPv6 addresses (RFC 6911 3); raises MalformedAttributeError where one has not 16 bytes."""
+        values = self.all(name)
+        for value in values:
+            if len(value) != 16:
+                raise MalformedAttributeError(f"{name} has {len(value)} bytes, not 16")
+        return [IPv6Address(value) for value in values]
 
     def texts(self, name: str) -> list[str]:
         """Return the texts of an attribute; raises MalformedAttributeError where one is not UTF-8."""
