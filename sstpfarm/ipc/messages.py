@@ -384,7 +384,7 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
 
 
 class Ipv6Opened(Message, frozen=True, tag="ipv6-opened"):
-    """IPV6CP is open: the interface gets its link-local address, and the way to that of the peer."""
+    """IPV6CP is open: the interface gets its IPv6 routes, and a static one its link-local address."""
 
     session: SessionId
     peer: Identifier8

@@ -112,7 +112,7 @@ class SessionEffects:
             self._answer_arp(session)
 
     def ipv6_opened(self, session: Session) -> None:
-        """Add the IPv6 routes of a session whose interface has got its IPv6 address. Never raises."""
+        """Add the IPv6 routes of a session whose IPV6CP has opened. Never raises."""
         self._add_routes(session, 6)
 
     def opened(self, session: Session) -> None:

@@ -147,7 +147,9 @@ class SessionKeeper:
         self.effects.opened(session)
 
     def ipv6_opened(self, worker: int, message: m.Ipv6Opened) -> None:
-        """Give the interface its link-local address.
+        """Add the session's IPv6 routes; a static interface gets its link-local address too.
+
+        Any other has none: each would be three routes for the kernel to walk whenever any interface comes or goes.
 
         Raises:
             IpcViolation: not now, not that worker's session, or auth did not grant it IPv6.
@@ -160,13 +162,14 @@ class SessionKeeper:
         before, session.ipv6_peer = session.ipv6_peer, message.peer
         if session.grant.terms.bridged:
             return
-        try:
-            self._links.open_ipv6(session.device.index, local, message.peer, before)
-        except OSError as error:  # IPv6 is switched off on this host, or the MTU is too small for it: IPv4 works
-            self._log.emit("interface.incomplete", session=message.session, detail=str(error))
-        else:
-            if before is None:
-                self.effects.ipv6_opened(session)
+        if session.device.static:
+            try:
+                self._links.open_ipv6(session.device.index, local, message.peer, before)
+            except OSError as error:  # IPv6 is off on this host, or the MTU is too small for it: IPv4 works
+                self._log.emit("interface.incomplete", session=message.session, detail=str(error))
+                return
+        if before is None:
+            self.effects.ipv6_opened(session)
 
     def closed(self, worker: int, message: m.SessionClosed) -> None:
         """Park the interface of a session whose worker has closed the descriptor, or begin to delete it.

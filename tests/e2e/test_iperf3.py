@@ -39,7 +39,11 @@ def farm(request: pytest.FixtureRequest, wire: Wire) -> Iterator[Farm]:
     """A farm with large packets and that packet path, and iperf3 beside it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         environment(monkeypatch, request.param)
-        with running(wire.server, server={"max-mtu": 4087, "max-mru": 4087}) as made:
+        with running(
+            wire.server,
+            server={"max-mtu": 4087, "max-mru": 4087},
+            tables={"interface.site": {"user": "alice"}},  # one with a link-local address
+        ) as made:
             listener = subprocess.Popen(
                 wire.server.argv("iperf3", "-s"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )

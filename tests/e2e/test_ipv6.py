@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import time
+
 from .client import connected
-from .farm import GATEWAY, Farm
+from .farm import GATEWAY, Farm, running
 from .netns import Namespace, Wire, until
 
 
@@ -24,14 +26,26 @@ def link_local(place: Namespace, interface: str) -> str:
     return address
 
 
-def test_link_local_ping_through_the_tunnel(wire: Wire, farm: Farm) -> None:
+def test_link_local_ping_through_a_static_interface(wire: Wire) -> None:
+    with running(wire.server, tables={"interface.site": {"user": "alice"}}) as farm:
+        with connected(wire.client, wire.SERVER4, "--interface", "sstp0") as (_, up):
+            ours, theirs = link_local(wire.client, "sstp0"), link_local(wire.server, "site")
+            assert ours != theirs
+            assert up["ipv6_local"] in {ours, None}
+            assert wire.client.ping(f"{theirs}%sstp0", "-6", count=3)
+            assert wire.server.ping(f"{ours}%site", "-6", count=3)
+        farm.idle()
+
+
+def test_another_interface_has_no_route_of_ipv6(wire: Wire, farm: Farm) -> None:
+    """Not even where IPV6CP is open: each would cost every session that comes or goes (ADR 0008)."""
+    mark = farm.log.mark()
     with connected(wire.client, wire.SERVER4, "--interface", "sstp0") as (_, up):
-        (session,) = farm.sessions()
-        ours, theirs = link_local(wire.client, "sstp0"), link_local(wire.server, session["interface"])
-        assert ours != theirs
-        assert up["ipv6_local"] in {ours, None}
-        assert wire.client.ping(f"{theirs}%sstp0", "-6", count=3)
-        assert wire.server.ping(f"{ours}%{session['interface']}", "-6", count=3)
+        assert up["ipv6_local"] == link_local(wire.client, "sstp0")
+        interface = farm.wait_event("session.opened", mark)["interface"]
+        time.sleep(0.2)  # the worker tells of IPV6CP's end now
+        assert wire.server.run("ip", "-6", "route", "show", "table", "all", "dev", interface).stdout == ""
+        assert wire.client.ping(GATEWAY)
     farm.idle()
 
 

@@ -92,17 +92,18 @@ def ground(request: pytest.FixtureRequest, wire: Wire) -> Iterator[Ground]:
         behind = stack.enter_context(namespace("behind"))
         box = stack.enter_context(middle_box(wire.server, behind, NETWORK, MANNERS))
         switches = {"max-mtu": 4087, "max-mru": 4087, "forwarding": True}
-        farm = stack.enter_context(running(wire.server, server={**switches, "workers": 1}))
+        users = ("alice", *(f"user{number}" for number in range(1, len(MTUS))))
+        static = {f"interface.{user}": {"user": user} for user in users}  # they have link-local addresses
+        farm = stack.enter_context(running(wire.server, server={**switches, "workers": 1}, tables=static))
         (chosen,) = farm.log.find("dataplane.chosen")
         assert chosen["dataplane"] == path
         clients: dict[str, Client] = {}
         tunnels = {}
-        for name, mtu in MTUS.items():  # they start side by side
+        for (name, mtu), user in zip(MTUS.items(), users, strict=True):  # they start side by side
             if name == VOUCHES_FOR_NOTHING:
                 environment(monkeypatch, PURE)
             limits = ("--max-mtu", str(mtu), "--max-mru", str(mtu))
             options = (*TRUST_ANY, "--no-default-route", "--interface", name, *limits)
-            user = f"user{len(clients)}" if clients else "alice"
             clients[name] = stack.enter_context(connecting(wire.client, wire.SERVER4, *options, user=user))
         addresses = {name: client.up()["local_address"] for name, client in clients.items()}
         interfaces = {session["address"]: session["interface"] for session in farm.sessions()}
@@ -292,7 +293,7 @@ def test_each_step_of_offload(elsewhere: Wire, monkeypatch: pytest.MonkeyPatch, 
     environment(monkeypatch, FAST, offload)
     client, server = elsewhere.client, elsewhere.server
     with (
-        running(server, server={"workers": 1}) as farm,
+        running(server, server={"workers": 1}, tables={"interface.site": {"user": "alice"}}) as farm,
         connected(client, elsewhere.SERVER4, "--interface", "sstp0") as (_, up),
     ):
         (chosen,) = farm.log.find("dataplane.chosen")

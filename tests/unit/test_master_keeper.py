@@ -183,29 +183,49 @@ def test_a_page_full_of_ones_stops_neither_auth_nor_us() -> None:
 
 @needs_root
 def test_ipv6_comes_with_ipv6cp() -> None:
+    """A static interface gets the link-local address; any other gets the session's routes and nothing else."""
+
     async def scenario(bench: Bench) -> None:
         def addresses(interface: str) -> list[str]:
             (shown,) = bench.place.ip("-6", "address", "show", "dev", interface) or [{"addr_info": []}]
             return [address["local"] for address in shown.get("addr_info", [])]
 
+        def routes(interface: str) -> list[str]:
+            shown = bench.place.run("ip", "-6", "route", "show", "table", "all", "dev", interface).stdout
+            return [" ".join(line.split()[:2]).removesuffix(" proto") for line in shown.splitlines()]
+
         keeper = bench.keeper
+        await keeper.prepare({})
+        for number, interface in ((1, "office"), (3, "sstp0")):
+            one = grant(number)
+            terms = structs.replace(one.terms, ipv6_local=bytes(7) + b"\1")
+            effects = structs.replace(one.effects, routes=(m.FramedRoute("fd00:1::/64"),))
+            keeper.grant(structs.replace(one, terms=terms, effects=effects))
+            assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(number), name=interface))
+            assert addresses(interface) == routes(interface) == []
+            keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(number), peer=bytes(7) + b"\2"))
+            if interface == "office":
+                assert addresses(interface) == ["fe80::1"]
+                assert sorted(routes(interface)) == ["fd00:1::/64", "fe80::2", "local fe80::1", "multicast ff00::/8"]
+            else:
+                assert addresses(interface) == []
+                assert routes(interface) == ["fd00:1::/64"]
+            keeper.opened(0, opened(number))
+            assert bench.started[-1].ipv6_peer == bytes(7) + b"\2"
+            keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(number), peer=bytes(7) + b"\3"))
+            assert "fe80::2" not in routes(interface)
+            os.close(bench.tuns.pop(identifier(number)))
+            keeper.closed(0, closed(number))
+            assert routes(interface) == []
         one = grant(1)
         keeper.grant(structs.replace(one, terms=structs.replace(one.terms, ipv6_local=bytes(7) + b"\1")))
-        assert addresses("sstp0") == []
-        keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=bytes(7) + b"\2"))
-        assert addresses("sstp0") == ["fe80::1"]
-        assert "fe80::2 dev sstp0" in bench.place.run("ip", "-6", "route").stdout
-        keeper.opened(0, opened(1))
-        assert bench.started[-1].ipv6_peer == bytes(7) + b"\2"
-        keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=bytes(7) + b"\3"))
-        assert "fe80::2" not in bench.place.run("ip", "-6", "route").stdout
         keeper.grant(grant(2))
         with pytest.raises(IpcViolation, match="without IPv6"):
             keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(2), peer=bytes(8)))
         with pytest.raises(IpcViolation, match="not there"):
             keeper.ipv6_opened(1, m.Ipv6Opened(session=identifier(1), peer=bytes(8)))
 
-    run(scenario)
+    run(scenario, office=Interface(user="user1"))
 
 
 @needs_root
