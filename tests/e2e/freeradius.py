@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -74,6 +74,7 @@ modules {{
         mschapv2 {{
             send_error = yes
         }}
+        {eap_tls}
     }}
     files {{
         usersfile = {directory}/users
@@ -129,9 +130,55 @@ server default {{
         }}
     }}
 }}
+{inner}
+"""
+# EAP-TLS and PEAP. The fragments are as long as Framed-MTU lets them be.
+EAP_TLS: Final = """
+        tls-config tls-common {{
+            private_key_file = {key}
+            certificate_file = {chain}
+            ca_file = {authority}
+            cipher_list = "DEFAULT"
+            tls_min_version = "1.2"
+            tls_max_version = "1.2"
+            fragment_size = 4000
+        }}
+        tls {{
+            tls = tls-common
+        }}
+        peap {{
+            tls = tls-common
+            default_eap_type = mschapv2
+            use_tunneled_reply = yes
+            virtual_server = inner-tunnel
+        }}
+"""
+INNER: Final = """
+server inner-tunnel {
+    authorize {
+        eap {
+            ok = return
+        }
+        files
+    }
+    authenticate {
+        Auth-Type MS-CHAP {
+            mschap
+        }
+        eap
+    }
+}
 """
 # Debian's 3.2.1 is older than the answer to CVE-2024-3596: it signs a reply only when it is told to.
 SIGN: Final = "update reply {\n Message-Authenticator := 0x00\n }"
+
+
+class TlsFiles(NamedTuple):
+    """What EAP-TLS and PEAP need: the server's certificate, and the authority of its clients."""
+
+    chain: Path
+    key: Path
+    authority: Path
 
 
 class FreeRadius:
@@ -149,6 +196,7 @@ class FreeRadius:
         port: int = 1812,
         mppe: bool = True,
         sign: bool = True,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.place = place
         self.port = port
@@ -160,6 +208,8 @@ class FreeRadius:
             "acct_port": port + 1,
             "mppe": "yes" if mppe else "no",
             "sign": SIGN if sign else "",
+            "eap_tls": EAP_TLS.format(**tls._asdict()) if tls else "",
+            "inner": INNER if tls else "",
         }
         (self.directory / "radiusd.conf").write_text(CONFIG.format(**settings))
         (self.directory / "dictionary").write_text("$INCLUDE /usr/share/freeradius/dictionary\n")
@@ -223,12 +273,13 @@ def freeradius(
     port: int = 1812,
     mppe: bool = True,
     sign: bool = True,
+    tls: TlsFiles | None = None,
 ) -> Iterator[FreeRadius]:
-    """A server that is ready, for as long as the block runs."""
+    """A server that is ready, for as long as the block runs; EAP-TLS and PEAP need `tls`."""
     missing = [program for program in (PROGRAM, "radclient") if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (deploy/install-packages test)")
-    server = FreeRadius(place, users, port=port, mppe=mppe, sign=sign)
+    server = FreeRadius(place, users, port=port, mppe=mppe, sign=sign, tls=tls)
     try:
         server.start()
         yield server

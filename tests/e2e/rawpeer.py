@@ -37,7 +37,7 @@ REQUEST: Final = (
 CONNECT_REQUEST, CONNECT_ACK, CONNECT_NAK, CONNECTED, ABORT, DISCONNECT, DISCONNECT_ACK = 1, 2, 3, 4, 5, 6, 7
 ECHO_REQUEST, ECHO_RESPONSE = 8, 9
 # PPP protocol numbers and codes (RFC 1661)
-IPV4, IPCP, IPV6CP, LCP, PAP, CHAP = 0x0021, 0x8021, 0x8057, 0xC021, 0xC023, 0xC223
+IPV4, IPCP, IPV6CP, LCP, PAP, CHAP, EAP = 0x0021, 0x8021, 0x8057, 0xC021, 0xC023, 0xC223, 0xC227
 REQ, ACK, NAK, REJ, TERM_REQ, TERM_ACK, PROTO_REJ, LCP_ECHO_REQ, LCP_ECHO_REPLY, DISCARD_REQUEST = (
     1,
     2,
@@ -405,9 +405,9 @@ class RawPeer:
         assert len(ack.body) == 44, ack
         self.mask, self.nonce = ack.body[11], ack.body[12:44]
 
-    def open_lcp(self, method: str) -> None:
-        """LCP to Opened on both sides, with that authentication method."""
-        self.send(ppp(LCP, REQ, 1, b"\x01\x04\x05\x78\x05\x06" + os.urandom(4)))
+    def open_lcp(self, method: str, mru: int = 1400) -> None:
+        """LCP to Opened on both sides, with that authentication method and what we take in one frame."""
+        self.send(ppp(LCP, REQ, 1, b"\x01\x04" + struct.pack(">H", mru) + b"\x05\x06" + os.urandom(4)))
         ours = theirs = False
         while not (ours and theirs):
             came = self.frame(LCP, REQ, ACK)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ from .client import TRUST_ANY, Client, connected, connecting
 from .farm import GATEWAY, Farm, running
 from .freeradius import SECRET, freeradius
 from .netns import Namespace, Wire, until, wired
+from .rawpeer import EAP, LCP, TERM_REQ, ppp, tls_peer
 
 PASSWORD = "radius pass"
 ACCEPT, REJECT, CHALLENGE = 2, 3, 11
 NO_KEYS = "Access-Accept without MS-MPPE-Recv-Key and MS-MPPE-Send-Key"
+LONG_REQUEST = struct.pack(">BBHB", 1, 7, 1600, 13) + bytes(1595)  # of EAP-TLS
 LOOPBACK = bytes((127, 0, 0, 1))
 
 
@@ -193,6 +196,12 @@ def test_what_is_no_answer_is_ignored(wire: Wire, farm: Farm, servers: tuple[Rad
             "Access-Accept without MS-MPPE-Recv-Key and MS-MPPE-Send-Key",
         ),
         ("eap", CHALLENGE, attribute(79, b"nonsense"), "Access-Challenge without an EAP Request"),
+        (
+            "eap",
+            CHALLENGE,
+            b"".join(attribute(79, LONG_REQUEST[at : at + 253]) for at in range(0, len(LONG_REQUEST), 253)),
+            "an EAP Request of 1600 bytes; the peer takes 1500",
+        ),
         ("pap", CHALLENGE, attribute(18, b"Token?"), "Access-Challenge, which pap cannot answer: 'Token?'"),
         (
             "pap",
@@ -218,6 +227,35 @@ def test_answers_that_cannot_be_used(
     with trying(wire, method=method) as client:
         assert client.end()[0] == ExitCode.AUTHENTICATION
     assert farm.wait_event("login.denied", mark)["detail"].endswith(f": {detail}")
+
+
+def test_a_server_that_asks_without_end(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]) -> None:
+    """Nobody needs hundreds of round trips: the peer's answers are control frames, and of these there is a limit."""
+
+    def script(request: Received) -> Iterable[bytes]:
+        if request.code == 1:
+            yield request.reply(CHALLENGE, attribute(79, struct.pack(">BBHB", 1, request.data[1], 6, 13) + b"\0"))
+        elif request.code == 12:
+            yield request.reply(ACCEPT)
+
+    for server in servers:
+        server.script = script
+    all_alive(farm)
+    before = sum(len(server.received) for server in servers)
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("control-flood", "lcp", peer.peer):
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("eap")
+        while True:
+            came = peer.expect(lambda came: came.protocol == EAP or (came.protocol, came.code) == (LCP, TERM_REQ))
+            if came.protocol == LCP:
+                break
+            kind = came.options[:1]
+            peer.send(ppp(EAP, 2, came.identifier, kind + (b"endless" if kind == b"\x01" else b"\0")))
+        peer.put_back(came)
+        peer.answer_disconnect()
+    rounds = sum(len(server.received) for server in servers) - before
+    assert 400 < rounds < 700, rounds
 
 
 @pytest.mark.parametrize(("sign", "mppe"), [(False, True), (True, False)], ids=["unsigned", "without-keys"])

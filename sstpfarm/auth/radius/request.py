@@ -15,7 +15,7 @@ FRAMED = 2  # Service-Type, RFC 2865 5.6
 PPP = 1  # Framed-Protocol, RFC 2865 5.7
 VIRTUAL = 5  # NAS-Port-Type, RFC 2865 5.41
 SLOT_BITS = 20  # of NAS-Port; above them the worker's number
-EAP_OVERHEAD = 4  # RFC 3579 2.4: Framed-MTU leaves room for a header below EAP
+EAP_OVERHEAD = 10  # FreeRADIUS 3.2 means TLS data by Framed-MTU: header 4, type 1, flags 1, length 4 come on top
 _IPV4_MEDIUM, _IPV6_MEDIUM = b"\0\0\0\1", b"\0\0\0\2"  # tag 0, then RFC 2868 3.2
 
 Attribute = tuple[str, Value]
