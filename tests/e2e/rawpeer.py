@@ -290,6 +290,7 @@ class RawPeer:
         self.mask = 0
         self.method = ""
         self.address = ""
+        self.servers: dict[int, str] = {}  # given in IPCP, by option
         self._buffer = b""
         self._kept: deque[Packet] = deque(maxlen=256)
         self._pings = 0
@@ -453,10 +454,17 @@ class RawPeer:
             mac = bytes([mac[0] ^ 1]) + mac[1:]
         return message(CONNECTED, attribute(3, value + mac.ljust(32, b"\0")))
 
-    def open_ipcp(self) -> str:
-        """IPCP to Opened on both sides (RFC 1332); returns the address that we were given."""
-        wish, identifier = "0.0.0.0", 1
-        self.send(ppp(IPCP, REQ, identifier, b"\x03\x06" + socket.inet_aton(wish)))
+    def open_ipcp(self, *servers: int) -> str:
+        """IPCP to Opened on both sides (RFC 1332); returns the address that we were given.
+
+        `servers` are the options of RFC 1877 that are asked for too; what was given for them is in `servers`.
+        """
+        wishes, identifier = dict.fromkeys((3, *servers), bytes(4)), 1
+
+        def ask() -> None:
+            self.send(ppp(IPCP, REQ, identifier, b"".join(bytes((kind, 6)) + wishes[kind] for kind in wishes)))
+
+        ask()
         ours = theirs = False
         while not (ours and theirs):
             came = self.frame(IPCP, REQ, ACK, NAK)
@@ -464,12 +472,13 @@ class RawPeer:
                 self.send(ppp(IPCP, ACK, came.identifier, came.options))
                 theirs = True
             elif came.identifier == identifier and came.code == NAK:
-                wish, identifier = socket.inet_ntoa(options(came.options)[3]), identifier + 1
-                self.send(ppp(IPCP, REQ, identifier, b"\x03\x06" + socket.inet_aton(wish)))
+                wishes, identifier = wishes | options(came.options), identifier + 1
+                ask()
             elif came.identifier == identifier:
                 ours = True
-        self.address = wish
-        return wish
+        self.servers = {kind: socket.inet_ntoa(wishes[kind]) for kind in servers}
+        self.address = socket.inet_ntoa(wishes[3])
+        return self.address
 
     def until_authenticated(self, user: str = "alice", password: str = PASSWORD) -> None:
         """HTTP, Call Connect, LCP, PAP."""

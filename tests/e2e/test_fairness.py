@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .client import connected
 from .farm import PASSWORD, ROOT, environment, running, users
+from .measured_rate import received, stream
 from .netns import Wire
-from .test_limits import received, stream
 
 COUNT = 99
 SECONDS = 4

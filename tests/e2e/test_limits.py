@@ -10,24 +10,22 @@ from __future__ import annotations
 import re
 import socket
 import statistics
-import struct
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from .client import connected
 from .farm import GATEWAY, PASSWORD, Farm, running
-from .netns import Namespace, Wire
+from .measured_rate import rates, samples, stream, whole_rate
+from .netns import Wire
 from .rawpeer import IPV4, LCP, TERM_REQ, RawPeer, data, tls_peer, udp
 from .transfer import transfer
 
 LATE = 2.5  # seconds: a look each second, and a busy machine
 RATE = 2_000_000  # bit/s
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: what is not sent yet is forgotten
 SECRETS = {
     "brief": {"password": PASSWORD, "session-timeout": 2},
     "idler": {"password": PASSWORD, "idle-timeout": 2},
@@ -115,69 +113,6 @@ def send(peer: RawPeer, sock: socket.socket, inward: int, outward: int) -> None:
         sock.sendto(bytes(972), (peer.address, 9))
 
 
-@contextmanager
-def stream(sender: Namespace, receiver: Namespace, address: str) -> Iterator[None]:
-    """A TCP stream without end, as fast as it goes, as long as the block lasts."""
-    stop = threading.Event()
-    with receiver.listener(address) as listener, sender.open_socket() as out:
-        out.settimeout(30)
-        out.connect(listener.getsockname())
-        taker, _ = listener.accept()
-        taker.settimeout(30)
-
-        def give() -> None:
-            with suppress(OSError):  # the end comes while it sends
-                while not stop.is_set():
-                    out.send(bytes(1 << 16))
-
-        def take() -> None:
-            with suppress(OSError):
-                while taker.recv(1 << 16):
-                    pass
-
-        threads = [threading.Thread(target=give), threading.Thread(target=take)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for sock in (out, taker):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                with suppress(OSError):  # the other end was first
-                    sock.shutdown(socket.SHUT_RDWR)
-            for thread in threads:
-                thread.join(30)
-                assert not thread.is_alive()
-            taker.close()
-
-
-def received(place: Namespace, interface: str) -> int:
-    """Bytes that came out of a tunnel there."""
-    (link,) = place.ip("-statistics", "link", "show", "dev", interface)
-    return int(link["stats64"]["rx"]["bytes"])
-
-
-def samples(place: Namespace, interface: str, seconds: float) -> list[tuple[float, int]]:
-    """The counter again and again, each with its time."""
-    found = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found.append((time.monotonic(), received(place, interface)))
-        time.sleep(0.05)
-    return found
-
-
-def rates(found: list[tuple[float, int]], least: float) -> list[float]:
-    """Bit/s between each sample and the first that is `least` seconds later."""
-    made = []
-    for number, (begin, first) in enumerate(found):
-        later = next(((at, value) for at, value in found[number:] if at - begin >= least), None)
-        if later is not None:
-            made.append((later[1] - first) * 8 / (later[0] - begin))
-    return made
-
-
 @pytest.mark.parity("ros-ppp/rate-limit")
 @pytest.mark.parametrize("direction", ["download", "upload"])
 def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
@@ -192,7 +127,7 @@ def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
             ping = wire.client.popen("ping", "-i", "0.1", "-c", "25", GATEWAY)
             found = samples(place, interface, 3)
             output = ping.communicate(timeout=20)[0].decode()
-        whole = (found[-1][1] - found[0][1]) * 8 / (found[-1][0] - found[0][0])
+        whole = whole_rate(found)
         assert 0.85 * RATE <= whole <= 1.08 * RATE, f"{whole / 1e6:.3f} Mbit/s"
         assert max(rates(found, 1)) <= 1.25 * RATE
         times = [float(text) for text in re.findall(r"time=([\d.]+)", output)]

@@ -11,7 +11,9 @@ Session-Timeout and Idle-Timeout are in test_radius_accounting.py, where their c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,9 @@ from sstpfarm.reasons import ExitCode
 from .client import TRUST_ANY, connected, connecting
 from .farm import GATEWAY, Farm, running
 from .freeradius import SECRET, FreeRadius, freeradius
+from .measured_rate import samples, stream, whole_rate
 from .netns import Wire, until
+from .rawpeer import tls_peer
 
 METHODS = ["eap", "mschap2", "mschap1", "chap", "pap"]
 PASSWORD = "radius pass"  # FreeRADIUS 3.2.1 and pppd agree on ASCII only
@@ -52,6 +56,17 @@ USERS = {
     "pooled": (PASSWORD, ['Framed-Pool = "other"', "Framed-IP-Address = 255.255.255.254"]),
     "twice": (PASSWORD, ["Port-Limit = 1"]),
     "login-service": (PASSWORD, ["Service-Type = Login-User"]),
+    "servers": (
+        PASSWORD,
+        [
+            "MS-Primary-DNS-Server = 9.9.9.9",
+            "MS-Secondary-DNS-Server = 149.112.112.112",
+            "MS-Primary-NBNS-Server = 10.30.0.2",
+            "MS-Secondary-NBNS-Server = 10.30.0.3",
+        ],
+    ),
+    "mikrotik": (PASSWORD, ['Mikrotik-Rate-Limit = "2M/4M"']),
+    "wispr": (PASSWORD, ["WISPr-Bandwidth-Max-Up = 2000000", "WISPr-Bandwidth-Max-Down = 4000000"]),
     "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 50000", "Mikrotik-Recv-Limit-Gigawords = 0"]),
 }
 
@@ -150,6 +165,34 @@ def test_what_an_accept_grants(wire: Wire, farm: Farm) -> None:
             if entry["scope"] == "link"
         ]
         assert link_local == ["fe80::200:5eff:fe00:9"]
+    farm.idle()
+
+
+def test_the_servers_that_a_peer_asks_for(wire: Wire, farm: Farm) -> None:
+    """DNS and WINS of the Access-Accept, in IPCP (RFC 1877: options 129 to 132)."""
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.until_authenticated("servers", PASSWORD)
+        peer.send(peer.call_connected())
+        peer.open_ipcp(129, 130, 131, 132)
+        assert peer.servers == {129: "9.9.9.9", 130: "10.30.0.2", 131: "149.112.112.112", 132: "10.30.0.3"}
+        peer.disconnect()
+    farm.idle()
+
+
+@pytest.mark.parametrize("direction", ["download", "upload"])
+@pytest.mark.parametrize("user", ["mikrotik", "wispr"])
+def test_a_rate_limit(wire: Wire, farm: Farm, user: str, direction: str) -> None:
+    """2 Mbit/s from the client, 4 towards it."""
+    with connected(wire.client, wire.SERVER4, "--interface", "slow0", user=user, password=PASSWORD) as (_, up):
+        (session,) = farm.sessions()
+        down = direction == "download"
+        ends: Any = (wire.server, wire.client, up["local_address"]) if down else (wire.client, wire.server, GATEWAY)
+        place, interface = (wire.client, "slow0") if down else (wire.server, session["interface"])
+        with stream(*ends):
+            time.sleep(0.5)  # the beginning of the stream
+            found = samples(place, interface, 3)
+    limit = 4e6 if down else 2e6
+    assert 0.85 * limit <= whole_rate(found) <= 1.08 * limit, f"{whole_rate(found) / 1e6:.3f} Mbit/s"
     farm.idle()
 
 
