@@ -9,6 +9,7 @@ from sstpfarm.auth.accounting import Sink
 from sstpfarm.auth.admission import Admission
 from sstpfarm.auth.authorization import Backend
 from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.guesses import Guesses
 from sstpfarm.auth.leases import Leases
 from sstpfarm.auth.ledger import History, Ledger, StickyMemory
 from sstpfarm.auth.local import LocalBackend
@@ -86,7 +87,7 @@ class Assembly:
             admission=self.admission,
             ledger=self.ledger,
             leases=self.leases,
-            throttle=Throttle(view.auth.failures_per_minute),
+            guesses=Guesses(Throttle(view.auth.failures_per_minute), clock),
             reload=self._reload,
             entropy=entropy,
             emit=emit,

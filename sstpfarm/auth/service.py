@@ -16,11 +16,11 @@ from sstpfarm.auth.accounting import Kind
 from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied
 from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.guesses import Guess, Guesses
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
 from sstpfarm.auth.sessions import Session
 from sstpfarm.auth.store import Counters
-from sstpfarm.auth.throttle import Throttle
 from sstpfarm.config.views import AuthView
 from sstpfarm.errors import LocalError, place_of
 from sstpfarm.ipc.channel import VIOLATION, Channel
@@ -48,6 +48,7 @@ from sstpfarm.ipc.messages import (
 )
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import read_memfd
+from sstpfarm.proto.ppp.eap import identity_of
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.ppp.verify import failure_message
 from sstpfarm.proto.roles import AuthMethod, Entropy
@@ -66,20 +67,41 @@ Reload = Callable[[AuthView], None]
 """Gives a new view to the backends."""
 
 
+class _Login:
+    """One that is being decided.
+
+    Attributes:
+        guess: what counts for it; that of the challenge which it answers at first.
+    """
+
+    __slots__ = ("guess", "task")
+
+    def __init__(self, guess: Guess | None) -> None:
+        self.guess = guess
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """End it without a decision."""
+        if self.task is not None:
+            self.task.cancel()
+        if self.guess is not None:  # here, because a task that has not begun ends without a word
+            self.guess.give_back()
+
+
 class _Worker:
     """One worker's channel, and its logins.
 
     Attributes:
         logins: those that are being decided, by session.
-        talking: sessions that were challenged and have not answered, with user and caller of those whose failure would
+        talking: sessions that were challenged and have not answered, with the guess of those whose failure would
             still have to be counted.
         held: how many refusals are held back.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.logins: dict[str, asyncio.Task[None]] = {}
-        self.talking: dict[str, tuple[bytes, str] | None] = {}
+        self.logins: dict[str, _Login] = {}
+        self.talking: dict[str, Guess | None] = {}
         self.held = 0
         self.channel: Channel | None = None
 
@@ -110,7 +132,7 @@ class AuthService:
         admission: Admission,
         ledger: Ledger,
         leases: Leases,
-        throttle: Throttle,
+        guesses: Guesses,
         reload: Reload,
         entropy: Entropy,
         emit: Emit,
@@ -121,7 +143,7 @@ class AuthService:
         self._admission = admission
         self._ledger = ledger
         self._leases = leases
-        self._throttle = throttle
+        self._guesses = guesses
         self._reload = reload
         self._entropy = entropy
         self._emit = emit
@@ -263,42 +285,47 @@ class AuthService:
 
     def _cancel(self, worker: _Worker, session: str) -> None:
         """Nobody waits for the decision over that session any more."""
-        task = worker.logins.pop(session, None)
-        if task is not None:
-            task.cancel()
-        if task is not None or session in worker.talking:
-            worker.talking.pop(session, None)
+        login = worker.logins.pop(session, None)
+        if login is not None:
+            login.cancel()
+        if login is not None or session in worker.talking:
+            guess = worker.talking.pop(session, None)
+            if guess is not None:
+                guess.give_back()
             self._chain.forget(Holder(worker.number, session))
 
     def _from_worker(self, worker: _Worker, message: AccessRequest | AccessCancelled) -> None:
         session = message.session
         if isinstance(message, AccessCancelled):
-            who = worker.talking.get(session)
-            if who is not None:  # a challenge of RADIUS may have told the peer that the password was wrong
-                self._throttle.failed(*who, self._loop.time())
+            guess = worker.talking.get(session)
+            if guess is not None:  # a challenge of RADIUS may have told the peer that the password was wrong
+                guess.failed()
             self._cancel(worker, session)
             return
         if session in worker.logins:
             self._accuse(worker, f"session {session} asks while its login is being decided")
             return
-        worker.talking.pop(session, None)
+        login = _Login(worker.talking.pop(session, None))
         if worker.pending >= self._view.max_starting:
+            login.cancel()
             self._chain.forget(Holder(worker.number, session))
             self._refuse(worker, message, Denied("too many logins wait", reason=Reason.AUTH_UNAVAILABLE), delay=0.0)
             return
-        worker.logins[session] = self._loop.create_task(self._login(worker, message))
+        worker.logins[session] = login
+        login.task = self._loop.create_task(self._login(worker, login, message))
 
     def _accuse(self, worker: _Worker, detail: str) -> None:
         self._detached(worker, f"{VIOLATION}{detail}")
 
     # -- logins ------------------------------------------------------------------------------------------------------
 
-    async def _login(self, worker: _Worker, request: AccessRequest) -> None:
+    async def _login(self, worker: _Worker, login: _Login, request: AccessRequest) -> None:
         """Decide over one request and answer it."""
         holder = Holder(worker.number, request.session)
         arrived = self._loop.time()
+        decision: Granted | Challenged | Denied | None = None
         try:
-            decision = await self._decide(holder, request)
+            decision = await self._decide(holder, login, request)
         except LocalError as error:  # a second login in a session that was granted
             worker.logins.pop(request.session, None)
             self._accuse(worker, str(error))
@@ -307,8 +334,10 @@ class AuthService:
             self._emit("internal.error", detail=place_of(error))
             decision = Denied("an internal error", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
         finally:
-            if worker.logins.get(request.session) is asyncio.current_task():
+            if worker.logins.get(request.session) is login:
                 del worker.logins[request.session]
+            if login.guess is not None and not isinstance(decision, Challenged):
+                login.guess.give_back()
         match decision:
             case Granted(grant=grant, answer=answer):
                 try:
@@ -321,29 +350,41 @@ class AuthService:
                     return
                 self._answer(worker, answer)
             case Challenged(message=text, failed=failed):
-                worker.talking[request.session] = None if failed else (request.user, request.caller_id)
+                worker.talking[request.session] = None if failed else login.guess
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
             case Denied():
                 elapsed = self._loop.time() - arrived
                 self._refuse(worker, request, decision, delay=self._view.failure_delay_s - elapsed)
 
-    async def _decide(self, holder: Holder, request: AccessRequest) -> Granted | Challenged | Denied:
+    async def _decide(self, holder: Holder, login: _Login, request: AccessRequest) -> Granted | Challenged | Denied:
         """Ask the backends, then the policy."""
         if request.method not in self._view.methods:
             return Denied(f"method {request.method} is not allowed")
-        shut = self._throttle.shut(request.user, request.caller_id, self._loop.time())
-        if shut > 0:
+        begins = identity_of(request.eap) is not None
+        guess = login.guess
+        if guess is not None and guess.judged and (begins or guess.user != request.user):
+            guess.failed()  # it begins again: the challenge before may have told that the password was wrong
+        if guess is None or not guess.judged:
+            try:
+                guess = login.guess = await self._guesses.enter(request.user, request.caller_id)
+            except TimeoutError:
+                self._chain.forget(holder)
+                return Denied("too many logins of this user or network are judged", reason=Reason.AUTH_UNAVAILABLE)
+        if guess is None:
             self._chain.forget(holder)
+            shut = self._guesses.shut(request.user, request.caller_id)
             return Denied(f"too many failures: refused for {shut:.0f} s more")
         verdict = await self._chain.authenticate(holder, request)
         match verdict:
             case Accepted():
-                self._throttle.succeeded(request.user, request.caller_id)
+                guess.succeeded()
                 return await self._admission.admit(holder, request, verdict)
             case Challenged(failed=False):
+                if begins:  # a name proves nothing: nothing is told yet
+                    guess.give_back()
                 return verdict
             case Challenged() | Denied(told=False, counts=True, reason=Reason.AUTH_REFUSED):
-                self._throttle.failed(request.user, request.caller_id, self._loop.time())
+                guess.failed()
                 return verdict
             case Denied():
                 return verdict

@@ -12,6 +12,7 @@ network before, only the failures of this user from this network count there.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_network
 from typing import Final
 
@@ -21,6 +22,9 @@ MAX_ENTRIES: Final = 65_536
 MAX_SHUT: Final = 300.0  # seconds
 MINUTE: Final = 60.0
 PREFIXES: Final = {4: 24, 6: 64}
+
+Key = tuple[bytes, bytes]
+"""A user, a network or both; what is not meant is empty."""
 
 
 class _Entry:
@@ -49,25 +53,41 @@ class Throttle:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def keys(self, user: bytes, caller_id: str) -> tuple[Key, ...]:
+        """Return where a failure is counted; nowhere when the throttle is switched off."""
+        if not self.failures_per_minute:
+            return ()
+        who, where = _user_key(user), _network_key(caller_id)
+        return ((who, b""), (b"", where), (who, where)) if where else ((who, b""),)
+
+    def doors(self, user: bytes, caller_id: str) -> tuple[Key, ...]:
+        """Return those of the keys that keep this user out of there."""
+        if not self.failures_per_minute:
+            return ()
+        who, where = _user_key(user), _network_key(caller_id)
+        if (who, where) in self._homes:
+            return ((who, where),)
+        return ((who, b""), (b"", where)) if where else ((who, b""),)
+
     def shut(self, user: bytes, caller_id: str, now: float) -> float:
         """Return for how many seconds more this user or this network is refused unjudged; 0 when the door is open."""
-        if not self.failures_per_minute:
-            return 0.0
-        who, where = _user_key(user), _network_key(caller_id)
-        keys = ((who, where),) if (who, where) in self._homes else ((who, b""), (b"", where))
-        entries = (self._entries.get(key) for key in keys)
+        entries = (self._entries.get(key) for key in self.doors(user, caller_id))
         return max(0.0, 0.0, *(entry.shut_until - now for entry in entries if entry is not None))
 
-    def failed(self, user: bytes, caller_id: str, now: float) -> None:
-        """Count a wrong password or an unknown user."""
+    def is_full(self, key: Key, judged: int, now: float) -> bool:
+        """Whether a door that is open would be shut by one more failure behind those that are being judged."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return judged > self.failures_per_minute
+        return judged > 0 and entry.shut_until <= now and self._count(entry, now) + judged > self.failures_per_minute
+
+    def failed(self, keys: tuple[Key, ...], now: float) -> None:
+        """Count a wrong password or an unknown user there."""
         free = self.failures_per_minute
-        if not free:
-            return
-        who, where = _user_key(user), _network_key(caller_id)
-        for key in ((who, b""), (b"", where), (who, where)) if where else ((who, b""),):
+        for key in keys:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
-            entry.count = max(0.0, entry.count - (now - entry.at) * free / MINUTE) + 1
+            entry.count = self._count(entry, now) + 1
             entry.at = now
             if entry.count > free:
                 doubled = 2.0 ** min(entry.count - free - 1, 16.0)
@@ -86,7 +106,12 @@ class Throttle:
             if len(self._homes) > MAX_ENTRIES:
                 self._homes.popitem(last=False)
 
+    def _count(self, entry: _Entry, now: float) -> float:
+        """What is left of an entry's failures."""
+        return max(0.0, entry.count - (now - entry.at) * self.failures_per_minute / MINUTE)
 
+
+@lru_cache(maxsize=1024)  # it is asked for several times in each login
 def _network_key(caller_id: str) -> bytes:
     """Return what stands for the network of a peer, 18 bytes at most; empty when it has no address."""
     address = caller_address(caller_id)

@@ -18,6 +18,7 @@ from sstpfarm.auth.assembly import Assembly
 from sstpfarm.auth.authorization import Denied
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
+from sstpfarm.auth.service import _Login
 from sstpfarm.auth.sqlite.database import open_database
 from sstpfarm.auth.sqlite.store import SqliteStore
 from sstpfarm.auth.store import Counters, SessionFacts
@@ -58,7 +59,7 @@ class Judge:
         self.auth.service._loop = type("Clock", (), {"time": staticmethod(lambda: 0.0)})()  # a clock that stands
 
     def judge(self, worker: int, message: AccessRequest) -> Granted | Denied:
-        decision = run(self.auth.service._decide(Holder(worker, message.session), message))
+        decision = run(self.auth.service._decide(Holder(worker, message.session), _Login(None), message))
         assert isinstance(decision, Granted | Denied)
         return decision
 

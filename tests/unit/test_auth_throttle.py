@@ -12,7 +12,7 @@ HERE = "192.0.2.7:1000"
 
 def fail(throttle: Throttle, times: int, now: float = 0.0, user: bytes = b"alice", caller: str = HERE) -> None:
     for _ in range(times):
-        throttle.failed(user, caller, now)
+        throttle.failed(throttle.keys(user, caller), now)
 
 
 def test_a_few_failures_are_free_and_more_shut_the_door_twice_as_long_each() -> None:
@@ -108,9 +108,9 @@ def test_the_table_is_bounded_and_forgets_who_failed_longest_ago(monkeypatch: py
     throttle = Throttle(5)
     fail(throttle, 6)
     for number in range(500):
-        throttle.failed(b"user%d" % number, f"10.{number // 256}.{number % 256}.1:1", 0)
+        fail(throttle, 1, user=b"user%d" % number, caller=f"10.{number // 256}.{number % 256}.1:1")
         if number % 20 == 0:
-            throttle.failed(b"alice", HERE, 0)
+            fail(throttle, 1)
         assert len(throttle) <= 100
     assert throttle.shut(b"alice", "198.51.100.1:1", 0) > 0
     assert throttle.shut(b"user0", "198.51.100.1:1", 0) == 0
