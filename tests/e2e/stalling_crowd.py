@@ -1,14 +1,14 @@
-"""Many sessions in one process, one of which stops to read: what the others' echo requests see of it.
+"""Many sessions in one process, some of which stop to read: what the others' echo requests see of it.
 
-    python -m tests.e2e.stalling_crowd HOST PORT COUNT PASSWORD
+    python -m tests.e2e.stalling_crowd HOST PORT COUNT STALLING PASSWORD
 
-Runs in the client's namespace; users are user1 ... userCOUNT, and user1's session is the one that stalls. It follows
+Runs in the client's namespace; users are user1 ... userCOUNT, and the sessions of the first STALLING stall. It follows
 words on standard input, one a line, and answers each with a line of JSON on standard output:
 
-    go       the address of the session that will stall, once all are up
-    read     a window with that session reading: {"sent", "received", "p50", "p95"}, the latter in milliseconds
-    stall    a window with it not reading
-    flood    it asks for LCP echoes whose answers it does not read: {}
+    go                  the addresses of the sessions that will stall, once all are up
+    read                a window with those reading: {"sent", "received", "p50", "p95"}, the latter in milliseconds
+    stall               a window with them not reading
+    ask FIRST LAST N    the sessions FIRST to LAST ask for N LCP echoes each, whose answers they do not read: {}
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ GRACE: Final = 0.4  # and in which the last answers come
 INTERVAL: Final = 0.05  # between two packets of one session
 SIZE: Final = 500
 LOGINS: Final = 24  # at once
-ECHOES: Final = 320  # fewer than the burst that counts as a flood; their answers are more than may wait
+ECHO: Final = 1408  # bytes of an LCP echo request, and of its answer
 
 
 class Stalling:
     """The director of the crowd."""
 
-    def __init__(self, host: str, port: int, count: int, password: str) -> None:
+    def __init__(self, host: str, port: int, count: int, stalling: int, password: str) -> None:
         target = Target(host, port, host, "user{n}", Password(password))
         order = Order(target, Hold(seconds=60, sessions=count), 0, 1)
         self.crowd = Crowd(order, Tally())
         self.crowd.direct(self)
         self.count = count
+        self.stalling = range(1, stalling + 1)
         self.next = 1
         self.all_up = asyncio.Event()
         self.callers: dict[int, Caller] = {}
@@ -65,8 +66,8 @@ class Stalling:
             self.all_up.set()
 
     def gone(self, caller: Caller, *, was_up: bool) -> None:
-        """Only the one that stalls may go."""
-        if caller.number != 1:
+        """Only those that stall may go."""
+        if caller.number not in self.stalling:
             sys.exit(f"session {caller.number} is gone: {self.crowd.tally.counts}")
 
     def packet(self, caller: Caller, packet: memoryview) -> None:
@@ -88,20 +89,21 @@ class Stalling:
             self.next += 1
             self.crowd.dial(self.next - 1)
 
-    async def go(self) -> str:
+    async def go(self) -> list[str]:
         """Bring all up."""
         for _ in range(LOGINS):
             self.dial()
         await self.all_up.wait()
-        stalled = self.callers[1]
-        assert stalled._sock is not None
-        # else the kernel takes megabytes for a client that does not read
-        stalled._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
-        return str(IPv4Address(stalled.address))
+        stalled = [self.callers[number] for number in self.stalling]
+        for caller in stalled:
+            assert caller._sock is not None
+            # else the kernel takes megabytes for a client that does not read
+            caller._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        return [str(IPv4Address(caller.address)) for caller in stalled]
 
     async def window(self) -> dict[str, float]:
-        """Let all but the one send; what comes back, and when."""
-        senders = [caller for number, caller in self.callers.items() if number != 1]
+        """Let all others send; what comes back, and when."""
+        senders = [caller for number, caller in self.callers.items() if number not in self.stalling]
         self.sent.clear()
         self.round_trips.clear()
         began, turn, total = monotonic(), 0, 0
@@ -123,38 +125,51 @@ class Stalling:
             "p95": 1000 * times[len(times) * 95 // 100],
         }
 
-    async def obey(self, word: str) -> Any:
+    async def read(self) -> dict[str, float]:
+        """Let all read."""
+        for number in self.stalling:
+            stalled = self.callers[number]
+            self.crowd.around.poller.add_reader(stalled._fd, stalled._readable)
+        await asyncio.sleep(0.2)
+        return await self.window()
+
+    async def stall(self) -> dict[str, float]:
+        """Let some read no more."""
+        for number in self.stalling:
+            self.crowd.around.poller.remove_reader(self.callers[number]._fd)
+        await asyncio.sleep(0.2)
+        return await self.window()
+
+    def ask(self, first: int, last: int, count: int) -> dict[str, float]:
+        """Ask for echoes."""
+        echo = bytes.fromhex("ff03c021") + struct.pack("!BBHI", 9, 1, ECHO, 0) + bytes(ECHO - 8)
+        for number in range(first, last + 1):
+            stalled = self.callers[number]
+            assert stalled._pump is not None
+            stalled._pump.send((struct.pack("!HH", 0x1000, 4 + len(echo)) + echo) * count)
+            stalled._flush()
+        return {}
+
+    async def obey(self, word: str, *arguments: str) -> Any:
         """Do one word."""
-        stalled = self.callers.get(1)
         match word:
             case "go":
                 return await self.go()
             case "read":
-                assert stalled is not None
-                self.crowd.around.poller.add_reader(stalled._fd, stalled._readable)
-                await asyncio.sleep(0.2)
-                return await self.window()
+                return await self.read()
             case "stall":
-                assert stalled is not None
-                self.crowd.around.poller.remove_reader(stalled._fd)
-                await asyncio.sleep(0.2)
-                return await self.window()
-            case "flood":
-                assert stalled is not None
-                assert stalled._pump is not None
-                echo = bytes.fromhex("ff03c021") + struct.pack("!BBHI", 9, 1, 1408, 0) + bytes(1400)
-                stalled._pump.send((struct.pack("!HH", 0x1000, 4 + len(echo)) + echo) * ECHOES)
-                stalled._flush()
-                return {}
+                return await self.stall()
+            case "ask":
+                return self.ask(*map(int, arguments))
         raise ValueError(word)
 
 
-async def main(host: str, port: str, count: str, password: str) -> None:
+async def main(host: str, port: str, count: str, stalling: str, password: str) -> None:
     """Obey until the input ends."""
-    crowd = Stalling(host, int(port), int(count), password)
+    crowd = Stalling(host, int(port), int(count), int(stalling), password)
     loop = asyncio.get_running_loop()
-    while word := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
-        print(json.dumps(await crowd.obey(word)), flush=True)  # noqa: T201 - this program's output
+    while words := (await loop.run_in_executor(None, sys.stdin.readline)).split():
+        print(json.dumps(await crowd.obey(*words)), flush=True)  # noqa: T201 - this program's output
 
 
 if __name__ == "__main__":
