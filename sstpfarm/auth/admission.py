@@ -30,7 +30,9 @@ NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _DECODE: Final = msgspec.msgpack.Decoder(Grant).decode
 SLAAC_LENGTH: Final = 64  # bits of a prefix in front of an interface identifier
-RELEASE_PATIENCE: Final = 5.0  # seconds for a session that is replaced to give its address or interface back
+# seconds for a session that is replaced to give its address or interface back: a peer that answers nothing any more is
+# waited for 2 s (PPP), 5 s (SSTP) and up to 3 s (TCP), and just such a peer logs in again
+RELEASE_PATIENCE: Final = 12.0
 
 Revoke = Callable[[Session, Reason], None]
 """Has the master end a session."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from sstpfarm.auth.admission import RELEASE_PATIENCE
 from sstpfarm.auth.authorization import Backend, Verdict
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
@@ -23,6 +25,9 @@ from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, Grant, LiveSessions, ReloadUsers, Revoke
 from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.proto.sstp.call import SstpSettings
+from sstpfarm.proto.tunnel import TunnelSettings
+from sstpfarm.transport.farewell import FLUSH, LINGER
 from tests.radius_double import RadiusDouble, Received, attribute, local
 from tests.unit.auth_bench import Bench, run
 from tests.unit.logins import request, secret, view
@@ -95,6 +100,13 @@ def test_200_logins_at_once_of_one_user_leave_exactly_one(tmp_path: Path, only_o
             assert (len(accepted) == MANY) == (only_one == "replace")
 
     run(tmp_path, story, settings(solo=secret("one", **terms)))
+
+
+def test_a_login_waits_longer_than_the_end_of_a_session_whose_peer_is_dead() -> None:
+    waits: dict[str, Any] = {
+        field.name: field.default for settings in (TunnelSettings, SstpSettings) for field in fields(settings)
+    }
+    assert waits["terminate_wait"] + waits["disconnect_1"] + max(LINGER, FLUSH) < RELEASE_PATIENCE
 
 
 def test_a_replaced_session_that_does_not_end_costs_the_login_and_not_the_address(
