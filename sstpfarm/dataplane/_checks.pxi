@@ -1,5 +1,9 @@
 # What a packet of the peer's must be; the order of the checks is that of pure.py.
 
+cdef enum:  # what became of it
+    UNKNOWN, CARRIED, ASKS_ROUTER
+
+
 cdef int ip_fault(int version, const Span *packet, size_t limit, const Sources *sources, size_t *total) except -1:
     """Return the counter of a packet that does not pass, else 0, and its length without the padding that PPP allows."""
     cdef size_t header
@@ -19,6 +23,23 @@ cdef int ip_fault(int version, const Span *packet, size_t limit, const Sources *
     if total[0] > packet.size:
         return DROP_MALFORMED
     return 0 if belongs6(sources, packet) else DROP_SOURCE
+
+
+cdef bint asks_router(const Span *packet) except -1:
+    """Whether an IPv6 packet is a router solicitation or one of DHCPv6, to the routers and servers of its own link."""
+    cdef int64_t first = u32_at(packet, 24)
+    cdef int64_t last
+    if first >> 22 != LINK_LOCAL_PREFIX:
+        if first != LINK_MULTICAST or u32_at(packet, 28) or u32_at(packet, 32):
+            return False
+        last = u32_at(packet, 36)
+        if last != ALL_ROUTERS and last != ALL_DHCP_SERVERS:
+            return False
+    if packet.size < IPV6_HEADER + ASKED:
+        return False
+    if byte_at(packet, 6) == ICMPV6:
+        return byte_at(packet, IPV6_HEADER) == ROUTER_SOLICITATION
+    return byte_at(packet, 6) == UDP and u16_at(packet, IPV6_HEADER + 2) == DHCPV6_PORT
 
 
 cdef bint is_whole(const Span *packet, size_t header) except -1:

@@ -96,6 +96,8 @@ cdef int take_packet(int tun, int offload, const Span *packet) except -1:
     """Write the packet, or keep it in a run until `end_runs`."""
     cdef Shape shape
     cdef Run *run
+    if tun < 0:
+        return tally(DROP_TUN)
     if offload < TSO:
         return write_alone(tun, offload, packet.at, packet.size)
     see_shape(packet, &shape)

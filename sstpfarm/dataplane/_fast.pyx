@@ -60,10 +60,10 @@ cdef class FastPath:
 
     cdef Py_buffer _totals
     cdef Py_buffer _slot
-    cdef int _tun
-    cdef int _tun_offload
+    cdef int _tun, _tun_offload
     cdef int _offload  # of the device that is attached: a TAP has none
     cdef bint _bridged
+    cdef bint _router
     cdef int _gates
     cdef size_t _receive_limit, _send_limit
     cdef size_t _fragment_header  # 0: no multilink
@@ -128,6 +128,10 @@ cdef class FastPath:
     def set_sources(self, ipv4, ipv6):
         """Accept packets from the peer only from these (network, mask) pairs."""
         set_networks(&self._sources, ipv4, ipv6)
+
+    def set_router(self, bint on):
+        """Hand back what asks the router of the link."""
+        self._router = on
 
     # -- from the peer -----------------------------------------------------------------------------------------------
 
@@ -220,13 +224,13 @@ cdef class FastPath:
         if SSTP_HEADER == frame.size:
             return False  # an empty data packet says nothing
         part(&packet, frame, SSTP_HEADER, frame.size - SSTP_HEADER)
-        if self.carry(&packet, self._receive_limit, False):
+        if self.carry(&packet, self._receive_limit, False) == CARRIED:
             return False
         _counts[CONTROL_IN] += 1
         return True
 
-    cdef bint carry(self, Span *packet, size_t limit, bint whole) except -1:
-        """Pass on what begins with its PPP protocol, or count why not; False when it is Python's business."""
+    cdef int carry(self, Span *packet, size_t limit, bint whole) except -1:
+        """Pass on what begins with its PPP protocol, or count why not (CARRIED); else it is Python's business."""
         cdef size_t position = 0
         cdef size_t total
         cdef int protocol, fault
@@ -241,17 +245,20 @@ cdef class FastPath:
             position += 2
         else:
             _counts[DROP_MALFORMED] += 1
-            return True
+            return CARRIED
         part(packet, packet, position, packet.size - position)
         if protocol == PPP_IPV4 or protocol == PPP_IPV6:
             if not self.is_open(4 if protocol == PPP_IPV4 else 6):
                 _counts[DROP_GATE_IN] += 1
-                return True
+                return CARRIED
             fault = ip_fault(4 if protocol == PPP_IPV4 else 6, packet, limit, &self._sources, &total)
             if fault:
                 _counts[fault] += 1
-            else:
-                self.write(packet, total)
+                return CARRIED
+            part(packet, packet, 0, total)  # without the padding that PPP allows
+            if self._router and protocol == PPP_IPV6 and asks_router(packet):
+                return ASKS_ROUTER
+            take_packet(self._tun, self._offload, packet)
         elif protocol == PPP_BRIDGED:
             if self._bridged and self._gates & BRIDGE_GATE:
                 take_frame(self._tun, packet, limit)
@@ -261,19 +268,22 @@ cdef class FastPath:
             part(packet, packet, self._fragment_header, packet.size - self._fragment_header)
             return self.carry(packet, self._whole_receive_limit, True)
         else:
-            return False
-        return True
+            return UNKNOWN
+        return CARRIED
 
     def deliver(self, packet):
         """Take a packet that was put together of fragments (see `interface.PacketPath.deliver`)."""
         cdef Py_buffer view
         cdef Span span
+        cdef int outcome
         PyObject_GetBuffer(packet, &view, PyBUF_SIMPLE)
         try:
             span.at, span.size = <const uint8_t *>view.buf, view.len
-            if not self.carry(&span, self._whole_receive_limit, True):
-                _counts[DROP_PROTOCOL] += 1
+            outcome = self.carry(&span, self._whole_receive_limit, True)
+            if outcome != CARRIED:
+                _counts[CONTROL_IN if outcome == ASKS_ROUTER else DROP_PROTOCOL] += 1
             end_runs(self._tun, self._offload)
+            return outcome == ASKS_ROUTER
         finally:
             forget_runs()
             publish(&self._slot, &self._totals)
@@ -283,13 +293,6 @@ cdef class FastPath:
         """Count that many fragments."""
         _counts[DROP_FRAGMENT] += count
         publish(&self._slot, &self._totals)
-
-    cdef int write(self, Span *packet, size_t total) except -1:
-        """Hand a packet to the TUN, without the padding that PPP allows."""
-        if self._tun < 0:
-            return tally(DROP_TUN)
-        part(packet, packet, 0, total)
-        return take_packet(self._tun, self._offload, packet)
 
     # -- towards the peer --------------------------------------------------------------------------------------------
 

@@ -36,6 +36,14 @@ cdef enum:
     PPP_BRIDGED = 0x31  # RFC 3518 4.1
     PPP_MULTILINK = 0x3D  # RFC 1990 3
     PPP_IPV6 = 0x57  # RFC 5072 3
+    ASKED = 4  # bytes behind the IPv6 header that tell what a packet asks
+    ICMPV6 = 58
+    ROUTER_SOLICITATION = 133  # RFC 4861 4.1
+    DHCPV6_PORT = 547  # RFC 8415 7.2
+    LINK_MULTICAST = 0xFF020000  # RFC 4291 2.7.1: how the next two begin
+    ALL_ROUTERS = 2  # ff02::2
+    ALL_DHCP_SERVERS = 0x10002  # ff02::1:2, RFC 8415 7.1
+    LINK_LOCAL_PREFIX = 0x3FA  # RFC 4291 2.5.6: the first 10 bits
     WHOLE = 0xC0  # RFC 1990 3: B and E, the first fragment and the last
     DEFAULT_LIMIT = 1500  # RFC 1661 6.1
     MAX_INFORMATION = MAX_FRAME - HEADROOM

@@ -114,6 +114,13 @@ class PacketPath(Protocol):
         of Ethernet frames are not looked at: a bridge's networks are not known here.
         """
 
+    def set_router(self, on: bool) -> None:
+        """Hand back, from now on, what asks the router of the link, which nobody in the kernel answers.
+
+        These are the peer's router solicitations (RFC 4861 4.1) and DHCPv6 messages (RFC 8415), directly behind the
+        fixed header, to ff02::2, ff02::1:2 or a link-local address. Off at first.
+        """
+
     def feed(self, data: memoryview) -> tuple[int, bytes | None]:
         """Take decrypted bytes; write network packets that pass to the TUN.
 
@@ -121,7 +128,8 @@ class PacketPath(Protocol):
             (consumed, control): all bytes up to and including the first control frame, and that frame: the whole
             SSTP packet, header included, when its C bit is set, or a whole SSTP data packet that carries a PPP
             control frame (protocol number 0x8000 and above), a fragment (003d), or a network protocol that needs
-            PPP's answer (a network protocol other than IPv4, IPv6 and bridged frames comes back too).
+            PPP's answer (a network protocol other than IPv4, IPv6 and bridged frames comes back too), or what asks
+            the router (`set_router`).
             control is None when `data` is used up; an incomplete frame is kept (at most 4095 bytes).
             Call again with `data[consumed:]` until control is None.
 
@@ -129,11 +137,14 @@ class PacketPath(Protocol):
             FramingError: drop the connection; the object must not be fed again.
         """
 
-    def deliver(self, packet: bytes) -> None:
+    def deliver(self, packet: bytes) -> bool:
         """Take a packet that was put together of fragments, protocol field first, with or without FF 03.
 
         It meets the same checks as those of `feed`, but for its size: up to what `set_multilink` says. What is not
         network data is dropped and counted so.
+
+        Returns:
+            Whether it asks the router (`set_router`): then it is the caller's.
         """
 
     def lose(self, count: int) -> None:

@@ -4,8 +4,8 @@ It must not know TLS, PPP negotiation or the event loop. The native path answers
 and counter for counter; where the two differ, this file is right.
 
 Order of the checks, because it decides which counter a bad packet meets. From the peer: PPP protocol, gate, limit,
-IP version and lengths, source address, TUN. Towards the peer: IP version, gate, limit. Of Ethernet frames: length,
-gate, what bridges keep to themselves and tags, limit.
+IP version and lengths, source address, whether it asks the router of the link, TUN. Towards the peer: IP version, gate,
+limit. Of Ethernet frames: length, gate, what bridges keep to themselves and tags, limit.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ _PPP_IPV6: Final = 0x0057  # RFC 5072 3
 _WHOLE: Final = 0xC0  # RFC 1990 3: B and E, the first fragment and the last
 _IPV4_HEADER: Final = 20  # RFC 791 3.1
 _IPV6_HEADER: Final = 40  # RFC 8200 3
+_ASKED: Final = 4  # bytes behind it that tell what a packet asks
+_UDP: Final = 17
+_ICMPV6: Final = 58
+_ROUTER_SOLICITATION: Final = 133  # RFC 4861 4.1
+_DHCPV6_PORT: Final = 547  # RFC 8415 7.2
+_ALL_ROUTERS: Final = 0xFF02 << 112 | 2  # RFC 4291 2.7.1
+_ALL_DHCP_SERVERS: Final = 0xFF02 << 112 | 0x1_0002  # RFC 8415 7.1
+_LINK_LOCAL_PREFIX: Final = 0xFE80 >> 6  # RFC 4291 2.5.6: the first 10 bits
 _DEFAULT_LIMIT: Final = 1500  # RFC 1661 6.1: the MRU before LCP agreed on another
 # RFC 3518 4.1: one byte of flags, one of MAC type, then the frame
 _BRIDGE_HEADER: Final = 2
@@ -87,6 +95,7 @@ class PurePath:
         "_large",
         "_partial",
         "_receive_limit",
+        "_router",
         "_send_limit",
         "_slot",
         "_spill",
@@ -109,6 +118,7 @@ class PurePath:
         self._ipv4_open = self._ipv6_open = self._bridge_open = False
         self._ipv4_sources: Networks = ()
         self._ipv6_sources: Networks = ()
+        self._router = False
         self._receive_limit = _DEFAULT_LIMIT
         self._send_limit = _DEFAULT_LIMIT
         self._fragment_header = 0  # no multilink
@@ -167,6 +177,10 @@ class PurePath:
         self._ipv4_sources = ipv4
         self._ipv6_sources = ipv6
 
+    def set_router(self, on: bool) -> None:
+        """Hand back what asks the router of the link."""
+        self._router = on
+
     # -- from the peer -----------------------------------------------------------------------------------------------
 
     def feed(self, data: memoryview) -> tuple[int, bytes | None]:
@@ -220,13 +234,14 @@ class PurePath:
             return False  # an empty data packet says nothing
         cell = self._carry(data, position, end, self._receive_limit)
         counts[Cell.CONTROL_IN if cell is None else cell] += 1
-        return cell is None
+        return cell is None or cell is Cell.CONTROL_IN
 
-    def deliver(self, packet: bytes) -> None:
+    def deliver(self, packet: bytes) -> bool:
         """Take a packet that was put together of fragments (see `interface.PacketPath.deliver`)."""
         cell = self._carry(memoryview(packet), 0, len(packet), self._whole_receive_limit, whole=True)
         self._counts[Cell.DROP_PROTOCOL if cell is None else cell] += 1
         self._publish()
+        return cell is Cell.CONTROL_IN
 
     def lose(self, count: int) -> None:
         """Count that many fragments."""
@@ -306,6 +321,8 @@ class PurePath:
             return Cell.DROP_MALFORMED
         if not _belongs(int.from_bytes(data[start + 8 : start + 24], "big"), self._ipv6_sources):
             return Cell.DROP_SOURCE
+        if self._router and _asks_router(data[start : start + total]):
+            return Cell.CONTROL_IN
         return self._write(data[start : start + total])
 
     def _write(self, packet: memoryview) -> Cell:
@@ -457,6 +474,18 @@ def _frame_length(data: memoryview | bytearray, position: int) -> int:
 def _is_link_local(frame: memoryview) -> bool:
     """Whether a frame is addressed to what bridges do not forward; BPDUs of strangers could turn a LAN upside down."""
     return int.from_bytes(frame[:6], "big") & ~0x0F == _LINK_LOCAL
+
+
+def _asks_router(packet: memoryview) -> bool:
+    """Whether an IPv6 packet is a router solicitation or one of DHCPv6, to the routers and servers of its own link."""
+    destination = int.from_bytes(packet[24:40], "big")
+    if destination >> 118 != _LINK_LOCAL_PREFIX and destination not in (_ALL_ROUTERS, _ALL_DHCP_SERVERS):
+        return False
+    if len(packet) < _IPV6_HEADER + _ASKED:
+        return False
+    if packet[6] == _ICMPV6:
+        return packet[40] == _ROUTER_SOLICITATION
+    return packet[6] == _UDP and _u16(packet, 42)[0] == _DHCPV6_PORT
 
 
 def _belongs(address: int, networks: Networks) -> bool:

@@ -4,8 +4,8 @@
     python -m tests.fuzz.fuzz_dataplane --atheris [CORPUS] [-runs=N]  be guided by what pure.py executes
 
 Meant to run on a sanitized build (`make fuzz`), which makes any read or write out of bounds a finding too. The input's
-first bytes choose target (feed or drain, with multilink, on a TAP device), offload, gates, limit and chunking; the rest
-are frames from the peer, or messages of the kernel, each behind its length.
+first bytes choose target (feed or drain, with multilink, on a TAP device, for a router), offload, gates, limit and
+chunking; the rest are frames from the peer, or messages of the kernel, each behind its length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.twin.compare import by_flow, run
 CORPUS: Final = Path(__file__).with_name("corpus")
 LIMITS: Final = (1500, 1400, 600, 4087)
 WHOLE: Final = 1600
-MULTILINK, BRIDGED = 2, 4  # bits of the first byte; the lowest chooses feed()
+MULTILINK, BRIDGED, ROUTER = 2, 4, 8  # bits of the first byte; the lowest chooses feed()
 PROTOCOLS: Final = {4: b"\x00\x21", 6: b"\x00\x57"}
 FINDING: Final = Path("build/fuzz/finding")
 HEADER: Final = 5  # bytes of choices
@@ -52,6 +52,7 @@ def prepare(bench: Bench, target: int, gates: Gate, receive: int, send: int) -> 
     if target & MULTILINK:
         bench.path.set_multilink(header=4, receive=WHOLE, send=WHOLE)
     bench.path.set_gates(gates)
+    bench.path.set_router(bool(target & ROUTER))
 
 
 def fuzz_feed(stream: bytes, target: int, offload: Offload, gates: Gate, limit: int, chunking: int) -> None:
@@ -65,9 +66,10 @@ def fuzz_feed(stream: bytes, target: int, offload: Offload, gates: Gate, limit: 
         level = Offload.NONE if target & BRIDGED else level
         outcome = run(bench, level, pieces, [gates, Gate.IPV4 | Gate.IPV6 | Gate.BRIDGE])
         packets = {b"": outcome.packets} if target & BRIDGED else by_flow(outcome.packets)
+        asks = False
         if target & MULTILINK:  # what was put together of the same bytes is any packet too
-            bench.path.deliver(stream[:2000])
-        found.append((outcome.controls, bench.counted(), outcome.broken, packets))
+            asks = bench.path.deliver(stream[:2000])
+        found.append((asks, outcome.controls, bench.counted(), outcome.broken, packets))
         bench.close()
     assert found[0] == found[1]
 
@@ -194,6 +196,7 @@ def with_atheris(arguments: list[str]) -> int:
     atheris.instrument_func(pure.PurePath._frame)
     atheris.instrument_func(pure.PurePath._ipv4)
     atheris.instrument_func(pure.PurePath._ipv6)
+    atheris.instrument_func(pure._asks_router)
     atheris.Setup([sys.argv[0], *arguments], fuzz_one)
     atheris.Fuzz()
     return 0

@@ -91,8 +91,12 @@ def ip_packet(
     flow_label: int = 0,
     options: bytes = b"",
     from_client: bool = True,
+    to: str = "",
 ) -> bytes:
-    """An IP packet around a transport header whose checksum field holds anything but a UDP zero."""
+    """An IP packet around a transport header whose checksum field holds anything but a UDP zero.
+
+    `to` is another IPv6 destination than the one that belongs to the direction.
+    """
     if version == 4:
         source, target = (CLIENT4, FAR4) if from_client else (FAR4, CLIENT4)
         header = 20 + len(options)
@@ -102,6 +106,7 @@ def ip_packet(
         )  # fmt: skip
     else:
         source6, target6 = (CLIENT6, FAR6) if from_client else (FAR6, CLIENT6)
+        target6 = IPv6Address(to) if to else target6
         first = 6 << 28 | tos << 20 | flow_label
         packet = struct.pack("!IHBB", first, len(options) + len(transport), protocol, ttl)
         packet += source6.packed + target6.packed

@@ -90,6 +90,19 @@ def damaged(random: Random, packet: bytes) -> bytes:
     return bytes(made)
 
 
+def router_packet(random: Random) -> bytes:
+    """What asks the router, or nearly: each field that decides is right most of the time."""
+    target = random.choice(("ff02::2", "ff02::1:2", "fe80::1", "febf::1"))
+    if random.random() < 0.2:
+        target = random.choice(("ff02::1", "fec0::1", "ff02::1:0:2", "ff02:1::2", "::1:2"))
+    if random.random() < 0.5:
+        kind = random.choice((133, 133, 133, 134, 128))
+        return ip_packet(6, 58, (bytes([kind]) + bytes(7))[: random.choice((8, 8, 8, 4, 3, 0))], to=target)
+    port = random.choice((547, 547, 547, 546, 53))
+    datagram = struct.pack("!HHHH", random.choice((546, 547)), port, 12, 0) + b"\1abc"
+    return ip_packet(6, random.choice((17, 17, 17, 6, 0)), datagram[: random.choice((12, 12, 4, 3, 0))], to=target)
+
+
 def odd_packet(random: Random) -> bytes:
     """A packet that no run takes."""
     version = random.choice((4, 6))
@@ -117,8 +130,10 @@ def stream(random: Random, *, mutated: bool) -> list[bytes]:
         kind = random.random()
         if kind < 0.75:
             frames += (frame(random, packet) for packet in burst(random, random.choice(flows)))
-        elif kind < 0.9:
+        elif kind < 0.85:
             frames.append(frame(random, odd_packet(random)))
+        elif kind < 0.9:
+            frames += (frame(random, router_packet(random)) for _ in range(5))
         elif kind < 0.95:
             frames.append(random.choice(CONTROLS))
         else:

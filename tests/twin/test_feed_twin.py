@@ -9,21 +9,23 @@ import pytest
 from sstpfarm.dataplane.interface import Gate, Offload
 from tests.twin.bench import Bench, native
 from tests.twin.compare import by_flow, run
-from tests.twin.streams import chunks, seeds, stream
+from tests.twin.streams import PPP6, chunks, seeds, stream
 
 
 @pytest.mark.parametrize("mutated", [False, True], ids=["whole", "mutated"])
 @pytest.mark.parametrize("offload", Offload)
 def test_both_do_the_same(offload: Offload, mutated: bool) -> None:
-    merged = packets = 0
+    merged = packets = asked = 0
     for seed in seeds():
         random = Random(seed)
         frames = stream(random, mutated=mutated)
         gates = random.choices([Gate.IPV4 | Gate.IPV6, Gate.IPV4, Gate.IPV6, Gate.NONE], weights=[6, 1, 1, 1], k=5)
         limit = random.choice((1500, 1400, 600, 4087))
+        router = random.random() < 0.7
         outcomes = []
         for bench, level in ((Bench(), Offload.NONE), (Bench(native(offload)), offload)):
             bench.path.set_limits(receive=limit, send=1400)
+            bench.path.set_router(router)
             outcomes.append(run(bench, level, list(chunks(Random(seed), frames)), gates))
             bench.close()
         pure, fast = outcomes
@@ -34,8 +36,10 @@ def test_both_do_the_same(offload: Offload, mutated: bool) -> None:
             assert fast.packets == pure.packets, seed
         else:
             assert by_flow(fast.packets) == by_flow(pure.packets), seed
+        asked += sum(control[:2] == b"\x10\0" and control[4:8] == PPP6[0] for control in pure.controls)
         merged += pure.writes - fast.writes
         packets += pure.writes
+    assert asked > 20
     if offload >= Offload.TSO:
         assert merged > packets // 5  # else this tests nothing
     else:

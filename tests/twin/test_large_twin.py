@@ -10,7 +10,7 @@ from sstpfarm.dataplane.interface import MAX_FRAME, Gate, Offload, PacketPath
 from tests.twin.bench import Bench, native
 from tests.twin.compare import by_flow, run
 from tests.twin.packets import UDP, ip_packet
-from tests.twin.streams import chunks, frame, seeds, some_flow, stream
+from tests.twin.streams import chunks, frame, router_packet, seeds, some_flow, stream
 from tests.twin.supers import PLAIN, expand, super_packet
 
 SENT = tuple[bytes, bool]  # bytes, and whether they are a packet that only fits in fragments
@@ -46,6 +46,7 @@ def test_fragments_from_the_peer(offload: Offload) -> None:
 
 @pytest.mark.parametrize("offload", Offload)
 def test_delivered_packets(offload: Offload) -> None:
+    asked = 0
     for seed in seeds(120):
         random = Random(seed)
         flow = some_flow(random, 1)
@@ -54,15 +55,21 @@ def test_delivered_packets(offload: Offload) -> None:
             made = bytearray(frame(random, flow.next(random.choice((1, 1348, 1460, 1600))))[4:])
             if random.random() < 0.3:
                 made[random.randrange(min(len(made), 40))] = random.getrandbits(8)
+            if random.random() < 0.2:
+                made = bytearray(frame(random, router_packet(random))[4:])
             packets.append(bytes(made[: random.randrange(len(made) + 1)] if random.random() < 0.1 else made))
         found = []
         for bench, level in ((Bench(), Offload.NONE), (Bench(native(offload)), offload)):
             bench.path.set_multilink(header=4, receive=1500, send=1500)
-            for packet in packets:
-                bench.path.deliver(packet)
-            found.append(([one for m in bench.messages() for one in (expand(m) if level else [m])], bench.counted()))
+            bench.path.set_router(True)
+            asks = [bench.path.deliver(packet) for packet in packets]
+            found.append(
+                (asks, [one for m in bench.messages() for one in (expand(m) if level else [m])], bench.counted())
+            )
             bench.close()
         assert found[0] == found[1], seed
+        asked += sum(found[0][0])
+    assert asked > 20
 
 
 def all_of(path: PacketPath, room: int, shed: Random | None = None) -> list[SENT]:
