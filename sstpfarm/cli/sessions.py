@@ -105,7 +105,7 @@ def pools(path: Path | None, as_json: bool) -> None:
 @click.command()
 @farm_option
 def reload(path: Path | None) -> None:
-    """Have the farm read its users, profiles and pools again; a faulty file changes nothing."""
+    """Have the farm read its users, profiles, pools and RADIUS servers again; a faulty file changes nothing."""
     found = ask_farm(path, {"command": "reload"})["reload"]
     click.echo(f"{found['users']} users")
     if found["need_restart"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import Meta
 
 from sstpfarm.config.addresses import parse_endpoint
@@ -71,6 +72,26 @@ class Radius(Table, frozen=True):
     calling_station_id: Annotated[CallingStationId, Meta(description='"address" or "address:port"')] = "address"
     deadline_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 10.0
     coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
+
+
+def reloaded_radius(running: Radius | None, found: Radius | None) -> tuple[Radius | None, list[str]]:
+    """Return what of a new [radius] can hold without a restart, and the keys of the rest, which stay as they are.
+
+    Sinks and backends are chosen at the start; the socket for orders is bound while the process is still root.
+    """
+    if running is None or found is None:
+        return running, [] if running == found else ["radius"]
+    keys = []
+    if found.accounting != running.accounting:
+        keys.append("radius.accounting")
+        found = msgspec.structs.replace(found, accounting=running.accounting)
+    if (found.coa is None) != (running.coa is None):
+        keys.append("radius.coa")
+        found = msgspec.structs.replace(found, coa=running.coa)
+    elif found.coa is not None and running.coa is not None and found.coa.listen != running.coa.listen:
+        keys.append("radius.coa.listen")
+        found = msgspec.structs.replace(found, coa=msgspec.structs.replace(found.coa, listen=running.coa.listen))
+    return found, keys
 
 
 def check_radius(radius: Radius, report: Report) -> None:

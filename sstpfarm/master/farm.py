@@ -13,7 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from sstpfarm.config.load import load
+from sstpfarm.config.radius import reloaded_radius
 from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
@@ -49,8 +52,8 @@ CAPABILITIES: Final = {
     "CHOWN",  # auth gives its file to its user when it is started again
     "DAC_OVERRIDE",  # that file lies in its user's directory
 }
-NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "interface", "radius")
-"""Tables whose changes a reload does not bring."""
+NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "interface")
+"""Tables whose changes a reload does not bring; of [radius] it brings most (`reloaded_radius`)."""
 UNPROTECTED: Final = {
     "mschap1": "its hashes are broken: crypto binding does not keep out who sits in between",
     "chap": "it gives no key: crypto binding does not keep out who sits in between",
@@ -252,7 +255,7 @@ class _Farm:
         return self._supervisor.pools() if self._supervisor is not None else []
 
     async def reload(self) -> dict[str, Any]:
-        """Read users, profiles and pools again; return how many users there are, and what needs a restart.
+        """Read users, profiles, pools and RADIUS servers again; return how many users there are, what needs a restart.
 
         Raises:
             ConfigError: the files have faults; nothing has changed.
@@ -263,9 +266,11 @@ class _Farm:
             except ConfigError as error:
                 self._log.emit("config.refused", faults=str(error).split("\n"))
                 raise
-            if self._supervisor is not None:
-                self._supervisor.reload_users(found)
             ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(self._config, name)]
+            radius, keys = reloaded_radius(self._config.radius, found.radius)
+            ignored += keys
+            if self._supervisor is not None:
+                self._supervisor.reload_users(msgspec.structs.replace(found, radius=radius))
             self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
             return {"users": len(found.secret), "need_restart": ignored}
 

@@ -130,11 +130,16 @@ class Supervisor:
         ]
 
     def reload_users(self, config: Config) -> None:
-        """Give auth the users, profiles and pools of that configuration; those of workers and master stay."""
+        """Give auth the users, profiles, pools and [radius] of that configuration; all else stays."""
         self.keeper.effects.reload(config)
         server = msgspec.structs.replace(self._config.server, default_profile=config.server.default_profile)
         self._config = msgspec.structs.replace(
-            self._config, server=server, secret=config.secret, profile=config.profile, pool=config.pool
+            self._config,
+            server=server,
+            secret=config.secret,
+            profile=config.profile,
+            pool=config.pool,
+            radius=config.radius,
         )
         if self._auth is not None:
             with ExitStack() as held:

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -278,3 +279,42 @@ def test_a_server_that_leaves_out_what_is_needed(sign: bool, mppe: bool) -> None
         assert refused["reason"] == ("auth-refused" if sign else "auth-unavailable")
         if not sign:
             assert farm.wait_event("radius.ignored")["why"] == "without Message-Authenticator"
+
+
+def test_a_reload_brings_other_servers_and_what_it_cannot_bring_is_named() -> None:
+    """A server that is gone, another one that is asked at once, and accounting that was spooled for the first."""
+    accounted: list[Received] = []
+
+    def account(request: Received) -> Iterable[bytes]:
+        if request.code == 4:
+            accounted.append(request)
+            yield request.reply(5, signed=False)
+
+    def tables(secret: str, port: int, **keys: object) -> dict[str, object]:
+        # the first server was asked at ports where nobody is
+        server = {"address": "127.0.0.1", "secret": secret, "auth-port": port, "acct-port": port + 1, "timeout-s": 0.3}
+        return {"radius": {"server": [{**server, "retries": 0, "dead-time-s": 0.3}], **keys}}
+
+    settings: dict[str, Any] = {
+        "server": {"authentication": ["pap"], "failure-delay-s": 0.1, "workers": 1},
+        "auth": {"backends": ["local", "radius"]},
+    }
+    with (
+        wired() as wire,
+        RadiusDouble(bound(wire.server, 1842), accept),
+        RadiusDouble(bound(wire.server, 1843), account),
+        running(wire.server, tables=tables("wrong", 1832), **settings) as farm,
+    ):
+        with connected(wire.client, wire.SERVER4, "--authentication", "pap"):
+            pass
+        with trying(wire) as client:
+            assert client.end()[0] == ExitCode.AUTHENTICATION
+        assert farm.wait_event("login.denied")["detail"] == "no RADIUS server answers"
+        text = farm.config.read_text().replace("1832", "1842").replace("1833", "1843").replace("wrong", SECRET)
+        farm.config.write_text(text.replace("[radius]", "[radius]\naccounting = false"))
+        assert farm.cli("reload").stdout.splitlines()[-1] == "changed, and needs a restart: radius.accounting"
+        with trying(wire) as client:
+            client.up()
+        until(lambda: [r.values(40)[0][3] for r in dict.fromkeys(accounted)].count(2) == 2, "all records")
+    first = [request.values(40)[0][3] for request in dict.fromkeys(accounted)]
+    assert first[0] == 7  # Accounting-On, which nobody took before

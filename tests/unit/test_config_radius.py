@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from sstpfarm.config.checks import warnings
+from sstpfarm.config.fields import Password
 from sstpfarm.config.load import load
-from sstpfarm.config.radius import Radius
+from sstpfarm.config.radius import CoaClient, Radius, RadiusCoa, RadiusServer, reloaded_radius
 from sstpfarm.errors import ConfigError
 
 
@@ -222,3 +223,38 @@ def test_users_of_radius_need_our_address_in_the_default_profile(tmp_path: Path)
     assert str(caught.value) == (
         f"{file}:3: profile.default: has no local-address; users of RADIUS have that of the default profile"
     )
+
+
+def radius(
+    *, server: str = "192.0.2.1", accounting: bool = True, listen: str = "", client: str = "192.0.2.1"
+) -> Radius:
+    secret = Password("hunter2")
+    coa = RadiusCoa(client=(CoaClient(address=client, secret=secret),), listen=listen) if listen else None
+    return Radius(server=(RadiusServer(address=server, secret=secret),), accounting=accounting, coa=coa)
+
+
+PORT: Final = "192.0.2.1:3799"
+
+
+@pytest.mark.parametrize(
+    ("running", "found", "holds", "keys"),
+    [
+        (None, None, None, []),
+        (radius(), None, radius(), ["radius"]),
+        (None, radius(), None, ["radius"]),
+        (radius(), radius(server="192.0.2.2"), radius(server="192.0.2.2"), []),
+        (radius(), radius(server="192.0.2.2", accounting=False), radius(server="192.0.2.2"), ["radius.accounting"]),
+        (radius(), radius(listen=PORT), radius(), ["radius.coa"]),
+        (radius(listen=PORT), radius(), radius(listen=PORT), ["radius.coa"]),
+        (
+            radius(listen=PORT),
+            radius(listen="192.0.2.1:3800", client="192.0.2.9"),
+            radius(listen=PORT, client="192.0.2.9"),
+            ["radius.coa.listen"],
+        ),
+    ],
+)
+def test_what_holds_without_a_restart(
+    running: Radius | None, found: Radius | None, holds: Radius | None, keys: list[str]
+) -> None:
+    assert reloaded_radius(running, found) == (holds, keys)

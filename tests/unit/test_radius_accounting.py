@@ -191,6 +191,26 @@ def test_what_a_process_leaves_the_next_one_sends(tmp_path: Path) -> None:
         assert len(told(double)) == 100
 
 
+def test_what_is_spooled_goes_to_the_server_that_a_reload_brings(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sending(tmp_path, old) as (sink, store):
+            sink.start()
+            for number in range(100):
+                sink.record(session_record(number))
+            await until(lambda: len(old.received) > 0)
+            server = RadiusServer(address="127.0.0.1", acct_port=new.port, secret=Password("testing123"))
+            radius = Radius(server=(server,), nas_identifier="vpn2")
+            sink._client.reload(radius)
+            sink.reload(radius)
+            sink.record(session_record(100))
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local()) as old, RadiusDouble(local(), accounting) as new:
+        asyncio.run(main())
+        assert sorted(session for session, _ in told(new)) == list(range(101))
+        assert {value for request in new.received for value in request.values(32)} == {b"vpn2"}
+
+
 def test_a_record_that_a_server_never_takes_does_not_hold_up_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
+from sstpfarm.auth.radius import client as under_test
 from sstpfarm.auth.radius.client import Answer, RadiusClient, Service
 from sstpfarm.auth.radius.endpoint import IDENTIFIERS, MAX_PORTS
 from sstpfarm.auth.radius.packet import Code
@@ -350,3 +351,105 @@ def test_the_number_of_requests_is_bounded() -> None:
 
     with RadiusDouble(local(), silent) as double:
         asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def servers(*doubles: RadiusDouble, password: str = "testing123", **keys: Any) -> Radius:
+    server = {"timeout_s": 5.0, "retries": 0, "dead_time_s": 60.0, "status_server": False, **keys}
+    return Radius(
+        server=tuple(
+            RadiusServer(address="127.0.0.1", auth_port=double.port, secret=Password(password), **server)
+            for double in doubles
+        )
+    )
+
+
+def test_a_reload_brings_other_servers_and_what_is_under_way_ends_where_it_began() -> None:
+    async def main() -> None:
+        async with asking(old, wait=5) as (client, _):
+            (retired,) = client.endpoints(Service.AUTHENTICATION)
+            waiting = asyncio.ensure_future(login(client))
+            await until(lambda: len(old.received) == 1)
+            client.reload(servers(new))
+            answer = await login(client)
+            assert answer is not None
+            assert answer.endpoint.settings.port == new.port
+            old.sock.sendto(old.received[0].reply(ACCEPT), ("127.0.0.1", port_of(retired)))
+            answer = await waiting
+            assert answer is not None
+            assert answer.endpoint is retired
+            old.script = accept  # a conversation goes on there
+            talk = await client.ask(Service.AUTHENTICATION, Code.ACCESS_REQUEST, lambda *_: (), at=retired)
+            assert talk is not None
+            assert len(new.received) == 1
+
+    def port_of(endpoint: Any) -> int:
+        port: int = endpoint._ports[0]._sock.getsockname()[1]
+        return port
+
+    with RadiusDouble(local(), silent) as old, RadiusDouble(local(), accept) as new:
+        asyncio.run(main())
+
+
+def test_a_login_that_waits_for_a_silent_server_goes_on_to_the_one_that_a_reload_brings() -> None:
+    async def main() -> None:
+        async with asking(old, wait=0.3, retries=0) as (client, told):
+            waiting = asyncio.ensure_future(login(client))
+            await until(lambda: len(old.received) == 1)
+            client.reload(servers(new))
+            answer = await waiting
+            assert answer is not None
+            assert answer.endpoint.settings.port == new.port
+            assert told.names() == []  # nobody cares whether the one that is gone is dead
+
+    with RadiusDouble(local(), silent) as old, RadiusDouble(local(), accept) as new:
+        asyncio.run(main())
+
+
+def test_a_reload_keeps_what_is_known_of_a_server_and_takes_its_times() -> None:
+    async def main() -> None:
+        async with asking(dead, alive, wait=0.05, retries=0, dead_time=3000) as (client, told):
+            assert await login(client) is not None
+            before = client.endpoints(Service.AUTHENTICATION)
+            client.reload(servers(alive, dead, dead_time_s=0.1))
+            assert list(client.endpoints(Service.AUTHENTICATION)) == [before[1], before[0]]
+            assert [endpoint.settings.timeout for endpoint in before] == [5.0, 5.0]
+            assert not before[0].alive
+            assert told.names() == ["radius.server_dead"]
+            await until(before[0].usable)  # of 3,000 s of dead time no more than 0.1 s are left
+
+    with RadiusDouble(local(), silent) as dead, RadiusDouble(local(), accept) as alive:
+        asyncio.run(main())
+
+
+def test_a_reload_brings_another_secret() -> None:
+    def script(request: Received) -> Iterable[bytes]:
+        yield request.reply(ACCEPT, secret=b"another")
+
+    async def main() -> None:
+        async with asking(double, wait=0.2, retries=0) as (client, told):
+            assert await login(client) is None
+            client.reload(servers(double, password="another"))
+            assert await login(client) is not None
+            assert told.names() == ["radius.ignored", "radius.server_dead"]
+
+    with RadiusDouble(local(), script) as double:
+        asyncio.run(main())
+
+
+def test_servers_that_are_gone_are_closed_in_time_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "RETIREMENT", 0.2)
+    monkeypatch.setattr(under_test, "MAX_RETIRED", 3)
+
+    async def main() -> None:
+        async with asking(double, wait=5) as (client, _):
+            waiting = asyncio.ensure_future(login(client))
+            await until(lambda: len(double.received) == 1)
+            client.reload(servers(double, password="0", timeout_s=0.1))
+            assert len(client._retired) == 2
+            client.reload(servers(double, password="1", timeout_s=0.1))
+            assert len(client._retired) == 3  # the first one had to go
+            assert await asyncio.wait_for(waiting, 1) is None
+            await until(lambda: not client._retired)
+
+    with RadiusDouble(local(), silent) as double:
+        asyncio.run(main())

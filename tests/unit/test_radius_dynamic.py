@@ -242,3 +242,22 @@ def test_an_address_that_is_taken() -> None:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(SystemRefusal, match=f"radius.coa: cannot listen on {listen}: Address already in use"):
             dynamic._bind(listen)
+
+
+def test_a_reload_brings_other_clients_and_names() -> None:
+    async def main() -> None:
+        async with listening() as bench:
+            radius = Radius(server=(RadiusServer(address="127.0.0.1"),), nas_identifier="vpn2")
+            for address, secret, wanted in (
+                ("127.0.0.1", "another", None),
+                ("192.0.2.9", SECRET.decode(), None),
+                ("127.0.0.0/8", SECRET.decode(), ACK[DISCONNECT]),
+            ):
+                client = CoaClient(address=address, secret=Password(secret))
+                bench.listener.reload(RadiusCoa(client=(client,)), radius)
+                asked = order(DISCONNECT, attribute(1, b"bob") + attribute(32, b"vpn2"))
+                answer = await bench.ask(asked, wait=2.0 if wanted else 0.1)
+                assert (answer[0] if answer else None) == wanted
+            assert bench.done == [("3", "admin-reset")]
+
+    asyncio.run(main())

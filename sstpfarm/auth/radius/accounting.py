@@ -72,6 +72,10 @@ class RadiusAccounting:
         """Begin to send."""
         self._sender = self._loop.create_task(self._send_all())
 
+    def reload(self, radius: Radius) -> None:
+        """Name us by that from now on, in what is spooled too."""
+        self._radius = radius
+
     def record(self, record: AccountingRecord) -> None:
         """Spool a record, as Sink says."""
         keep = MAX_INTERIMS if record.kind is Kind.INTERIM else MAX_SPOOLED

@@ -50,8 +50,9 @@ class RadiusBackend:
         self._conversations: dict[Holder, _Conversation] = {}
         self._offer = offer
 
-    def reload(self, offer: Offer) -> None:
-        """Grant by that from now on."""
+    def reload(self, radius: Radius, offer: Offer) -> None:
+        """Ask and grant by that from now on."""
+        self._radius = radius
         self._offer = offer
 
     async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:

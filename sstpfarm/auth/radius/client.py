@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sstpfarm.auth.radius.endpoint import Build, Emit, Endpoint, EndpointSettings
 from sstpfarm.auth.radius.packet import Code, Reply
 from sstpfarm.config.radius import Radius
 from sstpfarm.proto.roles import Entropy
+
+RETIREMENT: Final = 60.0  # seconds that a server is kept which a reload took away: conversations go on there
+MAX_RETIRED: Final = 64  # ports of such servers; beyond, the first one is closed at once
 
 
 class Service(StrEnum):
@@ -37,11 +40,29 @@ class RadiusClient:
 
     def __init__(self, radius: Radius, entropy: Entropy, emit: Emit) -> None:
         self._loop = asyncio.get_running_loop()
+        self._entropy = entropy
+        self._emit = emit
+        self._endpoints: dict[Service, tuple[Endpoint, ...]] = dict.fromkeys(Service, ())
+        self._retired: dict[Endpoint, asyncio.TimerHandle] = {}
+        self.reload(radius)
+
+    def reload(self, radius: Radius) -> None:
+        """Ask those servers from now on; what is under way at others is ended there."""
         self._deadline = radius.deadline_s
-        self._endpoints = {
-            Service.AUTHENTICATION: _endpoints(radius, Service.AUTHENTICATION, entropy, emit),
-            Service.ACCOUNTING: _endpoints(radius, Service.ACCOUNTING, entropy, emit),
-        }
+        for service in Service:
+            before = list(self._endpoints[service])
+            found = []
+            for settings in _settings(radius, service):
+                endpoint = next((one for one in before if one.is_at(settings)), None)
+                if endpoint is None:
+                    endpoint = Endpoint(settings, self._entropy, self._emit)
+                else:
+                    before.remove(endpoint)
+                    endpoint.reload(settings)
+                found.append(endpoint)
+            self._endpoints[service] = tuple(found)
+            for endpoint in before:
+                self._retire(endpoint)
 
     def endpoints(self, service: Service) -> Sequence[Endpoint]:
         """Return the servers' ports in the order of the configuration."""
@@ -57,22 +78,41 @@ class RadiusClient:
             PeerError: the attributes cannot be made.
         """
         deadline = self._loop.time() + self._deadline
-        for endpoint in self._endpoints[service] if at is None else (at,):
-            if endpoint is not at and not endpoint.usable():
-                continue
-            reply = await endpoint.exchange(code, build, deadline)
-            if reply is not None:
-                return Answer(endpoint, reply)
+        if at is not None:
+            reply = await at.exchange(code, build, deadline)
+            return None if reply is None else Answer(at, reply)
+        asked: set[Endpoint] = set()
+        # looked up anew each time: a reload may bring the servers that answer
+        while endpoint := next((one for one in self._endpoints[service] if one not in asked), None):
+            asked.add(endpoint)
+            if endpoint.usable():
+                reply = await endpoint.exchange(code, build, deadline)
+                if reply is not None:
+                    return Answer(endpoint, reply)
         return None
 
     def close(self) -> None:
         """Stop; idempotent."""
+        for endpoint, timer in self._retired.items():
+            timer.cancel()
+            endpoint.close()
+        self._retired.clear()
         for endpoints in self._endpoints.values():
             for endpoint in endpoints:
                 endpoint.close()
 
+    def _retire(self, endpoint: Endpoint) -> None:
+        endpoint.retire()
+        self._retired[endpoint] = self._loop.call_later(RETIREMENT, self._close_retired, endpoint)
+        if len(self._retired) > MAX_RETIRED:
+            self._close_retired(next(iter(self._retired)))
 
-def _endpoints(radius: Radius, service: Service, entropy: Entropy, emit: Emit) -> tuple[Endpoint, ...]:
+    def _close_retired(self, endpoint: Endpoint) -> None:
+        self._retired.pop(endpoint).cancel()
+        endpoint.close()
+
+
+def _settings(radius: Radius, service: Service) -> list[EndpointSettings]:
     found = []
     for server in radius.server:
         assert server.secret is not None, "load has read it"
@@ -87,5 +127,5 @@ def _endpoints(radius: Radius, service: Service, entropy: Entropy, emit: Emit) -
             status_server=server.status_server,
             source_address=radius.source_address,
         )
-        found.append(Endpoint(settings, entropy, emit))
-    return tuple(found)
+        found.append(settings)
+    return found

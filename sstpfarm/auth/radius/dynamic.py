@@ -123,19 +123,23 @@ class DynamicAuthorization:
         wall: Callable[[], float],
         emit: Emit,
     ) -> None:
-        self._coa = coa
-        self._radius = radius
         self._sessions = sessions
         self._revoke = revoke
         self._change = change
         self._wall = wall
         self._emit = emit
-        self._clients = [_Client(ip_network(client.address), _secret(client.secret)) for client in coa.client]
         self._answers: OrderedDict[tuple[str, bytes], tuple[float, bytes]] = OrderedDict()
         self._ignored: Counter[str] = Counter()
         self._reported_at = float("-inf")
         self._loop = asyncio.get_running_loop()
+        self.reload(coa, radius)
         self._sock = _bind(coa.listen)
+
+    def reload(self, coa: RadiusCoa, radius: Radius) -> None:
+        """Take orders from those clients from now on; the socket stays."""
+        self._coa = coa
+        self._radius = radius
+        self._clients = [_Client(ip_network(client.address), _secret(client.secret)) for client in coa.client]
 
     def start(self) -> None:
         """Begin to take orders."""

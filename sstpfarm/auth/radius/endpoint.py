@@ -115,6 +115,7 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self._ports: list[_SourcePort] = []
         self._closed = False
+        self._retired = False
         self._heard_at = float("-inf")
         self._dead_until: float | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -127,6 +128,32 @@ class Endpoint:
     def alive(self) -> bool:
         """Whether nothing is known against the server."""
         return self._dead_until is None
+
+    def is_at(self, settings: EndpointSettings) -> bool:
+        """Whether those settings mean this port, with this secret and from this source address."""
+        ours = self.settings
+        return (ours.address, ours.port, ours.secret, ours.source_address) == (
+            settings.address,
+            settings.port,
+            settings.secret,
+            settings.source_address,
+        )
+
+    def reload(self, settings: EndpointSettings) -> None:
+        """Ask in that way from now on, the requests that are under way too.
+
+        Args:
+            settings: of this port (`is_at`).
+        """
+        self.settings = settings
+        if self._dead_until is not None:
+            self._dead_until = min(self._dead_until, self._loop.time() + settings.dead_time)
+
+    def retire(self) -> None:
+        """It is asked nothing new: requests under way and conversations go on, and nobody cares whether it is dead."""
+        self._retired = True
+        if self._probe is not None:
+            self._probe.cancel()
 
     def usable(self) -> bool:
         """Whether a request may be tried: the server is alive, or was left alone for its dead time.
@@ -271,7 +298,7 @@ class Endpoint:
 
     def _silent_since(self, began: float) -> None:
         """A request got no reply. Only a server that answered nothing at all since then is dead, not a slow one."""
-        if self._heard_at >= began or self._closed:
+        if self._heard_at >= began or self._closed or self._retired:
             return
         if self._dead_until is None:
             self._emit("radius.server_dead", server=self.name)

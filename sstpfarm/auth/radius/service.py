@@ -80,8 +80,15 @@ class RadiusService:
             self.orders.start()
 
     def reload(self, view: AuthView) -> None:
-        """Grant by that view's profiles and pools from now on; servers stay as they are."""
-        self.backend.reload(offer_of(view))
+        """Ask that view's servers, grant by its profiles and pools, take orders from its clients from now on."""
+        radius = view.radius
+        assert radius is not None, "the master keeps what needs a restart (`reloaded_radius`)"
+        self._client.reload(radius)
+        self.backend.reload(radius, offer_of(view))
+        if self.accounting is not None:
+            self.accounting.reload(radius)
+        if self.orders is not None and radius.coa is not None:
+            self.orders.reload(radius.coa, radius)
 
     async def close(self) -> None:
         """Send what can be sent quickly, then stop."""
