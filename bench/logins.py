@@ -67,7 +67,7 @@ class AuthProcess:
         os.close(config)
         self.receive(self.master)  # AuthReady
         self.worker, end = channel_pair()
-        socket.send_fds(self.master, [msgspec.msgpack.encode(WorkerAttached(worker=0))], [end.fileno()])
+        socket.send_fds(self.master, [msgspec.msgpack.encode(WorkerAttached(0, generation=1))], [end.fileno()])
         end.close()
         self.master.setblocking(True)
         self.worker.setblocking(True)

@@ -98,8 +98,9 @@ class _Worker:
         held: how many refusals are held back.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, generation: int) -> None:
         self.number = number
+        self.generation = generation
         self.logins: dict[str, _Login] = {}
         self.talking: dict[str, Guess | None] = {}
         self.held = 0
@@ -192,8 +193,8 @@ class AuthService:
 
     def _from_master(self, message: Any, fds: list[int]) -> None:
         match message:
-            case WorkerAttached(worker=number):
-                self._attach(number, socket.socket(fileno=fds[0]))
+            case WorkerAttached(worker=number, generation=generation):
+                self._attach(number, generation, socket.socket(fileno=fds[0]))
             case SessionStarted(worker=number, session=session, interface=interface, ipv6_peer=identifier):
                 self._ledger.started(Holder(number, session), interface, identifier or b"")
             case SessionCounters(worker=number, session=session):
@@ -252,12 +253,12 @@ class AuthService:
 
     # -- the workers -----------------------------------------------------------------------------------------------
 
-    def _attach(self, number: int, end: socket.socket) -> None:
+    def _attach(self, number: int, generation: int, end: socket.socket) -> None:
         """Serve a new worker; it takes the place of an older one of that number, which is dead."""
         before = self._workers.pop(number, None)
         if before is not None:
             self._drop(before)
-        worker = _Worker(number)
+        worker = _Worker(number, generation)
         worker.channel = Channel(
             end,
             FROM_WORKER,
@@ -274,7 +275,8 @@ class AuthService:
         del self._workers[worker.number]
         self._drop(worker)
         if why.startswith(VIOLATION):  # the master logs it, counts it and kills the worker
-            self._master.send(WorkerViolated(worker=worker.number, detail=why.removeprefix(VIOLATION)[:256]))
+            detail = why.removeprefix(VIOLATION)[:256]
+            self._master.send(WorkerViolated(worker=worker.number, generation=worker.generation, detail=detail))
 
     def _drop(self, worker: _Worker) -> None:
         """Forget all that a worker's peers wait for."""
@@ -341,7 +343,7 @@ class AuthService:
         match decision:
             case Granted(grant=grant, answer=answer):
                 try:
-                    self._master.send(grant)
+                    self._master.send(msgspec.structs.replace(grant, generation=worker.generation))
                 except LocalError as error:  # larger than a message may be: programs with very long arguments
                     self._emit("internal.error", detail=str(error))
                     self._ledger.released(holder, Counters(), Reason.INTERNAL_ERROR, opened=False)

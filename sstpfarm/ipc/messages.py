@@ -196,6 +196,7 @@ class Grant(Message, frozen=True, tag="grant"):
     slot: Slot
     terms: Terms
     effects: Effects = Effects()
+    generation: Count = 0  # of the worker, as in WorkerAttached
 
 
 class Revoke(Message, frozen=True, tag="revoke"):
@@ -242,9 +243,10 @@ class PoolUse(Message, frozen=True, tag="pool-use"):
 
 
 class WorkerViolated(Message, frozen=True, tag="worker-violated"):
-    """That worker broke the rules of its channel to auth: the master kills it."""
+    """That worker broke the rules of its channel to auth: the master kills it, unless it is another one by now."""
 
     worker: Worker
+    generation: Count
     detail: Short
 
 
@@ -287,9 +289,14 @@ class SessionReleased(Message, frozen=True, tag="session-released"):
 
 
 class WorkerAttached(Message, frozen=True, tag="worker-attached"):
-    """One descriptor comes along: auth's end of the channel to that (new) worker."""
+    """One descriptor comes along: auth's end of the channel to that (new) worker.
+
+    Attributes:
+        generation: counts the processes that have had the worker's number: what is said of one is not its successor's.
+    """
 
     worker: Worker
+    generation: Count
 
 
 class LiveSessions(Message, frozen=True, tag="live-sessions"):

@@ -51,6 +51,7 @@ class Place:
     number: int
     cpu: int
     listeners: list[Listener]
+    generation: int = 0  # counts the processes that were started for it
     child: Child | None = None
     stats: Stats | None = None
     backoff: Backoff = field(default_factory=Backoff)
@@ -102,7 +103,7 @@ class Supervisor:
             stats_of=self._stats_of,
             to_worker=self._to_worker,
             to_auth=self._to_auth,
-            accuse=self._accuse,
+            accuse=lambda worker, detail: self._accuse(worker, self._places[worker].generation, detail),
             offload=dataplane.offload,
             effects=SessionEffects.of(config, log),
             static=config.interface,
@@ -265,17 +266,17 @@ class Supervisor:
                 worker_end, auth_end = channel_pair()
                 with worker_end, auth_end:
                     place.child.send(m.AuthAttached(), (worker_end.fileno(),))
-                    child.send(m.WorkerAttached(worker=place.number), (auth_end.fileno(),))
+                    child.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
 
     def _from_auth(self, message: Any) -> None:
         match message:
             case m.AuthReady():  # it says so in the log itself
                 self._changed.set()
-            case m.Grant(worker=worker):
+            case m.Grant(worker=worker, generation=generation):
                 try:
                     self.keeper.grant(message)
                 except IpcViolation as error:
-                    self._accuse(worker, str(error))
+                    self._accuse(worker, generation, str(error))
             case m.Revoke(worker=worker, session=session, reason=reason):
                 self.keeper.revoke(worker, session, Reason(reason))
             case m.ChangeSession():
@@ -288,8 +289,8 @@ class Supervisor:
                 if not more:
                     self._pools, self._pool_parts = self._pool_parts, ()
                     self._collector.pools_used({state.pool: (state.used, state.size) for state in self._pools})
-            case m.WorkerViolated(worker=worker, detail=detail):
-                self._accuse(worker, detail)
+            case m.WorkerViolated(worker=worker, generation=generation, detail=detail):
+                self._accuse(worker, generation, detail)
 
     def _auth_gone(self) -> None:
         child, self._auth = self._auth, None
@@ -327,6 +328,7 @@ class Supervisor:
         ours, theirs = channel_pair()
         worker_end, auth_end = channel_pair()
         user = worker_id(place.number)
+        place.generation += 1
         try:
             with theirs, worker_end, auth_end, ExitStack() as held:
                 config = _memfd(held, "sstpfarm-config", self._worker_view)
@@ -357,7 +359,7 @@ class Supervisor:
                     on_violation=lambda detail: self._violation(f"worker {place.number}", detail),
                 )
                 if self._auth is not None:  # else it gets another channel when auth is there again
-                    self._auth.send(m.WorkerAttached(worker=place.number), (auth_end.fileno(),))
+                    self._auth.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
         except BaseException:
             stats.close()
             raise
@@ -449,12 +451,12 @@ class Supervisor:
         if self._auth is not None:
             self._auth.send(message)
 
-    def _accuse(self, worker: int, detail: str) -> None:
-        """A worker broke a rule in what it said to auth, or had auth say."""
-        child = self._places[worker].child if worker < len(self._places) else None
+    def _accuse(self, worker: int, generation: int, detail: str) -> None:
+        """A worker broke a rule in what it said to auth, or had auth say. One that is dead leaves its successor be."""
         self._violation(f"worker {worker}", detail)
-        if child is not None:
-            child.kill()
+        place = self._places[worker] if worker < len(self._places) else None
+        if place is not None and place.generation == generation and place.child is not None:
+            place.child.kill()
 
     def _violation(self, sender: str, detail: str) -> None:
         self._collector.ipc_violation()

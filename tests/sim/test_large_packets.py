@@ -54,3 +54,11 @@ def test_a_flood_of_useless_fragments_ends_the_session(world: World, fragment: b
     world.run(60, lambda: world.server.ended is not None)
     assert world.server.ended is not None
     assert world.server.ended[1].reason is Reason.CONTROL_FLOOD
+
+
+@pytest.mark.parametrize("size", [0, 17, 20])
+def test_packets_in_one_fragment_each_never_reach_python(world: World, size: int) -> None:
+    """However small, or broken: a peer may send all of its packets so, thousands of acknowledgements of TCP too."""
+    (fragment,) = world.client.tunnel.fragments(b"\x00\x21" + ipv4(20, source=ADDRESS)[:size])
+    assert world.server.path.feed(memoryview(fragment * 2000)) == (2000 * len(fragment), None)
+    assert world.server.cells[Cell.DROP_TUN if size == 20 else Cell.DROP_MALFORMED] == 2000

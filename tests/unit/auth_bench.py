@@ -84,9 +84,9 @@ class Bench:
         self.master = End(ours, Party.MASTER, self.journal)
         self.workers: list[End] = []
 
-    def worker(self, number: int) -> End:
+    def worker(self, number: int, generation: int = 1) -> End:
         ours, theirs = channel_pair()
-        self.master.channel.send(WorkerAttached(worker=number), [theirs.fileno()])
+        self.master.channel.send(WorkerAttached(number, generation), [theirs.fileno()])
         theirs.close()
         end = End(ours, Party.WORKER, self.journal)
         self.workers.append(end)

@@ -54,7 +54,7 @@ class Auth:
 
     def worker(self, number: int) -> socket.socket:
         ours, theirs = channel_pair()
-        data = msgspec.msgpack.encode(WorkerAttached(worker=number))
+        data = msgspec.msgpack.encode(WorkerAttached(number, generation=1))
         socket.send_fds(self.master, [data], [theirs.fileno()])
         theirs.close()
         self.ends.append(ours)

@@ -166,10 +166,11 @@ def test_the_masters_list_may_come_in_parts(tmp_path: Path) -> None:
 def test_a_new_worker_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     async def story(made: Bench) -> None:
         old = made.worker(0)
-        new = made.worker(0)
+        new = made.worker(0, generation=2)
         await asyncio.wait_for(old.ended.wait(), 5)
         new.channel.send(request(b"alice", "wonderland"))
         assert isinstance(await new.next(), AccessAccept)
+        assert [granted.generation for granted in made.grants()] == [2]
 
     run(tmp_path, story)
 
@@ -190,13 +191,14 @@ def test_a_worker_that_sends_what_it_may_not_is_cut_off_alone(tmp_path: Path) ->
 
 def test_a_second_login_in_a_session_cuts_the_worker_off(tmp_path: Path) -> None:
     async def story(made: Bench) -> None:
-        worker = made.worker(7)
+        worker = made.worker(7, generation=3)
         worker.channel.send(request(b"alice", "wonderland"))
         worker.channel.send(request(b"fixed", "nailed"))
         await asyncio.wait_for(worker.ended.wait(), 5)
         await made.settled()
         (violated,) = made.violations()
-        assert (violated.worker, violated.detail) == (7, f"session {1:016x} asks while its login is being decided")
+        assert (violated.worker, violated.generation) == (7, 3)
+        assert violated.detail == f"session {1:016x} asks while its login is being decided"
         assert len(made.auth.leases) == 0  # the first was not decided
 
     run(tmp_path, story)

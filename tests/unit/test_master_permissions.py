@@ -27,7 +27,7 @@ MESSAGES: list[m.Message] = [
     m.ChangeSession(worker=0, session=SESSION),
     m.ReadCounters(sessions=((0, SESSION),)),
     m.PoolUse(pools=()),
-    m.WorkerViolated(worker=0, detail="d"),
+    m.WorkerViolated(worker=0, generation=1, detail="d"),
     m.Pong(number=1),
     m.WorkerReady(),
     m.SessionOpened(session=SESSION, cipher="c", tls_version="v"),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
+from sstpfarm.config.schema import Config
+from sstpfarm.dataplane.interface import Offload
+from sstpfarm.dataplane.select import Dataplane
+from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import MAX_MESSAGE
-from sstpfarm.master.supervisor import LIVE_SESSIONS_PART, live_sessions
+from sstpfarm.master.certificate import Certificate
+from sstpfarm.master.child import Child
+from sstpfarm.master.permissions import ProcessPhase
+from sstpfarm.master.supervisor import LIVE_SESSIONS_PART, Supervisor, live_sessions
+from sstpfarm.net.links import Links
+from sstpfarm.telemetry.collector import FarmCollector
+from sstpfarm.telemetry.log import get_log
+from sstpfarm.telemetry.stats import Stats
 
 
 @pytest.mark.parametrize(
@@ -27,3 +41,44 @@ def test_live_sessions_in_parts(count: int, parts: list[int]) -> None:
     assert [session for message in messages for session in message.sessions] == identifiers
     assert [message.more for message in messages] == [True] * (len(parts) - 1) + [False]
     assert all(len(msgspec.msgpack.encode(message)) <= MAX_MESSAGE for message in messages)
+
+
+class Killable(Child):
+    """Stands for a process that serves."""
+
+    def __init__(self) -> None:
+        self.phase, self.status, self.killed = ProcessPhase.READY, None, False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def bad_grant(generation: int) -> m.Grant:
+    terms = m.Terms(local_address="10.0.0.1", remote_address="10.0.0.2")
+    slot = 65535  # there is none of that number
+    return m.Grant(0, "0" * 16, "u", "c", "pap", mtu=1400, slot=slot, terms=terms, generation=generation)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize(
+    "told",
+    [lambda generation: m.WorkerViolated(0, generation, "it lied"), bad_grant],
+    ids=["to auth", "in a grant"],
+)
+def test_a_worker_does_not_answer_for_the_one_before(generation: int, told: object) -> None:
+    async def scenario() -> None:
+        async with Links() as links:
+            certificate = Certificate(b"", b"", "", datetime.now(UTC))
+            collector = FarmCollector(version="0", dataplane="pure", workers_up=lambda: 1)
+            dataplane = Dataplane("pure", Offload.NONE)
+            made = Supervisor(Config(), certificate, [], links, collector, get_log(), [0], dataplane)
+            (place,) = made._places
+            worker, stats = Killable(), Stats.create(8)
+            place.child, place.stats, place.generation = worker, stats, 2
+            assert callable(told)
+            made._from_auth(told(generation))
+            assert worker.killed is (generation == 2)
+            stats.close()
+            await made.keeper.close()
+
+    asyncio.run(scenario())
