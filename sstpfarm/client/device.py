@@ -124,10 +124,7 @@ class Device:
         names: Sequence[str] = [wanted] if wanted else [f"sstpc{i}" for i in range(INTERFACE_NAMES)]
         for name in names:
             try:
-                if self._bridge:
-                    fd = make_tun(name, kind=Kind.TAP, persistent=False)
-                else:
-                    fd = make_tun(name, persistent=False, offload=self._dataplane.offload)
+                fd = make_tun(name, kind=Kind.TAP) if self._bridge else make_tun(name, offload=self._dataplane.offload)
             except InterfaceExists:
                 continue
             self.name = name

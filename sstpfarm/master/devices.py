@@ -19,12 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final
 
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.net.links import FIRST_MTU, IPV6_MIN_MTU, LinkPlan, Links
-from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, make_tun
+from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, keep_tun, make_tun
 
 INTERFACE_PREFIX: Final = "sstp"
 MAX_FREE: Final = 256  # devices that stay when nobody needs them: 66 KiB of kernel memory each
@@ -182,9 +183,14 @@ class Devices:
         return self._configure(Device(name, index, plan.mtu, number, kind), plan, tun), tun
 
     def _configure(self, device: Device, plan: LinkPlan, tun: int) -> Device:
-        """Address the device and take it up; when that fails nothing of it is left but its deletion."""
+        """Address the device and take it up; when that fails nothing of it is left but its deletion.
+
+        A new one lives on only now: it is in its group, so the next start finds what a master that was killed left.
+        """
         try:
-            return replace(device, mtu=self._links.configure(device.index, plan))
+            device = replace(device, mtu=self._links.configure(device.index, plan))
+            keep_tun(tun)
+            return device
         except BaseException:
             os.close(tun)
             with suppress(OSError):  # an address may be there already: it goes now, the device in a moment
@@ -214,12 +220,17 @@ class Devices:
                 await asyncio.wait([self.discard(self._free.popleft()) for _ in range(surplus)])
 
     async def _delete(self, device: Device) -> None:
-        for attempt in range(1_000_000):
-            try:
-                await self._links.delete(device.index)
-                break
-            except OSError as error:
-                self._on_failure(str(error))
-                await asyncio.sleep(DELETE_RETRY[min(attempt, len(DELETE_RETRY) - 1)])
+        await delete_surely(self._links, device.index, self._on_failure)
         if device.number is not None:
             self._numbers.give(device.number)
+
+
+async def delete_surely(links: Links, index: int, on_failure: Callable[[str], None]) -> None:
+    """Delete a link, again and again until it is gone; `on_failure` is told each time."""
+    for attempt in count():
+        try:
+            await links.delete(index)
+            return
+        except OSError as error:
+            on_failure(str(error))
+            await asyncio.sleep(DELETE_RETRY[min(attempt, len(DELETE_RETRY) - 1)])

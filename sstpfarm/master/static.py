@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from sstpfarm.config.ppp import Interface
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.master.devices import Device
+from sstpfarm.master.devices import Device, delete_surely
 from sstpfarm.net.links import FIRST_MTU, LinkPlan, Links
-from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, attach_tun, make_tun
+from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, attach_tun, keep_tun, make_tun
 
 
 @dataclass(slots=True)
@@ -127,13 +127,11 @@ class StaticInterfaces:
         return True
 
     async def discard(self, device: Device) -> None:
-        """Delete the device of an ended session; its next session gets a new one."""
+        """Delete the device of an ended session; its next session gets a new one. Until then it stays taken."""
         one = self._all[device.name]
-        try:
-            await self._links.delete(device.index)
-        except OSError as error:
-            self._on_failure(f"static interface {one.name}: {error}")
-            return  # it stays taken: whatever is wrong with it, nobody may get it
+        await delete_surely(
+            self._links, device.index, lambda why: self._on_failure(f"static interface {one.name}: {why}")
+        )
         one.index, one.taken = 0, False
 
     async def close(self) -> None:
@@ -153,6 +151,10 @@ class StaticInterfaces:
         try:
             one.index = socket.if_nametoindex(one.name)
             self._lay_down(one)
+            keep_tun(tun)
+        except BaseException:
+            one.index = 0
+            raise
         finally:
             os.close(tun)
 

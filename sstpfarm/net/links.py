@@ -334,28 +334,32 @@ class Links:
         size = DELETE_BATCH // 8
         while self._condemned:
             batch = dict(islice(self._condemned.items(), size))
-            failure, seconds = await asyncio.to_thread(self._bury, tuple(batch))
+            failures, seconds = await asyncio.to_thread(self._bury, tuple(batch))
             size = min(DELETE_BATCH, 2 * size) if seconds < DELETE_TIME / 2 else max(1, size // 2)
             for index, gone in batch.items():
                 del self._condemned[index]
                 if gone.done():
                     continue
-                if failure is None:
+                code = failures.get(index, 0)
+                if code in (0, errno.ENODEV):
                     gone.set_result(None)
                 else:
-                    gone.set_exception(OSError(failure.errno, f"link {index}: {failure.strerror}"))
+                    gone.set_exception(OSError(code, f"link {index}: {os.strerror(code)}"))
 
-    def _bury(self, indexes: Sequence[int]) -> tuple[OSError | None, float]:
-        """Delete links, in a thread of its own; return what failed, and the processor time that it took."""
+    def _bury(self, indexes: Sequence[int]) -> tuple[dict[int, int], float]:
+        """Delete links, in a thread of its own; return the errno of each that failed, and the processor time it took.
+
+        The kernel refuses a whole group for one link that cannot be deleted: then each is deleted by itself.
+        """
         began = thread_time()
         doomed = number(IFLA_GROUP, GRAVEYARD_GROUP)
         try:
-            requests = [change_link(index, attributes=doomed) for index in indexes]
-            check(self._graves.send(requests), ignore=errno.ENODEV)
-            check(self._graves.send([rtnetlink.delete_group(GRAVEYARD_GROUP)]), ignore=errno.ENODEV)
+            failed = self._graves.send([change_link(index, attributes=doomed) for index in indexes])
+            if self._graves.send([rtnetlink.delete_group(GRAVEYARD_GROUP)]).get(0, 0) not in (0, errno.ENODEV):
+                failed = self._graves.send([rtnetlink.delete_link(index) for index in indexes])
         except OSError as error:
-            return error, thread_time() - began
-        return None, thread_time() - began
+            failed = dict.fromkeys(range(len(indexes)), error.errno or errno.EIO)
+        return {indexes[position]: code for position, code in failed.items()}, thread_time() - began
 
     async def _request(self, message: Any, *, ignore: int = 0) -> list[Any]:
         """Send a message through pyroute2 and return all answers; an error is raised as OSError, unless ignored."""

@@ -64,6 +64,11 @@ def change_link(index: int, *, up: bool | None = None, attributes: bytes = b"") 
     return RTM_NEWLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, index, flags, mask) + attributes
 
 
+def delete_link(index: int) -> Request:
+    """Return the request that deletes a link."""
+    return RTM_DELLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+
+
 def delete_group(group: int) -> Request:
     """Return the request that deletes all links of a group; ENODEV when there is none."""
     return RTM_DELLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + number(IFLA_GROUP, group)

@@ -50,13 +50,13 @@ class InterfaceHeld(SystemRefusal):
     """Some process still holds a descriptor of the device."""
 
 
-def make_tun(name: str, *, kind: Kind = Kind.TUN, persistent: bool = True, offload: Offload = Offload.NONE) -> int:
+def make_tun(name: str, *, kind: Kind = Kind.TUN, offload: Offload = Offload.NONE) -> int:
     """Return the non-blocking descriptor of a new device, of that offload.
 
     Each read and write is one IP packet or Ethernet frame, with a virtio_net_hdr of 10 bytes in front unless `offload`
     is NONE (then the kernel segments, and fills checksums, before it hands a packet out).
-    The caller owns the descriptor, which is closed on exec. A persistent device lives on when the descriptor is
-    closed (so the process that held it dies quickly) until `Links.delete`; another goes with its last descriptor.
+    The caller owns the descriptor, which is closed on exec. The device goes with its last descriptor, unless `keep_tun`
+    was called.
 
     Raises:
         InterfaceExists: the name is taken.
@@ -68,14 +68,21 @@ def make_tun(name: str, *, kind: Kind = Kind.TUN, persistent: bool = True, offlo
     fd = _open()
     try:
         _attach(fd, name, kind, offload)
-        if persistent:
-            fcntl.ioctl(fd, TUNSETPERSIST, 1)
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EBUSY, errno.EEXIST, errno.EINVAL) and _exists(name):
             raise InterfaceExists(f"interface {name} exists already") from error
         raise SystemRefusal(f"{kind.name} device {name}: {error.strerror}") from error
     return fd
+
+
+def keep_tun(fd: int) -> None:
+    """Let the device live on when the descriptor is closed (so the process that held it dies quickly) until
+    `Links.delete`. OSError when refused.
+
+    It belongs into its group before: what somebody killed between the two would leave is not found again.
+    """
+    fcntl.ioctl(fd, TUNSETPERSIST, 1)
 
 
 def attach_tun(name: str, index: int, *, offload: Offload = Offload.NONE) -> int:

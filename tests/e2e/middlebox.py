@@ -130,8 +130,8 @@ def _write(sink: int, packet: bytes) -> None:
 @contextmanager
 def middle_box(left: Namespace, right: Namespace, back_to: str, manners: Manners) -> Iterator[MiddleBox]:
     """A middle box between two namespaces; `right` sends to the network `back_to` through it."""
-    left_end = inside(left, lambda: make_tun("mid0", persistent=False))
-    right_end = inside(right, lambda: make_tun("mid1", persistent=False))
+    left_end = inside(left, lambda: make_tun("mid0"))
+    right_end = inside(right, lambda: make_tun("mid1"))
     for place, name, address in ((left, "mid0", LEFT4), (right, "mid1", RIGHT4)):
         place.run("ip", "link", "set", name, "mtu", str(MTU), "txqueuelen", "2000", "up")
         place.run("ip", "address", "add", f"{address}/24", "dev", name)

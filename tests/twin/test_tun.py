@@ -45,7 +45,7 @@ FAR_NET4, FAR_NET6 = "192.0.2.0/24", "2001:db8::/64"
 
 def tun(place: Namespace, name: str, offload: Offload, *addresses: str) -> int:
     """A device that is up, with these addresses."""
-    fd = inside(place, lambda: make_tun(name, persistent=False, offload=offload))
+    fd = inside(place, lambda: make_tun(name, offload=offload))
     place.run("ip", "link", "set", name, "mtu", str(MTU), "addrgenmode", "none", "up")
     for address in addresses:
         place.run("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))

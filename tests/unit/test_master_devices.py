@@ -244,6 +244,30 @@ def test_what_cannot_be_addressed_leaves_nothing() -> None:
 
 
 @needs_root
+def test_a_killed_master_leaves_none_outside_of_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start finds what is left by its group: a device must not outlive the master before it is in one."""
+
+    def persists(bench: Bench) -> bool:
+        (shown,) = bench.place.ip("-details", "link", "show", "dev", "sstp0")
+        return bool(shown["linkinfo"]["info_data"]["persist"])
+
+    async def scenario(bench: Bench) -> None:
+        configure, before = bench.links.configure, list[bool]()
+
+        def spied(index: int, plan: LinkPlan) -> int:
+            before.append(persists(bench))
+            return configure(index, plan)
+
+        monkeypatch.setattr(bench.links, "configure", spied)
+        device, tun = bench.devices.take(plan(1))
+        assert (before, persists(bench)) == ([False], True)
+        os.close(tun)
+        assert bench.devices.give_back(device)
+
+    run(scenario)
+
+
+@needs_root
 def test_ipv6_that_is_switched_off_later() -> None:
     async def scenario(bench: Bench) -> None:
         assert bench.devices.give_back(bench.session(1))

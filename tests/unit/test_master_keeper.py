@@ -20,7 +20,7 @@ from sstpfarm.master import keeper as keeper_module
 from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.permissions import SessionPhase
 from sstpfarm.net.links import Links
-from sstpfarm.net.tun import make_tun
+from sstpfarm.net.tun import keep_tun, make_tun
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.log import get_log
 from sstpfarm.telemetry.stats import Stats
@@ -345,6 +345,7 @@ def test_a_bridged_session() -> None:
 def test_foreign_interfaces_are_stepped_over() -> None:
     async def scenario(bench: Bench) -> None:
         foreign = make_tun("sstp0")
+        keep_tun(foreign)
         bench.keeper.grant(grant(1))
         assert bench.workers[-1][1] == m.InterfaceReady(session=identifier(1), name="sstp1")
         os.close(foreign)

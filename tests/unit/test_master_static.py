@@ -18,7 +18,7 @@ from sstpfarm.master.devices import Device
 from sstpfarm.master.static import StaticInterfaces
 from sstpfarm.net.groups import POOL_GROUP, worker_group
 from sstpfarm.net.links import LinkPlan, Links
-from sstpfarm.net.tun import Kind, make_tun
+from sstpfarm.net.tun import Kind, keep_tun, make_tun
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 PLAN = LinkPlan(
@@ -82,6 +82,7 @@ def test_a_user_has_several_and_no_one_else_has_any() -> None:
 def test_an_interface_of_somebody_else_is_left_alone() -> None:
     async def scenario(bench: Bench) -> None:
         foreign = make_tun("office")
+        keep_tun(foreign)
         with pytest.raises(SystemRefusal, match=r"^\[interface\.office\]: interface office exists already, and is none of ours$"):  # fmt: skip # noqa: E501 - the message
             await bench.static.prepare({})
         os.close(foreign)
@@ -131,6 +132,56 @@ def test_one_that_a_worker_still_holds_is_not_handed_on() -> None:
 
 
 @needs_root
+def test_a_killed_master_leaves_none_outside_of_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start finds what is left by its group: a device must not outlive the master before it is in one."""
+
+    async def scenario(bench: Bench) -> None:
+        monkeypatch.setattr(bench.links, "park", lambda *_: killed())
+        with pytest.raises(OSError, match="killed"):
+            await bench.static.prepare({})
+        assert bench.place.links() == {"lo"}
+        monkeypatch.undo()
+        device, tun = bench.take()
+        os.close(tun)
+        assert bench.place.links() == {"lo", "office"}
+        assert bench.static.give_back(device, "peer-disconnect")
+
+    def killed() -> None:
+        raise OSError("killed")
+
+    run(scenario, office=Interface(user="alice"))
+
+
+@needs_root
+def test_a_deletion_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.static.prepare({})
+        device, tun = bench.take()
+        os.close(tun)
+        delete, tries = bench.links.delete, 0
+
+        async def fails_twice(index: int) -> None:
+            nonlocal tries
+            tries += 1
+            assert bench.static.take("alice", "", PLAN) is None, "nobody gets it meanwhile"
+            if tries < 3:
+                raise OSError("busy")
+            await delete(index)
+
+        monkeypatch.setattr(bench.links, "delete", fails_twice)
+        monkeypatch.setattr("sstpfarm.master.devices.DELETE_RETRY", (0.01,))
+        await bench.static.discard(device)
+        monkeypatch.undo()
+        assert bench.failures == ["static interface office: busy"] * 2
+        again, tun = bench.take()
+        os.close(tun)
+        assert again.index != device.index
+        assert bench.static.give_back(again, "peer-disconnect")
+
+    run(scenario, office=Interface(user="alice"))
+
+
+@needs_root
 def test_what_cannot_be_addressed_leaves_it_as_it_was() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.static.prepare({})
@@ -149,7 +200,9 @@ def test_leftovers(kind: Kind) -> None:
     """What a killed farm left is taken over, addresses removed; a device of another kind is replaced."""
 
     async def scenario(bench: Bench) -> None:
-        os.close(make_tun("office", kind=kind))
+        left = make_tun("office", kind=kind)
+        keep_tun(left)
+        os.close(left)
         index = socket.if_nametoindex("office")
         if kind is Kind.TUN:
             bench.links.configure(index, PLAN)

@@ -16,7 +16,7 @@ from sstpfarm.errors import SystemRefusal
 from sstpfarm.net import sysctl
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group, worker_group
 from sstpfarm.net.links import LinkFacts, LinkPlan, Links, Route
-from sstpfarm.net.tun import Kind, make_tun
+from sstpfarm.net.tun import Kind, keep_tun, make_tun
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 IDENTIFIER = bytes.fromhex("0200000000000001")
@@ -41,6 +41,7 @@ def run(scenario: Callable[[Namespace, Links], Awaitable[None]]) -> None:
 
 def make(name: str) -> tuple[int, int]:
     fd = make_tun(name)
+    keep_tun(fd)
     return fd, socket.if_nametoindex(name)
 
 
@@ -233,6 +234,25 @@ def test_deletions_share_their_cost_and_free_everything_at_once() -> None:
         os.close(keeper)
         await links.delete(kept)
         assert place.links() == {"lo"}
+
+    run(scenario)
+
+
+@needs_root
+def test_a_link_that_cannot_be_deleted_spoils_no_other_deletion() -> None:
+    """The loopback interface stands for it: the kernel refuses it, alone and with its group."""
+
+    async def scenario(place: Namespace, links: Links) -> None:
+        for number in range(2):  # also when a refused one stays in the graveyard
+            fd, index = make(f"sstp{number}")
+            os.close(fd)
+            done = await asyncio.gather(
+                links.delete(1), links.delete(index), links.delete(9999), return_exceptions=True
+            )
+            assert isinstance(done[0], OSError)
+            assert str(done[0]) == f"[Errno {errno.EOPNOTSUPP}] link 1: {os.strerror(errno.EOPNOTSUPP)}"
+            assert (done[1], done[2]) == (None, None)
+            assert place.links() == {"lo"}
 
     run(scenario)
 
