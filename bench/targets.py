@@ -64,6 +64,7 @@ TARGETS: Final = (
     Target("session-kib", "worker memory for a session that carried traffic, 2,000 sessions", "KiB", 96, 64, 0),
     Target("sessions", "sessions at once, 2 workers, keepalive answered, none lost", "", 5000, 10000, 0, more=True),
     Target("idle-cpu", "CPU of the server while they idle", "% of a core", 10, 3, 1),
+    Target("end-at-once", "then all of them log out at once: until the last one is closed", "s", digits=1),
     Target("ping-p50", "100 Mbit/s bottleneck, download running: ping through the tunnel, median", "ms", 45, 30, 0),
     Target("ping-p95", "the same, 95th percentile", "ms", 70, 45, 0),
     Target("pure-up", "pure packet path, one session, TCP, client to net: server CPU", "s/GB"),

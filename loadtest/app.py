@@ -105,11 +105,12 @@ def storm(count: int, keep: bool, **options: Any) -> None:
 
 @cli.command()
 @click.option("--sessions", type=IntRange(1, MAX_SESSIONS), default=100, show_default=True)
+@click.option("--end-at-once", is_flag=True, help="End them all at once, not as many as --window says.")
 @seconds(60)
 @common
-def hold(sessions: int, **options: Any) -> None:
+def hold(sessions: int, end_at_once: bool, **options: Any) -> None:
     """Sessions that idle; both ends' keepalive is answered."""
-    run(Hold(**plan(options), sessions=sessions), sessions, options)
+    run(Hold(**plan(options), sessions=sessions, at_once=end_at_once), sessions, options)
 
 
 @cli.command()

@@ -47,9 +47,10 @@ class Storm(Plan, frozen=True, tag="storm"):
 
 
 class Hold(Plan, frozen=True, tag="hold"):
-    """Have `sessions` and let them idle."""
+    """Have `sessions` and let them idle; `at_once`: end them all at once."""
 
     sessions: int
+    at_once: bool = False
 
 
 class Churn(Plan, frozen=True, tag="churn"):

@@ -43,14 +43,15 @@ class Stages:
 class SessionStages(Stages):
     """A scenario whose clients are ordinary ones.
 
-    `window` logins are in progress at once (a share of the plan's), and as many ends.
+    `window` logins are in progress at once (a share of the plan's), and `end_window` ends: as many, if a scenario wants
+    no other number.
     """
 
     def __init__(self, order: Order, tally: Tally) -> None:
         super().__init__(order, tally)
         self.crowd = Crowd(order, tally)
         self.crowd.direct(self)
-        self.window = max(1, order.share(order.scenario.window))
+        self.window = self.end_window = max(1, order.share(order.scenario.window))
         self._waiting: deque[int] = deque()  # numbers of the sessions to begin
         self._ending: deque[Caller] = deque()  # sessions to end
         self._hanging_up: set[Caller] = set()
@@ -111,7 +112,7 @@ class SessionStages(Stages):
 
     def _run(self) -> None:
         self._woken = False
-        while self._ending and len(self._hanging_up) < self.window:
+        while self._ending and len(self._hanging_up) < self.end_window:
             caller = self._ending.popleft()
             if caller in self.crowd.callers and caller not in self._hanging_up:
                 self._hanging_up.add(caller)

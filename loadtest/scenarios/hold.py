@@ -13,6 +13,8 @@ class HoldStages(SessionStages):
     def __init__(self, order: Order, plan: Hold, tally: Tally) -> None:
         super().__init__(order, tally)
         self._plan = plan
+        if plan.at_once:
+            self.end_window = plan.sessions
 
     def begin(self) -> None:
         """Bring all sessions up."""

@@ -137,6 +137,16 @@ def test_hold_answers_keepalives(harness: Harness) -> None:
     assert finish["counts"]["closed"] == 100
 
 
+def test_a_mass_logout_is_in_order(harness: Harness, farm: Farm) -> None:
+    """A thousand turns of work in one turn of the loop: nobody takes the worker for hung, each end is answered."""
+    mark = farm.log.mark()
+    found = harness.run("hold", "--sessions", "500", "--seconds", "1", "--end-at-once")
+    finish = found["stages"][-1]
+    assert finish["counts"] == {"closed": 500}
+    assert {event["reason"] for event in farm.log.find("session.closed", mark)} == {"peer-terminated"}
+    assert not farm.log.find("worker.lost", mark) + farm.log.find("worker.unresponsive", mark)
+
+
 def test_traffic_is_checked_both_ways(harness: Harness, sink: str) -> None:
     words = ("--sessions", "5", "--bits", "200000", "--seconds", "1.5", "--size", "64", "--size", "1400")
     found = harness.run("traffic", *words, "--sink", sink, "--i-own-this-target", "--insecure")
