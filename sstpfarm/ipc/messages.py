@@ -359,6 +359,10 @@ class AuthAttached(Message, frozen=True, tag="auth-attached"):
     """One descriptor comes along: the worker's end of the channel to the new auth process."""
 
 
+class CertificateRenewed(Message, frozen=True, tag="certificate-renewed"):
+    """Three descriptors come along, of memory files: the worker's view, chain and key for connections from now on."""
+
+
 class Shutdown(Message, frozen=True, tag="shutdown"):
     """End all sessions in order, then exit."""
 

@@ -57,6 +57,7 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.LendListener,
         m.TakeBackListener,
         m.AuthAttached,
+        m.CertificateRenewed,
         m.Shutdown,
         m.Ping,
     ),
@@ -78,6 +79,7 @@ DESCRIPTORS: Final[Mapping[type[m.Message], int]] = {
     m.WorkerAttached: 1,
     m.ReloadUsers: 1,
     m.AuthAttached: 1,
+    m.CertificateRenewed: 3,
 }
 """How many descriptors come along with a message; none where it does not stand here."""
 

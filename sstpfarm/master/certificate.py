@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,11 @@ class Certificate:
     not_after: datetime.datetime
     client_authorities: str = ""
 
+    @property
+    def expiry(self) -> float:
+        """When it ends, in seconds since the epoch; inf where there is none."""
+        return self.not_after.timestamp() if self.chain else inf
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -65,8 +71,11 @@ class Facts:
 NO_CERTIFICATE: Final = Certificate(b"", b"", "", datetime.datetime.max)
 
 
-def obtain(config: Config, log: Log) -> Certificate:
+def obtain(config: Config, log: Log, before: Certificate | None = None) -> Certificate:
     """Return what a configuration says: the operator's certificate, the farm's own one, or none.
+
+    Args:
+        before: what was obtained last; when it is the same, the log gets nothing and `before` itself is returned.
 
     Raises:
         ConfigError: the operator's files cannot be used.
@@ -76,16 +85,19 @@ def obtain(config: Config, log: Log) -> Certificate:
     if server.anonymous:
         log.emit("tls.anonymous", why="TLS without a certificate: whoever is on the way can read and change all")
         return NO_CERTIFICATE
+    state = Path(config.farm.state_directory)
+    own = not isinstance(server.certificate, CertificateFiles)
     if isinstance(server.certificate, CertificateFiles):
         found = load_files(server.certificate)
     else:
-        state = Path(config.farm.state_directory)
         found = load_or_make(state, server.endpoints(), log, names=server.certificate_names)
-        log.emit("certificate.self_signed", path=str(state / CHAIN_FILE), sha256=found.sha256, help=HELP)
-    not_after = found.not_after.isoformat(timespec="seconds")
-    log.emit("certificate.loaded", sha256=found.sha256, not_after=not_after)
     if server.require_client_certificate:
         found = replace(found, client_authorities=client_authorities(server, found.chain))
+    if found == before:
+        return before
+    if own:
+        log.emit("certificate.self_signed", path=str(state / CHAIN_FILE), sha256=found.sha256, help=HELP)
+    log.emit("certificate.loaded", sha256=found.sha256, not_after=found.not_after.isoformat(timespec="seconds"))
     return found
 
 

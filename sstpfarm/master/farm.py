@@ -22,7 +22,7 @@ from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
-from sstpfarm.master.certificate import obtain
+from sstpfarm.master.certificate import NO_CERTIFICATE, Certificate, obtain
 from sstpfarm.master.control import ControlServer
 from sstpfarm.master.effects import address_lists
 from sstpfarm.master.identities import AUTH_ID
@@ -62,7 +62,7 @@ UNPROTECTED: Final = {
 
 
 def serve(config: Config, path: Path) -> int:
-    """Run the farm until SIGTERM or SIGINT; return the exit code. At SIGHUP users are read again from `path`.
+    """Run the farm until SIGTERM or SIGINT; return the exit code. At SIGHUP `path` is read again.
 
     Raises:
         ConfigError: the certificate's files are not usable, or the packet path that was asked for is not there.
@@ -255,24 +255,42 @@ class _Farm:
         return self._supervisor.pools() if self._supervisor is not None else []
 
     async def reload(self) -> dict[str, Any]:
-        """Read users, profiles, pools and RADIUS servers again; return how many users there are, what needs a restart.
+        """Read users, profiles, pools, RADIUS servers and the certificate again.
+
+        Returns:
+            How many users there are, and what needs a restart.
 
         Raises:
-            ConfigError: the files have faults; nothing has changed.
+            ConfigError: the files have faults, or the certificate cannot be used; nothing has changed.
         """
         async with self._reloading:
             try:
                 found = await asyncio.to_thread(load, self._path)
+                known = msgspec.structs.replace(self._config, server=_reloaded(self._config.server, found.server))
+                renewed = self._renewed(known)
             except ConfigError as error:
                 self._log.emit("config.refused", faults=str(error).split("\n"))
                 raise
-            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(self._config, name)]
+            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)]
             radius, keys = reloaded_radius(self._config.radius, found.radius)
             ignored += keys
             if self._supervisor is not None:
                 self._supervisor.reload_users(msgspec.structs.replace(found, radius=radius))
+                if renewed is not None:
+                    self._supervisor.renew(renewed)
             self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
             return {"users": len(found.secret), "need_restart": ignored}
+
+    def _renewed(self, config: Config) -> Certificate | None:
+        """Return the certificate that the files hold now; None where it is the one of before, or there is none."""
+        before = self._supervisor.certificate if self._supervisor is not None else NO_CERTIFICATE
+        if before is NO_CERTIFICATE:
+            return None
+        try:
+            found = obtain(config, self._log, before)
+        except SystemRefusal as error:
+            raise ConfigError(f"server.certificate: {error}") from error
+        return None if found is before else found
 
     # -- signals and faults --------------------------------------------------------------------------------------------
 
@@ -299,6 +317,19 @@ class _Farm:
             undo()
         except SystemRefusal as error:
             self._log.emit("internal.error", detail=str(error))
+
+
+def _reloaded(running: Server, found: Server) -> Server:
+    """Return the server's table as it is after a reload; TLS without a certificate cannot come or go with one."""
+    if running.anonymous or found.anonymous:
+        return msgspec.structs.replace(running, default_profile=found.default_profile)
+    return msgspec.structs.replace(
+        running,
+        default_profile=found.default_profile,
+        certificate=found.certificate,
+        certificate_names=found.certificate_names,
+        client_ca=found.client_ca,
+    )
 
 
 def choose_cpus(workers: int | str, available: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Starts auth and the workers, keeps them alive, joins them by channels, lends listeners, ends them in order."""
+"""Starts auth and the workers, keeps them alive, joins them by channels, ends them in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +27,7 @@ from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.ledger import TICK
 from sstpfarm.master.listeners import Listener, close_listeners
 from sstpfarm.master.permissions import ProcessPhase
+from sstpfarm.master.places import Lending, Place
 from sstpfarm.net.links import Links
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.collector import FarmCollector
@@ -42,24 +42,6 @@ AUTH_STOP_DEADLINE: Final = 3.0
 RESTART_RETRY: Final = 5.0
 MAX_TOLD: Final = 8192  # starts and ends of sessions that an auth process is told again: half of a channel's queue
 LIVE_SESSIONS_PART: Final = 3000  # identifiers of 17 bytes: below the channel's 64 KiB a message
-
-
-@dataclass(slots=True)
-class Place:
-    """The place of one worker, which several processes may fill one after another."""
-
-    number: int
-    cpu: int
-    listeners: list[Listener]
-    generation: int = 0  # counts the processes that were started for it
-    child: Child | None = None
-    stats: Stats | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-
-    @property
-    def ready(self) -> bool:
-        """Whether its worker serves."""
-        return self.child is not None and self.child.phase is ProcessPhase.READY and self.child.status is None
 
 
 class Supervisor:
@@ -78,15 +60,15 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._dataplane = dataplane
-        self._certificate = certificate
-        self._worker_view = msgspec.msgpack.encode(for_worker(config, certificate.client_authorities))
+        self.certificate = certificate
         self._collector = collector
+        collector.certificate_expiry = certificate.expiry
         self._log = log
         self._places = [
             Place(number, cpu, [listener for listener in listeners if listener.worker == number])
             for number, cpu in enumerate(cpus)
         ]
-        self._lent: dict[int, int] = {}  # listener number: worker that serves it in its owner's place
+        self._lending = Lending(self._places, self._to_worker, log)
         self._auth: Child | None = None
         self._auth_backoff = Backoff()
         self._pools: tuple[m.PoolState, ...] = ()
@@ -146,6 +128,16 @@ class Supervisor:
             with ExitStack() as held:
                 view = _memfd(held, "sstpfarm-users", msgspec.msgpack.encode(for_auth(self._config)))
                 self._auth.send(m.ReloadUsers(), (view,))
+
+    def renew(self, certificate: Certificate) -> None:
+        """Have the workers present that certificate to whoever connects from now on; sessions stay as they are."""
+        self.certificate = certificate
+        self._collector.certificate_expiry = certificate.expiry
+        with ExitStack() as held:
+            files = self._worker_files(held)
+            for place in self._places:
+                if place.child is not None:
+                    place.child.send(m.CertificateRenewed(), files)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -331,9 +323,7 @@ class Supervisor:
         place.generation += 1
         try:
             with theirs, worker_end, auth_end, ExitStack() as held:
-                config = _memfd(held, "sstpfarm-config", self._worker_view)
-                chain = _memfd(held, "sstpfarm-chain", self._certificate.chain)
-                key = _memfd(held, "sstpfarm-key", self._certificate.key)
+                config, chain, key = self._worker_files(held)
                 child = Child(
                     Party.WORKER,
                     "sstpfarm.worker.process",
@@ -368,12 +358,20 @@ class Supervisor:
         self._collector.attach(place.number, stats)
         self._log.emit("worker.started", worker=place.number, pid=child.pid)
 
+    def _worker_files(self, held: ExitStack) -> tuple[int, int, int]:
+        """Descriptors of a worker's view, of the chain and of the key."""
+        view = msgspec.msgpack.encode(for_worker(self._config, self.certificate.client_authorities))
+        contents = {"config": view, "chain": self.certificate.chain, "key": self.certificate.key}
+        config, chain, key = (_memfd(held, f"sstpfarm-{name}", data) for name, data in contents.items())
+        return config, chain, key
+
     def _from_worker(self, place: Place, message: Any) -> None:
         match message:
             case m.WorkerReady():
                 self._log.emit("worker.ready", worker=place.number)
                 self._changed.set()
-                self._share_listeners()
+                if self._up and not self._stopping:
+                    self._lending.share(self.keeper.table.count)
             case m.SessionOpened():
                 self.keeper.opened(place.number, message)
             case m.Ipv6Opened():
@@ -397,40 +395,17 @@ class Supervisor:
         self._collector.retire(number)
         stats.close()
         place.child = place.stats = None
-        self._lent = {listener: worker for listener, worker in self._lent.items() if worker != number}
+        self._lending.lost(number)
         self._changed.set()
         if not self._up and not self._stopping:
             self._failure = f"worker {number} ended before it was ready, with status {child.status}"
         if self._up and not self._stopping:
-            self._share_listeners()
+            self._lending.share(self.keeper.table.count)
             self._spawn(self._restart_worker(place, place.backoff.lost(child.age)))
 
     async def _restart_worker(self, place: Place, delay: float) -> None:
         await self._start_again(lambda: self._start_worker(place), delay)
         self._collector.worker_restarted()
-
-    def _share_listeners(self) -> None:
-        """Give listeners back to owners that serve, and have those of others served by somebody."""
-        if not self._up or self._stopping:
-            return
-        for place in self._places:
-            for listener in place.listeners:
-                borrower = self._lent.get(listener.number)
-                if place.ready and borrower is not None:
-                    del self._lent[listener.number]
-                    self._to_worker(borrower, m.TakeBackListener(listener=listener.number), ())
-                    self._log.emit("listener.taken_back", listener=str(listener.endpoint), worker=borrower)
-                elif not place.ready and borrower is None:
-                    self._lend(listener)
-
-    def _lend(self, listener: Listener) -> None:
-        ready = [place.number for place in self._places if place.ready]
-        if not ready:
-            return  # the next worker that becomes ready gets it
-        worker = min(ready, key=self.keeper.table.count)
-        self._lent[listener.number] = worker
-        self._to_worker(worker, m.LendListener(listener=listener.number), (listener.sock.fileno(),))
-        self._log.emit("listener.lent", listener=str(listener.endpoint), worker=worker)
 
     # -- joints ------------------------------------------------------------------------------------------------------
 

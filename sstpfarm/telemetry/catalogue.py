@@ -72,6 +72,7 @@ WORKERS_UP: Final = "sstpfarm_workers_up"
 WORKER_RESTARTS: Final = "sstpfarm_worker_restarts_total"
 IPC_VIOLATIONS: Final = "sstpfarm_ipc_violations_total"
 POOL_ADDRESSES: Final = "sstpfarm_pool_addresses"
+CERTIFICATE_EXPIRY: Final = "sstpfarm_certificate_expiry_timestamp_seconds"
 INFO: Final = "sstpfarm_info"
 
 COUNTERS: Final = (
@@ -143,6 +144,11 @@ FARM_METRICS: Final = (
         "gauge",
         "Addresses that each pool can hand out: used and free",
         ("pool", "state"),
+    ),
+    FarmMetric(
+        CERTIFICATE_EXPIRY,
+        "gauge",
+        "When the server's certificate ends, in seconds since the epoch; +Inf where there is none",
     ),
     FarmMetric(INFO, "gauge", "Always 1; version of sstpfarm and name of the packet path", ("version", "dataplane")),
 )

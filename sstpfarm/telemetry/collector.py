@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from sstpfarm.errors import LocalError
 from sstpfarm.telemetry.catalogue import (
+    CERTIFICATE_EXPIRY,
     COUNTERS,
     FARM_METRICS,
     GAUGES,
@@ -39,6 +41,9 @@ class FarmCollector(Collector):
         dataplane: name of the packet path.
         workers_up: how many workers are ready; called from another thread.
         log_lines_lost: how many log lines the master itself could not write; called from another thread.
+
+    Attributes:
+        certificate_expiry: when the server's certificate ends, in seconds since the epoch; inf without one.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class FarmCollector(Collector):
         self._restarts = 0
         self._violations = 0
         self._pools: Mapping[str, tuple[int, int]] = {}
+        self.certificate_expiry = inf
 
     def attach(self, worker: int, stats: Stats) -> None:
         """Show that worker's page from now on; the caller keeps it open until it was retired."""
@@ -108,6 +114,7 @@ class FarmCollector(Collector):
             WORKERS_UP: float(self._workers_up()),
             WORKER_RESTARTS: float(self._restarts),
             IPC_VIOLATIONS: float(self._violations),
+            CERTIFICATE_EXPIRY: self.certificate_expiry,
             INFO: 1.0,
         }
         pools = self._pools

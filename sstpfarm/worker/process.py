@@ -15,16 +15,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import uvloop
 
-from sstpfarm.config.views import WorkerView
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import place_of
-from sstpfarm.ipc.process import drop_privileges, read_memfd
+from sstpfarm.ipc.process import drop_privileges
 from sstpfarm.telemetry.log import configure, get_log
 from sstpfarm.telemetry.stats import Stats
-from sstpfarm.transport.tls_context import TlsPolicy, anonymous_identity, server_identity
+from sstpfarm.worker.identity import read_identity, read_view
 from sstpfarm.worker.server import WorkerServer
 
 
@@ -33,16 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the master says when to end, and how
         signal.signal(number, signal.SIG_IGN)
-    config = msgspec.msgpack.decode(read_memfd(options.fd_config), type=WorkerView)
+    config = read_view(options.fd_config)
     configure(config.log_format, role="worker", worker=options.worker)
-    chain = f"/proc/self/fd/{options.fd_chain}"
-    if config.server.anonymous:
-        identity = anonymous_identity()
-    else:
-        policy = TlsPolicy(config.server.tls_minimum, config.server.tls_ciphers, config.client_authorities)
-        identity = server_identity(chain, f"/proc/self/fd/{options.fd_key}", _text(options.fd_chain), policy)
-    os.close(options.fd_chain)
-    os.close(options.fd_key)
+    identity = read_identity(config, options.fd_chain, options.fd_key)
     stats = Stats.open(options.fd_stats)
     listeners = [socket.socket(fileno=int(fd)) for fd in options.listeners.split(",") if fd]
     master = socket.socket(fileno=options.fd_master)
@@ -78,11 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listeners", required=True)
     parser.add_argument("--dataplane", type=Dataplane.parse, required=True)
     return parser
-
-
-def _text(fd: int) -> str:
-    size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0).decode("ascii", "replace")
 
 
 if __name__ == "__main__":

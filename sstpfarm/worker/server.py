@@ -8,7 +8,7 @@ import os
 import socket
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from time import monotonic
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 from sstpfarm.config.views import WorkerView
 from sstpfarm.dataplane.interface import CELLS, PacketPath
 from sstpfarm.dataplane.select import Dataplane
+from sstpfarm.errors import ConfigError
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
@@ -32,6 +33,7 @@ from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity
+from sstpfarm.worker.identity import read_identity, read_view
 from sstpfarm.worker.session import Session
 
 ACCEPTS_PER_EVENT: Final = 32
@@ -61,7 +63,6 @@ class WorkerServer:
         self._number = number
         self._dataplane = dataplane
         self._config = config.server
-        self._identity = identity
         self.stats = stats
         self.log = log
         self._loop = asyncio.get_running_loop()
@@ -75,7 +76,7 @@ class WorkerServer:
         self._done = asyncio.Event()
         self._stopping = False
         self._lag_at = 0.0
-        self._settings = self._tunnel_settings()
+        self._present(identity)
         self._master = Channel(master, may_send(Party.MASTER, Party.WORKER), self._from_master, self._master_lost)
         self._auth: Channel | None = self._auth_channel(auth)
 
@@ -164,7 +165,7 @@ class WorkerServer:
             sock.close()
             self.stats.inc("sstpfarm_connections_total", Reason.SESSION_LIMIT)
             return
-        session = Session(self, os.urandom(8).hex(), endpoint(sock.getsockname()))
+        session = Session(self, os.urandom(8).hex(), endpoint(sock.getsockname()), self._settings)
         pump = TlsPump(self._identity.context, self._around.buffers, server_side=True)
         session.connection = Connection(
             self._around,
@@ -200,9 +201,9 @@ class WorkerServer:
         cells = self.stats.slot(slot) if slot >= 0 else memoryview(array("Q", bytes(8 * CELLS)))
         return self._dataplane.make_path(self.stats.totals, cells)
 
-    def make_tunnel(self, *, available: bool) -> Tunnel:
-        """Return the protocol core of a new connection."""
-        return Tunnel(self._settings[available and not self._stopping], os.urandom)
+    def make_tunnel(self, settings: Mapping[bool, TunnelSettings], *, available: bool) -> Tunnel:
+        """Return the protocol core of a connection; `settings` are those of the identity that it was admitted with."""
+        return Tunnel(settings[available and not self._stopping], os.urandom)
 
     def ask_auth(self, request: m.AccessRequest) -> None:
         """Send the request to auth, now or when there is an auth process again."""
@@ -247,11 +248,22 @@ class WorkerServer:
         self._opened += change
         self.stats.set("sstpfarm_sessions", self._opened)
 
-    def _tunnel_settings(self) -> dict[bool, TunnelSettings]:
+    def _present(self, identity: ServerIdentity) -> None:
+        """Present that identity to whoever connects from now on."""
+        self._identity = identity
+        self._settings = self._tunnel_settings(identity)
+
+    def _renew(self, view: int, chain: int, key: int) -> None:
+        try:
+            self._present(read_identity(read_view(view), chain, key))
+        except ConfigError as error:  # the master has looked at them: the one before goes on
+            self.log.emit("internal.error", detail=str(error))
+
+    def _tunnel_settings(self, identity: ServerIdentity) -> Mapping[bool, TunnelSettings]:
         server = self._config
         sstp = SstpSettings(
             role=Role.SERVER,
-            certificates=self._identity.certificates,
+            certificates=identity.certificates,
             keepalive=None if server.keepalive_timeout == "disabled" else float(server.keepalive_timeout),
             connect_request_timeout=server.connect_request_deadline_s,
             negotiation_timeout=server.negotiation_deadline_s,
@@ -305,6 +317,8 @@ class WorkerServer:
                 self._stop_serving(number)
             case m.AuthAttached():
                 self._attach_auth(socket.socket(fileno=fds[0]))
+            case m.CertificateRenewed():
+                self._renew(*fds)
             case m.Ping(number=number):
                 self._master.send(m.Pong(number=number))
             case m.Shutdown():

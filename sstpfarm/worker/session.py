@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from time import monotonic
@@ -23,7 +24,7 @@ from sstpfarm.proto.roles import (
     Ipv6Terms,
     PapProof,
 )
-from sstpfarm.proto.tunnel import Tunnel
+from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.certificate_names import names_of
 from sstpfarm.transport.connection import Connection
@@ -56,6 +57,7 @@ class Session:
     Args:
         worker: the process's server, which owns channels, statistics and slots.
         session_id: 16 hexadecimal digits, drawn at accept.
+        settings: of its tunnel, with the certificate that its TLS presents.
         called: "address:port" that the peer connected to.
     """
 
@@ -73,6 +75,7 @@ class Session:
         "_ppp_authenticated",
         "_rate",
         "_request",
+        "_settings",
         "_slot",
         "_terms",
         "_user",
@@ -81,8 +84,11 @@ class Session:
         "id",
     )
 
-    def __init__(self, worker: WorkerServer, session_id: str, called: str) -> None:
+    def __init__(
+        self, worker: WorkerServer, session_id: str, called: str, settings: Mapping[bool, TunnelSettings]
+    ) -> None:
         self._worker = worker
+        self._settings = settings
         self._called = called
         self._certificate = b""
         self.id = session_id
@@ -107,7 +113,7 @@ class Session:
         self._certificate = certificate
         self._slot = self._worker.take_slot()
         self._path = self._worker.make_path(self._slot)
-        return self._worker.make_tunnel(available=self._slot >= 0), self._path
+        return self._worker.make_tunnel(self._settings, available=self._slot >= 0), self._path
 
     def phase_done(self, connection: Connection, phase: Phase, detail: str) -> None:
         """Measure the phase."""
