@@ -111,7 +111,7 @@ class Leases:
         before = self._sticky.get((pool, user))
         if before is not None and any(self._book.is_free(before, name) for name in chain):
             self._book.take(before)
-            self._sticky.move_to_end((pool, user))
+            self._remember(pool, user, before)  # its time counts, over a restart too
             return before
         for name in chain:
             found = self._book.take_from(name)

@@ -13,12 +13,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sstpfarm.auth import leases
 from sstpfarm.auth.accounting import AccountingRecord, Kind
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.ledger import StickyMemory
 from sstpfarm.auth.sqlite.database import FILE_NAME, open_database
 from sstpfarm.auth.sqlite.store import SqliteStore
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress
+from sstpfarm.config.addresses import parse_range
+from sstpfarm.config.views import PoolView
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.messages import Grant, Terms
 
@@ -113,6 +117,35 @@ def test_sticky_addresses_come_in_the_order_of_their_use(store: SqliteStore) -> 
     store.stick(StickyAddress("main", "carol", 4), 7.0)
     store.unstick("main", "carol")
     assert list(store.sticky()) == [("main", "bob", 2), ("main", "alice", 3)]
+
+
+def test_who_came_longest_ago_is_forgotten_over_restarts_too(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not who had a new address longest ago."""
+    monkeypatch.setattr(leases, "MAX_STICKY", 2)
+    now = 0.0
+
+    def login(user: str) -> str:
+        nonlocal now
+        now += 1.0
+        memory = StickyMemory(store, lambda: now, pytest.fail)
+        pools = {"main": PoolView((parse_range("10.1.0.0/24"),))}
+        after_restart = Leases(pools, (), memory, store.sticky())
+        for at, other in enumerate(taken):
+            assert after_restart.restore(holder(100 + at), other)
+        return str(after_restart.acquire(holder(1), user, pool="main"))
+
+    taken = ["10.1.0.0", "10.1.0.1"]  # so that no new user gets alice's by chance
+    alice = login("alice")
+    taken = [alice]
+    bob = login("bob")
+    taken = []
+    assert login("alice") == alice
+    taken = [alice, bob]
+    login("carol")  # one too many
+    taken = []
+    assert login("alice") == alice
 
 
 def test_the_history_is_pruned_by_age_and_by_number_in_small_steps(store: SqliteStore, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def told(double: RadiusDouble) -> list[tuple[int, int]]:
 
 @asynccontextmanager
 async def sending(
-    directory: Path, double: RadiusDouble, events: list[str] | None = None
+    directory: Path, double: RadiusDouble, events: list[str] | None = None, *, status_server: bool = False
 ) -> AsyncIterator[tuple[RadiusAccounting, SqliteStore]]:
     names = [] if events is None else events
     server = RadiusServer(
@@ -50,7 +50,7 @@ async def sending(
         timeout_s=0.1,
         retries=0,
         dead_time_s=0.1,
-        status_server=False,
+        status_server=status_server,
     )
     radius = Radius(server=(server,))
     store = SqliteStore(open_database(directory, os.getuid(), os.getgid()))
@@ -164,6 +164,68 @@ def test_on_and_off_wait_for_all_before_them(tmp_path: Path) -> None:
         asyncio.run(main())
         statuses = [status for _, status in told(double)]
         assert statuses == [7, 1, 1, 8]
+
+
+@pytest.mark.parametrize("status_server", [True, False])
+def test_a_server_that_ignores_on_and_off_gets_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status_server: bool
+) -> None:
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.01)
+    events: list[str] = []
+
+    def script(request: Received) -> Iterable[bytes]:
+        if request.code == 12 and status_server:
+            yield request.reply(5)
+        if request.code == 4 and request.values(STATUS)[0][3] in (1, 2):
+            yield request.reply(5, signed=False)
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events, status_server=status_server) as (sink, store):
+            for kind in (Kind.OFF, Kind.ON):  # of the farm before, and of this one
+                sink.record(AccountingRecord(kind=kind, at=1.0))
+            sink.record(session_record(1))
+            sink.record(session_record(2))
+            sink.start()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), script) as double:
+        asyncio.run(main())
+        statuses = [status for _, status in told(double)]
+        assert statuses.index(8) < statuses.index(1) < statuses.index(7, statuses.index(1))
+        assert {session for session, status in told(double) if status == 1} == {1, 2}
+        assert "radius.records_lost" in events
+
+
+def test_on_is_not_given_up_because_a_server_was_away_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a session's Start stand before it: On ends all sessions that the server knows."""
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.001)
+    acknowledged: list[int] = []
+
+    def back(request: Received) -> Iterable[bytes]:
+        if request.code == 4:
+            acknowledged.append(request.values(STATUS)[0][3])
+            yield request.reply(5, signed=False)
+
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            for _ in range(20):  # so that both, On and the record behind it, are the first to find it back
+                double.script = lambda _: ()
+                acknowledged.clear()
+                sink.record(AccountingRecord(kind=Kind.ON, at=1.0))
+                sink.record(session_record(1))
+                if sink._sender is None:
+                    sink.start()
+                await until(lambda: max(sink._passed_over.values(), default=0) > under_test.MAX_PASSED_OVER + 3)
+                double.script = back
+                await until(lambda: store.spooled("radius", 1) == [])
+                assert 7 in acknowledged
+                assert acknowledged.index(1, acknowledged.index(7)) == len(acknowledged) - 1
+                first.add(acknowledged[0])
+
+    first: set[int] = set()
+    with RadiusDouble(local()) as double:
+        asyncio.run(main())
+        assert first == {7, 1}
 
 
 def test_what_a_process_leaves_the_next_one_sends(tmp_path: Path) -> None:

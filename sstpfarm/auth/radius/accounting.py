@@ -1,7 +1,8 @@
 """Accounting to RADIUS servers (RFC 2866, 2869): a record is in the store's spool until a server has acknowledged it.
 
 Records of one session go out one after the other, those of several sessions side by side; On and Off wait for all
-before them. While no server answers they wait, over restarts too, and Acct-Delay-Time says how long.
+before them, and all behind wait for them. While no server answers they wait, over restarts too, and Acct-Delay-Time
+says how long.
 """
 
 from __future__ import annotations
@@ -110,8 +111,12 @@ class RadiusAccounting:
                 if not batch:
                     self._empty.set()
                     continue
-                sent = await self._send_batch(batch, shuffle=not answered)
-                self._store.unspool([*sent, *self._given_up(batch, sent)])
+                if batch[0].record.session:
+                    sent = await self._send_batch(batch, shuffle=not answered)
+                    self._store.unspool([*sent, *self._given_up(batch, sent)])
+                else:
+                    sent = await self._announce(*batch)
+                    self._store.unspool(sent)
             except SystemRefusal as error:
                 self._emit("internal.error", detail=str(error))
                 sent = []
@@ -121,8 +126,9 @@ class RadiusAccounting:
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def _head(self, limit: int) -> list[_Waiting]:
-        """Return the records at the head of the spool; On and Off stand alone."""
+        """Return the records at the head of the spool; On and Off stand alone, with one behind them (`_announce`)."""
         found: list[_Waiting] = []
+        behind: list[_Waiting] = []
         unreadable = []
         for number, data in self._store.spooled(QUEUE, limit):
             try:
@@ -130,14 +136,17 @@ class RadiusAccounting:
             except msgspec.MsgspecError:  # another version of this program wrote it
                 unreadable.append(number)
                 continue
-            if not waiting.record.session:
-                found = found or [waiting]
+            if found and not found[0].record.session:
+                if not behind or not behind[0].record.session:
+                    behind = [waiting]  # best a session's: a server may ignore both On and Off
+            elif found and not waiting.record.session:
                 break
-            found.append(waiting)
+            else:
+                found.append(waiting)
         self._store.unspool(unreadable)
         for _ in unreadable:
             self._count_lost()
-        return self._head(limit) if unreadable and not found else found
+        return self._head(limit) if unreadable and not found else found + behind
 
     async def _send_batch(self, batch: Sequence[_Waiting], *, shuffle: bool) -> list[int]:
         """Send them, a session's one after the other; return the numbers of those that are done with.
@@ -169,6 +178,28 @@ class RadiusAccounting:
                 self._count_lost()
             sent.append(waiting.number)
         return sent
+
+    async def _announce(self, head: _Waiting, behind: _Waiting | None = None) -> list[int]:
+        """Send On or Off; return its number when it is done with.
+
+        A server may be there and ignore it. After some tries the record behind it tells: when that one is acknowledged,
+        and then this one still is not, it is given up. The other one goes out again in any case, because On ends all
+        sessions that the server knows.
+        """
+        tries = self._passed_over[head.number]
+        self._passed_over = Counter({head.number: tries + 1})
+        if behind is None or tries < MAX_PASSED_OVER:
+            return await self._send_in_order([head])
+        # of a dead server that is due for a try only the first one gets it, as in _send_batch
+        first, second = (behind, head) if tries % 2 else (head, behind)
+        acknowledged = await self._send_in_order([first])
+        if not acknowledged:
+            acknowledged = await self._send_in_order([second])
+        if acknowledged != [behind.number]:
+            return acknowledged
+        if not await self._send_in_order([head]):
+            self._count_lost()
+        return [head.number]
 
     def _given_up(self, batch: Sequence[_Waiting], sent: Sequence[int]) -> list[int]:
         """Return the records that others were acknowledged instead of too often: one must not hold up all."""
