@@ -1,4 +1,4 @@
-"""Sessions that come at a rate, send a little, and go."""
+"""Sessions that come at a rate, send a little, wait for the answers, and go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest.caller import Caller
 from loadtest.measures import Tally
 from loadtest.orders import Churn, Order
 from loadtest.scenarios.base import SessionStages
-from loadtest.scenarios.traffic import Echo
+from loadtest.scenarios.traffic import GRACE, Echo
 
 TICK: Final = 0.005  # seconds
 PROBE_BYTES: Final = 128  # of an echo request, as an IP packet
@@ -36,9 +36,9 @@ class ChurnStages(SessionStages):
         self._tick()
 
     def finish(self) -> None:
-        """No more arrivals; the rest is ended."""
+        """No more arrivals; the rest is ended, once the last answers have come."""
         self._stopped = True
-        super().finish()
+        asyncio.get_running_loop().call_later(GRACE, super().finish)
 
     def up(self, caller: Caller) -> None:
         """It lives from now on."""
@@ -66,8 +66,11 @@ class ChurnStages(SessionStages):
             _, number, end, caller = heapq.heappop(self._due)
             if caller not in self.crowd.callers:
                 continue
-            if now >= end:
+            awaits = caller.flow is not None and caller.flow.lost > 0
+            if now >= end + (GRACE if awaits else 0):
                 self.hang_up([caller])
+            elif now >= end:
+                heapq.heappush(self._due, (now + TICK, number, end, caller))
             else:
                 self._echo.send(caller, PROBE_BYTES)
                 heapq.heappush(self._due, (now + self._plan.interval, number, end, caller))

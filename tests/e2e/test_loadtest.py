@@ -168,8 +168,7 @@ def test_churn(harness: Harness) -> None:
     found = harness.run("churn", "--rate", "15", "--life", "0.5", "--seconds", "1.5")
     assert found["counts"]["logins"] > 5
     sent, received = found["counts"]["packets sent"], found["counts"]["packets received"]
-    assert sent > 10
-    assert 0 <= sent - received <= found["counts"]["logins"]  # the answer to a session's last packet may come too late
+    assert sent == received > 10
 
 
 def test_logins_work_beside_hostile_connections(harness: Harness) -> None:
