@@ -5,7 +5,8 @@
 | uplink                    |---veth----| downlink           |
 +---------------------------+           +--------------------+
 
-Nothing is damaged on the way: neither kernel throws a packet away for a wrong checksum.
+Nothing is damaged on the way: neither kernel throws a packet away for a wrong checksum. No datagram is lost on it: only
+a socket at the end may have no room, when its reader has no time, and the kernel counts that.
 """
 
 from __future__ import annotations
@@ -23,15 +24,13 @@ from .client import connected
 from .farm import GATEWAY, Farm, running
 from .netns import Wire, until
 from .test_ipv6 import link_local
-from .test_offload import checksum_errors, environment
+from .test_offload import checksum_errors, environment, thrown_away
 
 CASES: Final = ((PURE, 1500), (FAST, 1280), (FAST, 1500), (FAST, 4087))  # test_offload has every MTU of both
 STREAMS: Final = 16
 STREAM_MINIMUM: Final = 16 << 10  # bytes that each of them carries in its second
-UDP_BYTES: Final = 1 << 20
+UDP_BYTES: Final = 1 << 19  # fewer packets than a TUN's ring holds: a busy machine gives no excuse for a loss there
 UDP_RATE: Final = "30M"
-# of datagrams: a socket overflows while a busy machine has no time for its reader; make bench counts them
-LOSS: Final = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +62,11 @@ def measure(wire: Wire, target: str, *options: str) -> dict[str, Any]:
     return end
 
 
+def overruns(wire: Wire) -> int:
+    """Datagrams for whom their reader's socket had no room."""
+    return sum(thrown_away(place, "RcvbufErrors") for place in (wire.client, wire.server))
+
+
 @pytest.mark.parametrize(("farm", "mtu"), CASES, indirect=["farm"])
 def test_iperf3(wire: Wire, farm: Farm, mtu: int) -> None:
     wrong = checksum_errors(wire.client), checksum_errors(wire.server)
@@ -77,7 +81,8 @@ def test_iperf3(wire: Wire, farm: Farm, mtu: int) -> None:
                 assert len(carried) == STREAMS
                 assert min(carried) >= STREAM_MINIMUM
                 length = ("-l", str(mtu - headers), "-b", UDP_RATE, "-n", str(UDP_BYTES))
+                before = overruns(wire)
                 end = measure(wire, target, *way, "-u", *length)
                 assert end["sum"]["packets"] >= UDP_BYTES // (mtu - headers)
-                assert end["sum"]["lost_packets"] <= LOSS * end["sum"]["packets"]
+                assert end["sum"]["lost_packets"] <= overruns(wire) - before
     assert (checksum_errors(wire.client), checksum_errors(wire.server)) == wrong

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -146,16 +147,17 @@ def sizes(mtu: int, headers: int, count: int) -> list[int]:
 
 def checksum_errors(place: Namespace) -> int:
     """TCP and UDP packets that the kernel threw away for a wrong checksum."""
+    return thrown_away(place, "InCsumErrors")
+
+
+def thrown_away(place: Namespace, counter: str) -> int:
+    """TCP and UDP packets that the kernel threw away for the reason of that counter."""
     total = 0
-    for table, rows in (("snmp", ("Tcp:", "Udp:")), ("snmp6", ("Udp6InCsumErrors",))):
-        lines = [line.split() for line in place.run("cat", f"/proc/net/{table}").stdout.splitlines()]
-        for row in rows:
-            found = [line for line in lines if line[0] == row]
-            if len(found) == 2:
-                total += int(found[1][found[0].index("InCsumErrors")])
-            elif found:
-                total += int(found[0][1])
-    return total
+    lines = [line.split() for line in place.run("cat", "/proc/net/snmp", "/proc/net/snmp6").stdout.splitlines()]
+    for names, values in pairwise(lines):  # IPv4 has a line of names, then one of values; IPv6 a line for each counter
+        if names[0] == values[0] in ("Tcp:", "Udp:") and counter in names:
+            total += int(values[names.index(counter)])
+    return total + sum(int(line[1]) for line in lines if line[0] == f"Udp6{counter}")
 
 
 @pytest.mark.parametrize("name", MTUS)
