@@ -18,7 +18,7 @@ from tests.e2e.netns import until
 
 from .conftest import FIXED, PASSWORD
 from .machine import HOST, Machine
-from .package import place_package, usable
+from .package import place_package
 
 TABLE: Final = 1000  # more than the byte that the route's own field has
 CONNECT: Final = (
@@ -32,7 +32,6 @@ def asked(machine: Machine, command: str) -> Any:
     return json.loads(machine.run(f"ip -json {command}").output or "[]")
 
 
-@pytest.mark.skipif(not usable(), reason="the virtual machine's Python is 3.11: compiled modules of another do not fit")
 @pytest.mark.parity("vyos/vrf")
 def test_tunnel_in_a_vrf(machine: Machine, farm: Farm) -> None:
     """Addresses and routes are in the VRF's table, and gone at the end; the main table is as before."""
