@@ -16,7 +16,7 @@ from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.sessions import Session, Sessions
-from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store
+from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store, UnreadableSession
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.reasons import Reason
 
@@ -65,7 +65,11 @@ class Ledger:
         self._random = random
         self._complain = complain
         self._due: list[tuple[float, Holder]] = []
+        self._strays: set[Holder] = set()  # sessions of before that could not be read; they may live
         for stored in store.sessions():
+            if isinstance(stored, UnreadableSession):
+                self._put_aside(stored)
+                continue
             session = Session(
                 stored.facts, stored.started_at, stored.interface, stored.interface_id, stored.counters, inherited=True
             )
@@ -123,7 +127,9 @@ class Ledger:
             opened: it has carried packets, whether we were told so or not.
         """
         session = self._sessions.get(holder)
-        if session is not None:
+        if session is None:
+            self._forget_strays({holder})
+        else:
             session.counters = counters
             if opened and not session.started_at:
                 self.started(holder, "", b"")
@@ -138,7 +144,15 @@ class Ledger:
         ends = [(session, Reason.WORKER_LOST, session.started_at + session.counters.seconds) for session in stale]
         for start in range(0, len(ends), CLOSE_STEP):
             self._close(ends[start : start + CLOSE_STEP])
+        self._forget_strays({holder for holder in self._strays if holder.session not in live})
         return len(stale)
+
+    def strays(self) -> list[Holder]:
+        """The sessions of before this process's start that nobody can read, and that have not ended as far as we know.
+
+        They have their addresses still, but no account and no limit: they are to be ended.
+        """
+        return list(self._strays)
 
     def unannounced(self) -> list[Holder]:
         """The sessions of before this process's start that may have started while it was not there."""
@@ -168,6 +182,24 @@ class Ledger:
             self._complain(str(error))
             return False
         return deleted >= PRUNE_STEP
+
+    def _put_aside(self, found: UnreadableSession) -> None:
+        holder = found.holder
+        self._complain(
+            f"session {holder.session} of worker {holder.worker} cannot be read and is put aside: {found.why}"
+        )
+        try:
+            self._store.put_aside(holder)
+        except SystemRefusal as error:
+            self._complain(str(error))
+        self._strays.add(holder)
+        if found.address is not None:
+            self._leases.restore(holder, found.address)
+
+    def _forget_strays(self, gone: set[Holder]) -> None:
+        for holder in gone & self._strays:
+            self._leases.release(holder)
+        self._strays -= gone
 
     def _close(self, ends: Sequence[tuple[Session, Reason, float]]) -> None:
         """The one way out: sessions with the reason and the time of their end."""

@@ -182,12 +182,14 @@ class AuthService:
 
     def revoke(self, session: Session, reason: Reason) -> None:
         """Have the master end a session."""
-        worker, identifier = session.holder
-        self._master.send(Revoke(worker=worker, session=identifier, reason=reason.value))
+        self._end(session.holder, reason)
 
     def change(self, change: ChangeSession) -> None:
         """Have the master change a session."""
         self._master.send(change)
+
+    def _end(self, holder: Holder, reason: Reason) -> None:
+        self._master.send(Revoke(worker=holder.worker, session=holder.session, reason=reason.value))
 
     # -- the master ------------------------------------------------------------------------------------------------
 
@@ -220,6 +222,8 @@ class AuthService:
             return
         live, self._live = frozenset(self._live), set()
         self._ledger.reconcile(live)
+        for holder in self._ledger.strays():
+            self._end(holder, Reason.INTERNAL_ERROR)
         self._admission.end_gone()  # a reload may have come while no auth process was there
         if message.first:
             self._ledger.announce(Kind.ON)

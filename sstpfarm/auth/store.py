@@ -56,6 +56,19 @@ class StoredSession(NamedTuple):
     counters: Counters
 
 
+class UnreadableSession(NamedTuple):
+    """A session that is there, and that this program cannot read.
+
+    Attributes:
+        address: that it has; None when it can have none.
+        why: for the operator.
+    """
+
+    holder: Holder
+    address: str | None
+    why: str
+
+
 class StickyAddress(NamedTuple):
     """The address that a user had last from a pool."""
 
@@ -82,8 +95,11 @@ class Store(Protocol):
 
     # sessions and leases: the address of a session is leased as long as the session is there
 
-    def sessions(self) -> list[StoredSession]:
+    def sessions(self) -> list[StoredSession | UnreadableSession]:
         """All that are there, in the order of their grants."""
+
+    def put_aside(self, holder: Holder) -> None:
+        """Keep what is there of a session that cannot be read for the operator, and have it no more."""
 
     def add_session(self, facts: SessionFacts) -> None:
         """Keep a session; one that has the same address or holder is replaced: its deletion failed."""

@@ -247,6 +247,33 @@ def test_a_stop_that_cannot_be_written_is_made_up_for_at_the_next_start(
     run(tmp_path, later)
 
 
+def test_sessions_that_cannot_be_read_keep_auth_from_nothing(tmp_path: Path) -> None:
+    """1 can be read; 2 lives on and is ended; 3 is gone. Their addresses are nobody else's before that."""
+
+    async def before(made: Bench) -> None:
+        await opened(made, 1, 2, 3)
+        for number in (2, 3):
+            made.store._run("UPDATE session SET facts = x'80' WHERE session = ?", (f"{number:016x}",))
+
+    async def after(made: Bench) -> None:
+        details = [keys["detail"] for keys in made.named("internal.error")]
+        assert [detail.partition(" cannot be read and is put aside: ")[0] for detail in details] == [
+            f"session {number:016x} of worker 0" for number in (2, 3)
+        ]
+        assert len(made.auth.leases) == 3
+        made.master.channel.send(LiveSessions(sessions=tuple(f"{number:016x}" for number in (1, 2))))
+        await made.settled()
+        assert made.revoked() == [(f"{2:016x}", "internal-error")]
+        assert len(made.auth.leases) == 2
+        made.release(2, opened=True, seconds=3)
+        await made.settled()
+        assert len(made.auth.leases) == len(made.auth.sessions) == len(made.store.sessions()) == 1
+
+    roomy = msgspec.structs.replace(view(), pools={"main": PoolView((parse_range("10.21.0.1-10.21.0.3"),))})
+    run(tmp_path, before, roomy)
+    run(tmp_path, after, roomy)
+
+
 def test_the_history_can_be_searched(tmp_path: Path) -> None:
     async def story(made: Bench) -> None:
         for number in range(1, 4):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -18,9 +19,10 @@ from sstpfarm.auth.accounting import AccountingRecord, Kind
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import StickyMemory
+from sstpfarm.auth.sqlite import store as sqlite_store
 from sstpfarm.auth.sqlite.database import FILE_NAME, open_database
 from sstpfarm.auth.sqlite.store import SqliteStore
-from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress
+from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, StoredSession, UnreadableSession
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.views import PoolView
 from sstpfarm.errors import SystemRefusal
@@ -73,8 +75,9 @@ def test_sessions_come_back_as_they_were(store: SqliteStore, tmp_path: Path) -> 
 def test_a_row_that_was_left_over_is_replaced(store: SqliteStore) -> None:
     store.add_session(facts(1, "alice"))
     store.add_session(facts(1 + 250 * 250, "bob"))  # the same address
-    ((found, *_),) = store.sessions()
-    assert found.grant.user == "bob"
+    (found,) = store.sessions()
+    assert isinstance(found, StoredSession)
+    assert found.facts.grant.user == "bob"
 
 
 def test_a_transaction_is_kept_as_a_whole_or_not_at_all(store: SqliteStore) -> None:
@@ -204,7 +207,7 @@ def test_it_survives_kill_9_with_all_that_was_committed(tmp_path: Path) -> None:
     process.wait(10)
     process.stdout.close()
     store = opened(tmp_path)
-    numbers = [int(found.facts.grant.session, 16) for found in store.sessions()]
+    numbers = [int(found.facts.grant.session, 16) for found in store.sessions() if isinstance(found, StoredSession)]
     records = [int(record.data) for record in store.spooled("q", 10**6)]
     assert numbers[-1] == records[-1] >= last
     assert numbers == [records[-1] - 2, records[-1] - 1, records[-1]]
@@ -220,10 +223,55 @@ def test_a_file_of_another_program_version_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_a_session_that_cannot_be_read_is_told_with_advice(store: SqliteStore) -> None:
-    store.add_session(msgspec.structs.replace(facts(1), grant=msgspec.structs.replace(facts(1).grant, user="x" * 257)))
-    with pytest.raises(SystemRefusal, match=r"cannot read: Expected `str` of length <= 256 .*move it away"):
-        store.sessions()
+def spoil(directory: Path, number: int, column: str, value: object) -> None:
+    """Write into a row what this program never wrote."""
+    with closing(sqlite3.connect(directory / FILE_NAME)) as database, database:
+        done = database.execute(f"UPDATE session SET {column} = ? WHERE session = ?", (value, holder(number).session))
+        assert done.rowcount == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "address", "why"),
+    [
+        ("facts", b"", "10.1.0.2", "truncated"),
+        ("facts", b"\x80", "10.1.0.2", "missing required field"),
+        ("address", 5, "0.0.0.5", "its columns are another session's"),
+        ("address", 2**40, None, "its columns are another session's"),
+        ("worker", 9, "10.1.0.2", "its columns are another session's"),
+        ("facts", None, "10.1.0.2", "of length <= 256"),  # a name that is longer than one may be
+    ],
+)
+def test_a_session_that_cannot_be_read_is_put_aside_and_the_others_go_on(
+    store: SqliteStore, tmp_path: Path, column: str, value: object, address: str | None, why: str
+) -> None:
+    for number in (1, 2, 3):
+        store.add_session(facts(number))
+    if value is None:
+        long = msgspec.structs.replace(facts(2), grant=msgspec.structs.replace(facts(2).grant, user="x" * 257))
+        value = msgspec.msgpack.encode(long)
+    spoil(tmp_path, 2, column, value)
+    first, bad, last = store.sessions()
+    assert isinstance(first, StoredSession)
+    assert isinstance(last, StoredSession)
+    assert (first.facts, last.facts) == (facts(1), facts(3))
+    assert isinstance(bad, UnreadableSession)
+    assert (bad.holder.session, bad.address) == (holder(2).session, address)
+    assert why in bad.why
+    store.put_aside(bad.holder)
+    assert store.sessions() == [first, last]
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        assert database.execute("SELECT session, address, user FROM unreadable").fetchall() == [
+            (holder(2).session, value if column == "address" else 0x0A010002, "alice")
+        ]
+
+
+def test_rows_that_were_put_aside_are_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "MAX_ASIDE", 3)
+    for number in range(9):
+        store.add_session(facts(number))
+        store.put_aside(holder(number))
+    rows = store._run("SELECT session FROM unreadable ORDER BY number").fetchall()
+    assert [session for (session,) in rows] == [holder(number).session for number in (6, 7, 8)]
 
 
 def test_a_broken_file_is_refused_with_advice(tmp_path: Path) -> None:
@@ -258,6 +306,7 @@ import os, sys
 from pathlib import Path
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.sqlite.database import open_database
+from sstpfarm.auth.sqlite import store as sqlite_store
 from sstpfarm.auth.sqlite.store import SqliteStore
 from tests.unit.test_auth_sqlite import facts
 directory = Path(sys.argv[1])

@@ -12,6 +12,22 @@ from sstpfarm.errors import SystemRefusal
 
 FILE_NAME: Final = "auth.sqlite3"
 VERSION: Final = 1  # PRAGMA user_version of the tables below
+SESSION_COLUMNS: Final = (
+    "worker",
+    "session",
+    "address",
+    "user",
+    "granted_at",
+    "facts",
+    "started_at",
+    "interface",
+    "interface_id",
+    "seconds",
+    "bytes_in",
+    "bytes_out",
+    "packets_in",
+    "packets_out",
+)
 TABLES: Final = (
     """
     CREATE TABLE session (
@@ -32,6 +48,8 @@ TABLES: Final = (
         PRIMARY KEY (worker, session)
     ) STRICT
     """,
+    # sessions that could not be read, with all that is known of them
+    f"CREATE TABLE unreadable (number INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(SESSION_COLUMNS)})",
     """
     CREATE TABLE sticky (
         pool TEXT NOT NULL,

@@ -12,7 +12,8 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord
 from sstpfarm.auth.leases import Holder
-from sstpfarm.auth.store import Counters, SessionFacts, Spooled, StickyAddress, StoredSession
+from sstpfarm.auth.sqlite.database import SESSION_COLUMNS
+from sstpfarm.auth.store import Counters, SessionFacts, Spooled, StickyAddress, StoredSession, UnreadableSession
 from sstpfarm.errors import SystemRefusal
 
 HISTORY_COLUMNS: Final = (
@@ -38,6 +39,7 @@ _ADD_HISTORY: Final = (
     f"INSERT INTO history (ended_at, {', '.join(HISTORY_COLUMNS)}) "  # noqa: S608 - constants
     f"VALUES (?, {', '.join('?' * len(HISTORY_COLUMNS))})"
 )
+MAX_ASIDE: Final = 1000  # rows that could not be read
 
 
 class SqliteStore:
@@ -72,22 +74,43 @@ class SqliteStore:
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
-    def sessions(self) -> list[StoredSession]:
+    def sessions(self) -> list[StoredSession | UnreadableSession]:
         """All sessions, as Store says."""
         rows = self._run(
-            "SELECT facts, started_at, interface, interface_id, seconds, bytes_in, bytes_out, packets_in, packets_out "
-            "FROM session ORDER BY rowid"
+            "SELECT worker, session, address, facts, started_at, interface, interface_id, "
+            "seconds, bytes_in, bytes_out, packets_in, packets_out FROM session ORDER BY rowid"
         ).fetchall()
+        return [self._session(Holder(worker, session), *rest) for worker, session, *rest in rows]
+
+    def _session(
+        self,
+        holder: Holder,
+        address: int,
+        data: bytes,
+        started: float,
+        interface: str,
+        identifier: bytes,
+        *counters: int,
+    ) -> StoredSession | UnreadableSession:
         try:
-            return [
-                StoredSession(self._decode(facts), started, interface, identifier, Counters(*counters))
-                for facts, started, interface, identifier, *counters in rows
-            ]
-        except msgspec.MsgspecError as error:
-            raise SystemRefusal(
-                f"auth's store holds a session that this program cannot read: {error}; "
-                "stop the farm, restore the file or move it away"
-            ) from error
+            facts = self._decode(data)
+            if holder != (facts.grant.worker, facts.grant.session) or address != _address_of(facts):
+                raise ValueError("its columns are another session's")
+        except (msgspec.MsgspecError, ValueError) as error:
+            return UnreadableSession(holder, str(IPv4Address(address)) if 0 <= address < 2**32 else None, str(error))
+        return StoredSession(facts, started, interface, identifier, Counters(*counters))
+
+    def put_aside(self, holder: Holder) -> None:
+        """Move the row to the table of those; the oldest ones there make room."""
+        columns = ", ".join(SESSION_COLUMNS)
+        with self.transaction():
+            self._run(
+                f"INSERT INTO unreadable ({columns}) "  # noqa: S608 - constants
+                f"SELECT {columns} FROM session WHERE worker = ? AND session = ?",
+                holder,
+            )
+            self._run("DELETE FROM session WHERE worker = ? AND session = ?", holder)
+            self._run("DELETE FROM unreadable WHERE number <= (SELECT max(number) FROM unreadable) - ?", (MAX_ASIDE,))
 
     def add_session(self, facts: SessionFacts) -> None:
         """Insert or replace a session."""
@@ -98,7 +121,7 @@ class SqliteStore:
             (
                 grant.worker,
                 grant.session,
-                int(IPv4Address(grant.terms.remote_address)),
+                _address_of(facts),
                 grant.user,
                 facts.granted_at,
                 self._encode(facts),
@@ -210,3 +233,7 @@ class SqliteStore:
             with self.transaction():
                 for each in values:
                     self._run(statement, each)
+
+
+def _address_of(facts: SessionFacts) -> int:
+    return int(IPv4Address(facts.grant.terms.remote_address))
