@@ -110,12 +110,12 @@ class Dialer:
 
     def _finished(self, reason: Reason, detail: str) -> None:
         if not self.done.is_set():
-            self._parent.send(c.TunnelClosed(reason=reason.value, detail=detail[:256]))
+            self._parent.send(c.TunnelClosed(reason=reason.value, detail=_line(detail)))
             self.done.set()
 
     def _phase(self, phase: Phase, detail: str) -> None:
         seconds = monotonic() - self._began
-        self._parent.send(c.PhaseReached(phase=phase.value, seconds=seconds, detail=detail[:256]))
+        self._parent.send(c.PhaseReached(phase=phase.value, seconds=seconds, detail=_line(detail)))
 
     # -- TCP ---------------------------------------------------------------------------------------------------------
 
@@ -255,3 +255,8 @@ class Dialer:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Tell the parent; the process ends."""
         self._finished(reason, detail)
+
+
+def _line(text: str) -> str:
+    """What a message may hold: one line, in which nothing that a server said does more than be read."""
+    return "".join(c if c.isprintable() else "?" for c in text[:256])

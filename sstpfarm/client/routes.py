@@ -130,11 +130,22 @@ class TunnelRoutes:
         if before.index != now.index:
             return False
         async with self._turn:
-            old = self._past.pop(server, None)
+            old = self._past.get(server)
             if old is not None:
                 await self._links.delete_route(old)
-                await self._add_past(server, now.index, now.gateway)
+                await self._move_past(server, old, now)
         return True
+
+    async def _move_past(self, server: IpAddress, old: Route, now: Way) -> None:
+        """Make the route to a server anew; as it was where the kernel refuses: without one the tunnel swallows itself."""
+        del self._past[server]
+        try:
+            await self._add_past(server, now.index, now.gateway)
+        except OSError:
+            self._past[server] = old
+            with suppress(OSError):
+                await self._links.add_route(old)
+            raise
 
     async def change(self, wishes: Wishes, index: int) -> None:
         """Take other wishes; routes that are there are made anew, others come with the next session.

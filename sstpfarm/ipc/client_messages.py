@@ -49,9 +49,9 @@ class HangUp(Message, frozen=True, tag="hang-up"):
 class PhaseReached(Message, frozen=True, tag="phase-reached"):
     """A phase of the login is done; seconds since the dial began."""
 
-    phase: Short
+    phase: Line
     seconds: float
-    detail: Short = ""
+    detail: Line = ""
 
 
 class InterfaceWanted(Message, frozen=True, tag="interface-wanted"):
@@ -77,5 +77,5 @@ class TunnelFacts(Message, frozen=True, tag="tunnel-facts"):
 class TunnelClosed(Message, frozen=True, tag="tunnel-closed"):
     """The tunnel has ended; nothing more follows."""
 
-    reason: Short
-    detail: Short = ""
+    reason: Line
+    detail: Line = ""

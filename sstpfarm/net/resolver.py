@@ -35,6 +35,7 @@ MARK: Final = "# Made by sstpfarm for its tunnels. Lines with #> are the file fr
 _BEFORE: Final = "#> "
 _LINK: Final = "#symlink "
 _NOTHING: Final = "#there was none"
+_OPEN: Final = "#the last line had no end"
 _TUNNEL: Final = "# tunnel "
 _SERVER: Final = "nameserver "
 _KEPT: Final = ("search ", "domain ", "options ", "sortlist ")  # resolv.conf(5); the tunnel says nothing of these
@@ -180,13 +181,16 @@ class ResolvConfFile:
     def _read(self) -> tuple[list[str], dict[str, tuple[str, ...]]]:
         """Return the file from before, in the lines of our form, and the servers of each tunnel."""
         if not self._is_ours():
-            lines = [_BEFORE + line for line in self._text().splitlines()]
+            text = self._text()
+            lines = [_BEFORE + line for line in _lines(text)]  # a carriage return stays
+            if text and not text.endswith("\n"):
+                lines.append(_OPEN)
             if self._path.is_symlink():
                 return [f"{_LINK}{self._path.readlink()}", *lines], {}
             return lines if self._path.exists() else [_NOTHING], {}
         before, tunnels, current = [], dict[str, tuple[str, ...]](), ""
-        for line in self._text().splitlines()[1:]:
-            if line.startswith((_BEFORE, _LINK, _NOTHING)):
+        for line in _lines(self._text())[1:]:
+            if line.startswith((_BEFORE, _LINK, _NOTHING, _OPEN)):
                 before.append(line)
             elif line.startswith(_TUNNEL):
                 current = line.removeprefix(_TUNNEL)
@@ -198,7 +202,7 @@ class ResolvConfFile:
     def _write(self, before: list[str], tunnels: Mapping[str, tuple[str, ...]]) -> None:
         own = [line.removeprefix(_BEFORE) for line in before if line.startswith(_BEFORE)]
         if tunnels:
-            lines = [MARK, *before, *(line for line in own if line.startswith(_KEPT))]
+            lines = [MARK, *before, *(line.rstrip() for line in own if line.startswith(_KEPT))]
             for interface, servers in tunnels.items():
                 lines += [_TUNNEL + interface, *(_SERVER + server for server in servers)]
             self._put(lines)
@@ -208,10 +212,10 @@ class ResolvConfFile:
             self._path.unlink()
             self._path.symlink_to(before[0].removeprefix(_LINK))
         else:
-            self._put(own)
+            self._put(own, end="" if _OPEN in before else "\n")
 
-    def _put(self, lines: Sequence[str]) -> None:
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    def _put(self, lines: Sequence[str], end: str = "\n") -> None:
+        data = ("\n".join(lines) + end if lines else "").encode("utf-8", "surrogateescape")
         draft = self._path.with_name(self._path.name + ".sstpfarm-new")
         try:
             draft.unlink(missing_ok=True)
@@ -224,6 +228,10 @@ class ResolvConfFile:
             if error.errno not in IN_PLACE:  # on a full disk, say, writing would leave less than there was
                 raise
             self._path.write_bytes(data)
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _living(tunnels: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import msgspec
 import pytest
 import uvloop
 
 from sstpfarm.client.dial import Dialer
 from sstpfarm.client.settings import ClientSettings
 from sstpfarm.dataplane.select import choose
+from sstpfarm.errors import PeerError
 from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel, channel_pair
 from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.stats import Stats
 
 
@@ -62,3 +65,28 @@ def test_each_address_that_fails_is_named_with_the_reason(closed_port: tuple[str
     assert closed.reason == "network-unreachable"
     said = f"{host} port {port}: Connection refused"
     assert closed.detail == f"{said}; {said}"
+
+
+def test_nothing_that_a_server_says_moves_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent writes it on the operator's terminal; so it takes no control character from the other half either."""
+
+    async def refuse(*_: object) -> None:
+        raise PeerError("proxy: \x1b[2J\x9b2Jno\r\n\u202eway", reason=Reason.PROXY_REFUSED)
+
+    monkeypatch.setattr("sstpfarm.client.outer.OuterPath.reach", refuse)
+    settings = ClientSettings(host="127.0.0.1", port=1, user="u", password="p", insecure=True)
+    assert uvloop.run(dial(settings, "127.0.0.1")).detail == "proxy: ?[2J?2Jno???way"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        c.TunnelClosed(reason="proxy-refused", detail="\x1b[2J"),
+        c.TunnelClosed(reason="\x9b2J"),
+        c.PhaseReached(phase="tcp", seconds=0.0, detail="a\nb"),
+        c.PhaseReached(phase="\x1b[2J", seconds=0.0),
+    ],
+)
+def test_the_parent_takes_no_control_characters(said: m.Message) -> None:
+    with pytest.raises(msgspec.ValidationError, match="matching regex"):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=type(said))

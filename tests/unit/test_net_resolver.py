@@ -49,14 +49,31 @@ def test_servers_come_and_go(file: Path) -> None:
     assert {path.name for path in file.parent.iterdir()} == {"resolv.conf", "links", "lock"}
 
 
-@pytest.mark.parametrize("before", ["", "nameserver 192.0.2.1", "#> odd\n# tunnel x\nnameserver 192.0.2.1\n"])
-def test_any_file_comes_back(file: Path, before: str) -> None:
-    file.write_text(before)
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\n",
+        b"\n\n",
+        b"nameserver 192.0.2.1",
+        b"#> odd\n# tunnel x\n#the last line had no end\nnameserver 192.0.2.1\n",
+        b"nameserver 192.0.2.1\r\nsearch lan.test\r\n",
+        b"nameserver 192.0.2.1\r\nsearch lan.test\r",
+        b"# \xff\x0b\x0c\x1c \xe2\x80\xa8\nnameserver 192.0.2.1\n",
+    ],
+)
+def test_any_file_comes_back(file: Path, before: bytes) -> None:
+    file.write_bytes(before)
     found = ResolvConfFile(file)
     found.add("sstpc0", ["10.0.0.1"])
-    assert effective(file) == ["nameserver 10.0.0.1"]
+    found.add("sstpc1", ["10.1.0.1"])
+    kept = ["search lan.test"] if b"search" in before else []
+    assert [line for line in file.read_bytes().split(b"\n") if line and not line.startswith(b"#")] == [
+        line.encode() for line in (*kept, "nameserver 10.1.0.1", "nameserver 10.0.0.1")
+    ]
     found.remove("sstpc0")
-    assert file.read_text() == before + ("" if not before or before.endswith("\n") else "\n")
+    found.remove("sstpc1")
+    assert file.read_bytes() == before
 
 
 def test_no_file_before(file: Path) -> None:
