@@ -137,7 +137,7 @@ class TunnelRoutes:
         return True
 
     async def _move_past(self, server: IpAddress, old: Route, now: Way) -> None:
-        """Make the route to a server anew; as it was where the kernel refuses: without one the tunnel swallows itself."""
+        """Make the route to a server anew, as it was if the kernel refuses: without one the tunnel swallows itself."""
         del self._past[server]
         try:
             await self._add_past(server, now.index, now.gateway)

@@ -107,7 +107,11 @@ class Connection:
 
     def start(self, *, client: bool = False) -> None:
         """Begin: wait for the peer's bytes, at a client say ClientHello first."""
-        self._around.poller.add_reader(self._fd, self._readable)
+        try:
+            self._around.poller.add_reader(self._fd, self._readable)
+        except OSError as error:
+            self._finish(Reason.TRANSPORT_LOST, error.strerror or "cannot be watched", drop=True)
+            return
         if client:
             self._pump.start()
         self._settle()
@@ -137,7 +141,12 @@ class Connection:
         if self._downlink is None or self._stage is not Stage.OPEN or self._downlink.source.attached:
             os.close(tun)
             return False
-        self._downlink.source.attach(tun, queued, bridged=bridged)
+        try:
+            self._downlink.source.attach(tun, queued, bridged=bridged)
+        except OSError as error:
+            self._downlink.source.close()
+            self.close(Reason.INTERFACE_FAILED, error.strerror or "")
+            return False
         return True
 
     def set_rate(self, limit: RateLimit) -> None:

@@ -42,9 +42,9 @@ class Farewell:
 
     def say(self, *last: bytes | memoryview) -> None:
         """Send these bytes and close; to be called once, first."""
-        self._around.poller.add_reader(self._sock.fileno(), self._readable)
         self._deadline = monotonic() + FLUSH
         try:
+            self._around.poller.add_reader(self._sock.fileno(), self._readable)
             for data in last:
                 if data:
                     self._outlet.put(data)

@@ -79,13 +79,13 @@ class Outlet:
             self.drive_by_socket(True)
 
     def drive_by_socket(self, on: bool) -> None:
-        """Let the socket drive, or the TUN."""
+        """Let the socket drive, or the TUN; OSError when the kernel watches nothing more."""
         if on != self._socket_drives:
-            self._socket_drives = on
             if on:
                 self._poller.add_writer(self._fd, self._on_socket)
             else:
                 self._poller.remove_writer(self._fd)
+            self._socket_drives = on
         self._arm(not on)
 
     def rest(self) -> None:
@@ -108,8 +108,8 @@ class Outlet:
     def _arm(self, on: bool) -> None:
         on = on and self._tun >= 0
         if on != self._armed:
-            self._armed = on
             if on:
                 self._poller.add_reader(self._tun, self._on_tun)
             else:
                 self._poller.remove_reader(self._tun)
+            self._armed = on

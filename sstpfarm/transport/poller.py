@@ -38,7 +38,11 @@ class Poller:
         self._epoll.close()
 
     def add_reader(self, fd: int, callback: Callback) -> None:
-        """Call back while `fd` is readable, at its end, and while it has an error."""
+        """Call back while `fd` is readable, at its end, and while it has an error.
+
+        Raises:
+            OSError: the kernel watches nothing more (ENOSPC, ENOMEM); it is not watched.
+        """
         self._register(fd, self._readers, callback)
 
     def remove_reader(self, fd: int) -> None:
@@ -46,7 +50,7 @@ class Poller:
         self._unregister(fd, self._readers)
 
     def add_writer(self, fd: int, callback: Callback) -> None:
-        """Call back while `fd` is writable."""
+        """Call back while `fd` is writable; OSError as in `add_reader`."""
         self._register(fd, self._writers, callback)
 
     def remove_writer(self, fd: int) -> None:
@@ -56,10 +60,14 @@ class Poller:
     def _register(self, fd: int, where: dict[int, Callback], callback: Callback) -> None:
         known = fd in self._readers or fd in self._writers
         where[fd] = callback
-        if known:
-            self._epoll.modify(fd, self._mask(fd))
-        else:
-            self._epoll.register(fd, self._mask(fd))
+        try:
+            if known:
+                self._epoll.modify(fd, self._mask(fd))
+            else:
+                self._epoll.register(fd, self._mask(fd))
+        except OSError:
+            del where[fd]
+            raise
 
     def _unregister(self, fd: int, where: dict[int, Callback]) -> None:
         if where.pop(fd, None) is None:

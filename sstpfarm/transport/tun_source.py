@@ -44,16 +44,20 @@ class TunSource:
         Args:
             queued: packets as they were read from it, which go first: the path reads them from a socket.
             bridged: it is that of a TAP device.
+
+        Raises:
+            OSError: no descriptor or no watch is left; it is still closed by `close`.
         """
         self._bridged = bridged
         if queued:
+            self._behind = tun
             before, feeder = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             before.setblocking(False)
             feeder.setblocking(False)
             with feeder, suppress(BlockingIOError):  # the buffer is full: as in a TUN's ring, the last ones are lost
                 for packet in queued:
                     feeder.send(packet)
-            self._behind, tun = tun, before.detach()
+            tun = before.detach()
         self._watch(tun)
 
     def _watch(self, tun: int) -> None:

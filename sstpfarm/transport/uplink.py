@@ -94,6 +94,10 @@ class Uplink:
             return
         if self._bucket is not None and self._bucket.available(monotonic()) <= 0:
             self._around.pacer.wait(self._go_on)
+            return
+        try:
+            self._around.poller.add_reader(self._sock.fileno(), self._readable)
+        except OSError:  # no watch is left for now
+            self._around.pacer.wait(self._go_on)
         else:
             self._paused = False
-            self._around.poller.add_reader(self._sock.fileno(), self._readable)
