@@ -94,7 +94,7 @@ def settings(state: Path) -> AuthView:
         default_profile="default",
         profiles={"default": Profile(local_address="10.0.0.1", remote_address="pool:main")},
         secrets={f"user{number}": Secret(password=Password("correct horse")) for number in range(USERS)},
-        pools={"main": PoolView((parse_range("10.1.0.0/16"),))},
+        pools={"main": PoolView.of([parse_range("10.1.0.0/16")])},
         reserved=(),
         auth=Auth(failures_per_minute=0),
     )

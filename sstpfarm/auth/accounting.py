@@ -33,6 +33,7 @@ class AccountingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         address: Framed-IP-Address; "" when there is none.
         interface_id: Framed-Interface-Id, the peer's: 8 bytes or empty.
         framed_prefixes, delegated_prefixes: Framed-IPv6-Prefix and Delegated-IPv6-Prefix, as ``NETWORK/LENGTH``.
+        ipv6_addresses: Framed-IPv6-Address.
         class_: repeated as the backend gave them.
         seconds, bytes_in, bytes_out, packets_in, packets_out: of INTERIM and STOP; in is from the client; network
             packets of both families.
@@ -51,6 +52,7 @@ class AccountingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     interface_id: bytes = b""
     framed_prefixes: tuple[str, ...] = ()
     delegated_prefixes: tuple[str, ...] = ()
+    ipv6_addresses: tuple[str, ...] = ()
     caller_id: str = ""
     called_id: str = ""
     connect_info: str = ""

@@ -7,13 +7,14 @@ import hashlib
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address
 from math import inf
 from typing import Final
 
 import msgspec
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied
+from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
 from sstpfarm.auth.sessions import Session, Sessions
@@ -29,7 +30,6 @@ from sstpfarm.reasons import Reason
 NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _DECODE: Final = msgspec.msgpack.Decoder(Grant).decode
-SLAAC_LENGTH: Final = 64  # bits of a prefix in front of an interface identifier
 # seconds for a session that is replaced to give its address or interface back: a peer that answers nothing any more is
 # waited for 2 s (PPP), 5 s (SSTP) and up to 3 s (TCP), and just such a peer logs in again
 RELEASE_PATIENCE: Final = 12.0
@@ -53,6 +53,7 @@ class Admission:
         view: terms that no backend gives, and whether IPv6 is spoken.
         revoke: ends sessions that are replaced, that expire, or whose user is gone.
         wall: seconds since the epoch.
+        emit: logs an event.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Admission:
         ledger: Ledger,
         revoke: Revoke,
         wall: Callable[[], float],
+        emit: Callable[..., None],
     ) -> None:
+        self._emit = emit
         self._leases = leases
         self._sessions = sessions
         self._ledger = ledger
@@ -127,6 +130,13 @@ class Admission:
         )
         if address is None:
             return _denied("no address is free", Reason.NO_ADDRESS)
+        if not self._leases.hold(holder, networks_of(authorization)):  # a reload came while the login was decided
+            self._leases.release(holder)
+            return _denied("a network behind the client is in a pool", Reason.NO_ADDRESS)
+        if self._speaks_ipv6(authorization) and not authorization.bridge:
+            authorization, exhausted = lease_ipv6(self._leases, holder, authorization)
+            if exhausted:
+                self._emit("pool.exhausted", session=request.session, user=authorization.user, pools=exhausted)
         grant = self._grant(holder, request, authorization, address)
         try:
             _DECODE(_ENCODE(grant))  # what the master cannot take must not be kept: it would be met at each start
@@ -201,6 +211,9 @@ class Admission:
         secret = self._view.secrets.get(authorization.user)
         return authorization.authentic == "local" and (secret is None or secret.disabled)
 
+    def _speaks_ipv6(self, authorization: Authorization) -> bool:
+        return self._view.ipv6 and authorization.ipv6
+
     def _end(self, session: Session, reason: Reason) -> None:
         if not session.revoked:
             session.revoked = True
@@ -219,7 +232,7 @@ class Admission:
         self, holder: Holder, request: AccessRequest, authorization: Authorization, address: IPv4Address
     ) -> Grant:
         view = self._view
-        ipv6 = view.ipv6 and authorization.ipv6
+        ipv6 = self._speaks_ipv6(authorization)
         terms = Terms(
             local_address=authorization.local_address or view.profiles[view.default_profile].local_address or "",
             remote_address=str(address),
@@ -278,20 +291,6 @@ def certificate_is_of(user: str, request: AccessRequest) -> bool:
     sent = decode_text(request.user)
     names = {user, sent} if sent.rpartition("\\")[2] == user else {user}
     return not names.isdisjoint(request.certificate_names)
-
-
-def ipv6_offer(authorization: Authorization) -> Ipv6Offer:
-    """Return what the client is told of its IPv6 addresses.
-
-    It can make addresses of its own from a /64 only (RFC 4291 2.5.1); a framed prefix of another length is routed to
-    it and no more.
-    """
-    return Ipv6Offer(
-        prefixes=tuple(text for text in authorization.framed_prefixes if IPv6Network(text).prefixlen == SLAAC_LENGTH),
-        address=authorization.ipv6_address,
-        delegated=authorization.delegated_prefixes,
-        dns_servers=authorization.ipv6_dns_servers,
-    )
 
 
 def session_identifier(session: str) -> bytes:

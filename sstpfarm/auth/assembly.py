@@ -78,7 +78,7 @@ class Assembly:
         if self.radius is not None:
             backends["radius"] = self.radius.backend
         self.chain = Chain([backends[name] for name in view.auth.backends])
-        self.admission = Admission(view, self.leases, self.sessions, self.ledger, self._revoke, wall)
+        self.admission = Admission(view, self.leases, self.sessions, self.ledger, self._revoke, wall, emit)
         for session in self.sessions:
             self.admission.watch(session)
         self.service = AuthService(

@@ -30,7 +30,9 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
         interface_id: 8 bytes that the client's IPv6 interface identifier must be; empty when it may choose.
         framed_prefixes, delegated_prefixes: those of the routes that accounting tells, as ``NETWORK/LENGTH`` (RADIUS
             Framed-IPv6-Prefix, RFC 3162 2.3; Delegated-IPv6-Prefix, RFC 4818).
-        ipv6_address: the IPv6 address of the client, a route too; "" for none (Framed-IPv6-Address, RFC 6911 3.1).
+        ipv6_addresses: of the client, routes too; it is told of the first (Framed-IPv6-Address, RFC 6911 3.1).
+        ipv6_prefix_pool, delegated_pool, ipv6_address_pool: where a prefix, a delegated one and an address are to come
+            from; once they are leased they stand among the routes and in the fields above.
         ipv6_dns_servers: addresses (DNS-Server-IPv6-Address, RFC 6911 3.2).
         mtu: bytes of an IP packet at most, 0 for no bound of its own.
         session_timeout, idle_timeout, interim_interval: seconds, 0 for none.
@@ -52,7 +54,10 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[FramedRoute, ...] = ()
     framed_prefixes: tuple[str, ...] = ()
     delegated_prefixes: tuple[str, ...] = ()
-    ipv6_address: str = ""
+    ipv6_addresses: tuple[str, ...] = ()
+    ipv6_prefix_pool: str = ""
+    delegated_pool: str = ""
+    ipv6_address_pool: str = ""
     ipv6_dns_servers: tuple[str, ...] = ()
     mtu: int = 0
     rate_limit: RateLimit | None = None

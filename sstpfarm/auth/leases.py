@@ -1,22 +1,25 @@
-"""The leases: which session has which address. They are kept with the sessions (`store.Store`), decided here.
+"""The leases: which session has which addresses and prefixes. They are kept with the sessions (`store.Store`).
 
-A user gets the address that he had last while it is free. Which one that was is remembered over restarts, for the
-MAX_STICKY users that came last.
+A user gets what he had last while it is free. Which one that was is remembered over restarts, for the last MAX_STICKY.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Network
 from typing import Final, NamedTuple, Protocol
 
 from sstpfarm.auth.pools import AddressBook
+from sstpfarm.config.addresses import AddressRange, parse_span
+from sstpfarm.config.pools import NETWORKS, OF_IPV4, PREFIXES, SINGLES, step_of, without
 from sstpfarm.config.views import PoolView
 from sstpfarm.errors import LocalError
 from sstpfarm.ipc.messages import PoolState
 
 MAX_STICKY: Final = 100_000
+MOST: Final = 2**63 - 1  # what a message can say of a pool's size
 
 
 class Holder(NamedTuple):
@@ -26,24 +29,59 @@ class Holder(NamedTuple):
     session: str
 
 
+class Purpose(StrEnum):
+    """What a lease is for. A user may have several of one pool, and each comes back to its place."""
+
+    ADDRESS = "address"  # of IPv4
+    PREFIX = "prefix"  # the client makes addresses from it
+    DELEGATED = "delegated"  # for networks behind the client
+    IPV6_ADDRESS = "ipv6-address"
+
+
+LENGTHS: Final = {
+    Purpose.ADDRESS: OF_IPV4,
+    Purpose.PREFIX: PREFIXES,
+    Purpose.DELEGATED: NETWORKS,
+    Purpose.IPV6_ADDRESS: SINGLES,
+}
+"""Of which pools; a reload may have changed the pool since it was named."""
+
+
+class Sticky(NamedTuple):
+    """What is remembered: whose, from which pool."""
+
+    pool: str
+    user: str
+    purpose: Purpose
+
+
 class Memory(Protocol):
     """Where sticky addresses are remembered; it never fails, at worst it forgets."""
 
-    def stick(self, pool: str, user: str, address: int) -> None:
-        """Remember an address."""
+    def stick(self, whose: Sticky, address: int) -> None:
+        """Remember an address, or the first of a prefix."""
 
-    def unstick(self, pool: str, user: str) -> None:
+    def unstick(self, whose: Sticky) -> None:
         """Forget one."""
+
+
+class _Lease(NamedTuple):
+    """What a session has; `pooled` says that the book counts it, so that no pool hands it out."""
+
+    addresses: AddressRange
+    pooled: bool
 
 
 class Leases:
     """The leases of one farm.
 
+    Fixed networks of IPv6 (`hold`) are noted so that no pool hands out a part of one; two sessions may have the same.
+
     Args:
         pools: the ranges of each pool and the pool that follows it.
         reserved: addresses that no pool hands out.
         memory: of sticky addresses.
-        sticky: pool, user and address, the one that was used longest ago first.
+        sticky: whose, and the address; the one that was used longest ago first.
     """
 
     def __init__(
@@ -51,13 +89,11 @@ class Leases:
         pools: Mapping[str, PoolView],
         reserved: Iterable[int],
         memory: Memory,
-        sticky: Iterable[tuple[str, str, int]] = (),
+        sticky: Iterable[tuple[Sticky, int]] = (),
     ) -> None:
-        self._held: dict[Holder, int] = {}
+        self._held: dict[Holder, list[_Lease]] = {}
         self._memory = memory
-        self._sticky: OrderedDict[tuple[str, str], int] = OrderedDict()
-        for pool, user, address in sticky:
-            self._sticky[pool, user] = address
+        self._sticky: OrderedDict[Sticky, int] = OrderedDict(sticky)
         self.configure(pools, reserved)
 
     def __len__(self) -> int:
@@ -65,10 +101,9 @@ class Leases:
 
     def configure(self, pools: Mapping[str, PoolView], reserved: Iterable[int]) -> None:
         """Hand out addresses of other pools from now on; leases stay, whatever pool they are from."""
+        self._pools, self._reserved = pools, frozenset(reserved)
         self._chains = {name: _chain(pools, name) for name in pools}
-        self._book = AddressBook(
-            {name: pool.ranges for name, pool in pools.items()}, reserved, in_use=self._held.values()
-        )
+        self._rebuild()
 
     def acquire(self, holder: Holder, user: str, *, pool: str = "", address: str = "") -> IPv4Address | None:
         """Lease an address of `pool` or of those that follow it, or the fixed `address`; None when none is free.
@@ -82,51 +117,96 @@ class Leases:
             number = int(IPv4Address(address))
             found = number if self._book.take(number) else None
         else:
-            found = self._of_pool(pool, user)
+            found = self._of_pool(Sticky(pool, user, Purpose.ADDRESS))
         if found is None:
             return None
-        self._held[holder] = found
+        self._held[holder] = [_Lease(AddressRange(found, found), pooled=True)]
         return IPv4Address(found)
 
-    def restore(self, holder: Holder, address: str) -> bool:
-        """Give a session of before this process's start its address; False when another has it."""
+    def acquire_ipv6(self, holder: Holder, user: str, purpose: Purpose, pool: str) -> IPv6Network | None:
+        """Lease another one, a prefix or address of IPv6, to who has a lease; None when none is free."""
+        found = self._of_pool(Sticky(pool, user, purpose))
+        if found is None:
+            return None
+        length = self._pools[pool].prefix_length  # pools that follow each other have one length
+        self._held[holder].append(_Lease(AddressRange(found, found + step_of(length) - 1), pooled=True))
+        return IPv6Network((found, length))
+
+    def hold(self, holder: Holder, networks: Iterable[str]) -> bool:
+        """Note fixed networks of IPv6 of who has a lease; False, and nothing is noted, when a part is a pool's."""
+        spans = [parse_span(network) for network in networks]
+        if any(map(self._book.touches, spans)):
+            return False
+        self._held[holder] += (_Lease(span, pooled=False) for span in spans)
+        return True
+
+    def restore(self, holder: Holder, address: str, networks: Iterable[str] = ()) -> bool:
+        """Give a session of before this process's start what it had; False when another has its address."""
         number = int(IPv4Address(address))
         if holder in self._held or not self._book.take(number):
             return False
-        self._held[holder] = number
+        leases = self._held[holder] = [_Lease(AddressRange(number, number), pooled=True)]
+        for span in map(parse_span, networks):
+            pooled = self._book.hands_out(span) and self._book.take(span.first)
+            leases.append(_Lease(span, pooled))
+            if not pooled and self._book.touches(span):  # the pools were others when it was granted
+                self._rebuild()
         return True
 
     def release(self, holder: Holder) -> None:
-        """End the holder's lease; one that does not exist is ignored."""
-        number = self._held.pop(holder, None)
-        if number is not None:
-            self._book.give_back(number)
+        """End the holder's leases; one that does not exist is ignored."""
+        for lease in self._held.pop(holder, ()):
+            if lease.pooled:
+                self._book.give_back(lease.addresses.first)
 
     def use(self) -> tuple[PoolState, ...]:
         """How much of each pool is used."""
-        return tuple(PoolState(name, pool.used, pool.size) for name, pool in self._book.pools.items())
+        return tuple(PoolState(name, pool.used, min(pool.size, MOST)) for name, pool in self._book.pools.items())
 
-    def _of_pool(self, pool: str, user: str) -> int | None:
-        chain = self._chains.get(pool, ())
-        before = self._sticky.get((pool, user))
+    def _rebuild(self) -> None:
+        """Make the book anew. What sessions have of IPv6 and no pool counts as one is cut out of the pools."""
+        steps = {name: step_of(pool.prefix_length) for name, pool in self._pools.items()}
+        ranges: dict[str, Sequence[AddressRange]] = {name: pool.spans() for name, pool in self._pools.items()}
+        book = AddressBook(ranges, self._reserved, steps=steps)
+        holes = [
+            addresses
+            for leases in self._held.values()
+            for addresses, pooled in leases[1:]
+            if book.touches(addresses) and not (pooled and book.hands_out(addresses))
+        ]
+        if holes:
+            of_ipv6 = {name for name, pool in self._pools.items() if pool.prefix_length}
+            ranges |= {name: without(ranges[name], holes, steps[name]) for name in of_ipv6}
+            book = AddressBook(ranges, self._reserved, steps=steps)
+        for leases in self._held.values():
+            for at, (addresses, pooled) in enumerate(leases):
+                counted = pooled and (at == 0 or book.hands_out(addresses)) and book.take(addresses.first)
+                leases[at] = _Lease(addresses, counted)
+        self._book = book
+
+    def _of_pool(self, whose: Sticky) -> int | None:
+        if whose.pool not in self._pools or self._pools[whose.pool].prefix_length not in LENGTHS[whose.purpose]:
+            return None
+        chain = self._chains[whose.pool]
+        before = self._sticky.get(whose)
         if before is not None and any(self._book.is_free(before, name) for name in chain):
             self._book.take(before)
-            self._remember(pool, user, before)  # its time counts, over a restart too
+            self._remember(whose, before)  # its time counts, over a restart too
             return before
         for name in chain:
             found = self._book.take_from(name)
             if found is not None:
-                self._remember(pool, user, found)
+                self._remember(whose, found)
                 return found
         return None
 
-    def _remember(self, pool: str, user: str, address: int) -> None:
-        self._sticky[pool, user] = address
-        self._sticky.move_to_end((pool, user))
-        self._memory.stick(pool, user, address)
+    def _remember(self, whose: Sticky, address: int) -> None:
+        self._sticky[whose] = address
+        self._sticky.move_to_end(whose)
+        self._memory.stick(whose, address)
         if len(self._sticky) > MAX_STICKY:
             forgotten, _ = self._sticky.popitem(last=False)
-            self._memory.unstick(*forgotten)
+            self._memory.unstick(forgotten)
 
 
 def _chain(pools: Mapping[str, PoolView], name: str) -> Sequence[str]:

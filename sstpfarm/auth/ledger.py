@@ -14,7 +14,8 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.ipv6 import networks_of
+from sstpfarm.auth.leases import Holder, Leases, Sticky
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store, UnreadableSession
 from sstpfarm.errors import SystemRefusal
@@ -74,7 +75,8 @@ class Ledger:
                 stored.facts, stored.started_at, stored.interface, stored.interface_id, stored.counters, inherited=True
             )
             self._sessions.add(session)
-            self._leases.restore(session.holder, stored.facts.grant.terms.remote_address)
+            address, networks = stored.facts.grant.terms.remote_address, networks_of(stored.facts.authorization)
+            self._leases.restore(session.holder, address, networks)
             self._plan(session, first=True)
 
     def granted(self, facts: SessionFacts) -> Session:
@@ -246,6 +248,7 @@ class Ledger:
             interface_id=session.interface_id,
             framed_prefixes=facts.authorization.framed_prefixes,
             delegated_prefixes=facts.authorization.delegated_prefixes,
+            ipv6_addresses=facts.authorization.ipv6_addresses,
             caller_id=grant.caller_id,
             called_id=facts.called_id,
             connect_info=facts.connect_info,
@@ -280,16 +283,16 @@ class StickyMemory:
         self._wall = wall
         self._complain = complain
 
-    def stick(self, pool: str, user: str, address: int) -> None:
+    def stick(self, whose: Sticky, address: int) -> None:
         """Remember an address."""
         try:
-            self._store.stick(StickyAddress(pool, user, address), self._wall())
+            self._store.stick(StickyAddress(whose, address), self._wall())
         except SystemRefusal as error:
             self._complain(str(error))
 
-    def unstick(self, pool: str, user: str) -> None:
+    def unstick(self, whose: Sticky) -> None:
         """Forget one."""
         try:
-            self._store.unstick(pool, user)
+            self._store.unstick(whose)
         except SystemRefusal as error:
             self._complain(str(error))

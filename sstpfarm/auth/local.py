@@ -207,15 +207,23 @@ def authorize(name: str, secret: Secret, profile: Profile) -> Authorization:
     terms = merged(secret, profile)
     remote = terms.remote_address or ""
     pool = pool_name(remote)
+    servers = terms.dns_server or ()
+    prefix = parse_route(secret.remote_ipv6_prefix).destination if secret.remote_ipv6_prefix else ""
+    routes = (*secret.routes, prefix) if prefix else secret.routes
     return Authorization(
         user=name,
         local_address=terms.local_address or "",
         remote_address=remote if pool is None else "",
         pool=pool or "",
-        dns_servers=terms.dns_server or (),
+        dns_servers=tuple(server for server in servers if ":" not in server),
         wins_servers=terms.wins_server or (),
         ipv6=terms.use_ipv6 is not False,
-        routes=tuple(FramedRoute(*parse_route(text)) for text in secret.routes),
+        routes=tuple(FramedRoute(*parse_route(text)) for text in routes),
+        framed_prefixes=(prefix,) if prefix else (),
+        ipv6_dns_servers=tuple(server for server in servers if ":" in server),
+        ipv6_prefix_pool="" if prefix else terms.remote_ipv6_prefix_pool or "",
+        delegated_pool=terms.dhcpv6_pd_pool or "",
+        ipv6_address_pool=terms.ipv6_address_pool or "",
         rate_limit=parse_rate_limit(terms.rate_limit) if terms.rate_limit else None,
         session_timeout=terms.session_timeout or 0,
         idle_timeout=terms.idle_timeout or 0,

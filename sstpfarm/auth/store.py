@@ -13,7 +13,7 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.leases import Holder, Sticky
 from sstpfarm.ipc.messages import Grant
 
 
@@ -70,10 +70,9 @@ class UnreadableSession(NamedTuple):
 
 
 class StickyAddress(NamedTuple):
-    """The address that a user had last from a pool."""
+    """The address, or the first one of the prefix, that a user had last from a pool."""
 
-    pool: str
-    user: str
+    whose: Sticky
     address: int
 
 
@@ -124,7 +123,7 @@ class Store(Protocol):
     def stick(self, found: StickyAddress, at: float) -> None:
         """Remember that one."""
 
-    def unstick(self, pool: str, user: str) -> None:
+    def unstick(self, whose: Sticky) -> None:
         """Forget that one."""
 
     # history

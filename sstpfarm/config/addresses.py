@@ -31,13 +31,29 @@ class Endpoint(NamedTuple):
 
 
 class AddressRange(NamedTuple):
-    """IPv4 addresses from `first` to `last`, both included, as numbers."""
+    """Addresses from `first` to `last`, both included, as numbers.
+
+    No number stands for two addresses: those of IPv6 that are as small as those of IPv4 (::/8) no host can have.
+    """
 
     first: int
     last: int
 
     def __str__(self) -> str:
-        return f"{IPv4Address(self.first)}-{IPv4Address(self.last)}"
+        return f"{ip_address(self.first)}-{ip_address(self.last)}"
+
+
+def parse_span(text: str) -> AddressRange:
+    """Return the addresses of the text of an AddressRange, of ``NETWORK/LENGTH``, or of one address.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    first, dash, last = text.partition("-")
+    if dash:
+        return AddressRange(int(ip_address(first)), int(ip_address(last)))
+    network = ip_network(text)
+    return AddressRange(int(network.network_address), int(network.broadcast_address))
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -124,7 +140,7 @@ def parse_host(text: str) -> IPv4Address:
         address = IPv4Address(text)
     except AddressValueError:
         raise ValueError("is not an IPv4 address") from None
-    _require_hosts(AddressRange(int(address), int(address)))
+    _refuse(AddressRange(int(address), int(address)), _NO_HOSTS)
     return address
 
 
@@ -153,8 +169,61 @@ def parse_range(text: str) -> AddressRange:
         raise ValueError("is not a range of IPv4 addresses") from None
     if found.first > found.last:
         raise ValueError("ends before it begins")
-    _require_hosts(found)
+    _refuse(found, _NO_HOSTS)
     return found
+
+
+def parse_ipv6_range(text: str, length: int) -> AddressRange:
+    """Return the addresses of ``FIRST-LAST``, ``NETWORK/LENGTH`` or one address of IPv6.
+
+    Args:
+        length: bits of the prefixes that the range must be made of; 128 for single addresses. LAST may be the last
+            prefix, too. The first address of a network of single ones is that of every router in it (RFC 4291 2.6.1).
+
+    Raises:
+        ValueError: it is none of them, it is empty, or it holds addresses that no host can have, or parts of prefixes.
+    """
+    step = 1 << (128 - length)
+    first_text, dash, last_text = text.partition("-")
+    try:
+        if dash:
+            found = AddressRange(int(IPv6Address(first_text.strip())), int(IPv6Address(last_text.strip())))
+            if found.last % step == 0:
+                found = found._replace(last=found.last + step - 1)
+        elif "/" in text:
+            network = IPv6Network(text, strict=False)
+            if network.network_address != IPv6Address(text.partition("/")[0]):
+                raise ValueError(f"is not a network's address (did you mean {network}?)")
+            edge = 1 if length == 128 and network.prefixlen < 127 else 0
+            found = AddressRange(int(network.network_address) + edge, int(network.broadcast_address))
+        else:
+            found = AddressRange(int(IPv6Address(text)), int(IPv6Address(text)))
+    except (AddressValueError, NetmaskValueError):
+        raise ValueError("is not a range of IPv6 addresses") from None
+    if found.first > found.last:
+        raise ValueError("ends before it begins")
+    _refuse(found, _NO_IPV6_HOSTS)
+    if found.first % step or (found.last + 1) % step:
+        raise ValueError(f"is no whole number of prefixes of {length} bits")
+    return found
+
+
+def parse_name_server(text: str) -> IPv4Address | IPv6Address:
+    """Return the address of a name server, IPv4 or IPv6.
+
+    Raises:
+        ValueError: it is no address, or one that no host can have.
+    """
+    if ":" not in text:
+        return parse_host(text)
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        raise ValueError("is not an IPv6 address") from None
+    if address.scope_id is not None:
+        raise ValueError("has a zone, which means nothing to a client")
+    _refuse(AddressRange(int(address), int(address)), _NO_IPV6_HOSTS)
+    return address
 
 
 def parse_caller(text: str) -> IPv4Network | IPv6Network:
@@ -188,14 +257,17 @@ def pool_name(remote: str) -> str | None:
     return remote.removeprefix(POOL_PREFIX) if remote.startswith(POOL_PREFIX) else None
 
 
-def _require_hosts(found: AddressRange) -> None:
-    """Refuse 0.0.0.0/8, 127.0.0.0/8, multicast and beyond (RFC 6890)."""
-    for refused in (
-        AddressRange(0, 0x00FFFFFF),
-        AddressRange(0x7F000000, 0x7FFFFFFF),
-        AddressRange(0xE0000000, 0xFFFFFFFF),
-    ):
-        if found.first <= refused.last and refused.first <= found.last:
-            raise ValueError(
-                "holds addresses that no host can have" if found.first != found.last else "is no host's address"
-            )
+_NO_HOSTS: Final = (  # 0.0.0.0/8, 127.0.0.0/8, multicast and beyond (RFC 6890)
+    AddressRange(0, 0x00FFFFFF),
+    AddressRange(0x7F000000, 0x7FFFFFFF),
+    AddressRange(0xE0000000, 0xFFFFFFFF),
+)
+_NO_IPV6_HOSTS: Final = tuple(map(parse_span, ("::/8", "fe80::/10", "ff00::/8")))  # RFC 4291 2.4
+
+
+def _refuse(found: AddressRange, never: tuple[AddressRange, ...]) -> None:
+    """Raise ValueError for a range with addresses that are in one of these."""
+    if any(found.first <= refused.last and refused.first <= found.last for refused in never):
+        raise ValueError(
+            "holds addresses that no host can have" if found.first != found.last else "is no host's address"
+        )

@@ -7,22 +7,22 @@ from typing import Final
 
 from sstpfarm.config.addresses import (
     POOL_PREFIX,
-    AddressRange,
     Endpoint,
     parse_caller,
     parse_endpoint,
     parse_host,
     parse_listener,
-    parse_range,
+    parse_name_server,
     pool_name,
 )
 from sstpfarm.config.expiry import EXPIRY_FORMS, expiry_time
 from sstpfarm.config.fields import IPV6_MTU_MIN, Method
 from sstpfarm.config.interfaces import check_interfaces, interface_warnings
 from sstpfarm.config.locate import KeyPath
+from sstpfarm.config.pools import NETWORKS, OF_IPV4, PREFIXES, SINGLES, check_pool_name, check_pools
 from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.radius import check_radius
-from sstpfarm.config.report import Report, dotted, show, suggest
+from sstpfarm.config.report import Report, show, suggest
 from sstpfarm.config.routes import check_routes
 from sstpfarm.config.schema import DEFAULT_PORT, LISTENER_FORMS, Config
 from sstpfarm.config.tls_checks import check_tls, tls_warnings
@@ -31,13 +31,13 @@ from sstpfarm.dataplane.rates import RATE_FORMS, parse_rate_limit
 ENDPOINT_FORMS: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 COMMAND_FORM: Final = "a list: the absolute path of a program, then its arguments; [] for none"
 CALLER_FORMS: Final = 'an address, a network, or "" for any'
-RANGE_FORMS: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
+NAME_SERVERS: Final = 2  # of each IP version; IPCP can carry no more (RFC 1877)
 
 
 def check_references(config: Config, report: Report) -> None:
     """Report every contradiction between keys."""
     _check_server(config, report)
-    _check_pools(config, report)
+    check_pools(config, report)
     for name, profile in config.profile.items():
         _check_terms(config, profile, ("profile", name), report)
     for name, secret in config.secret.items():
@@ -124,28 +124,6 @@ def _check_server(config: Config, report: Report) -> None:
         _report_reference(server.default_profile, config.profile, "profile", ("server", "default-profile"), report)
 
 
-def _check_pools(config: Config, report: Report) -> None:
-    """Every range is well-formed, and no address is in two of them."""
-    found: list[tuple[AddressRange, KeyPath, str]] = []
-    for name, pool in config.pool.items():
-        for index, text in enumerate(pool.ranges):
-            key = ("pool", name, "ranges", index)
-            if _parsed(parse_range, text, key, RANGE_FORMS, report):
-                found.append((parse_range(text), key, text))
-        for index, text in enumerate(pool.exclude):
-            _parsed(parse_range, text, ("pool", name, "exclude", index), RANGE_FORMS, report)
-        if pool.next_pool and pool.next_pool not in config.pool:
-            _report_reference(pool.next_pool, config.pool, "pool", ("pool", name, "next-pool"), report)
-    found.sort(key=lambda item: item[0])
-    widest: tuple[AddressRange, KeyPath, str] | None = None  # of those before, the one that reaches furthest
-    for item in found:
-        addresses, place, text = item
-        if widest is not None and addresses.first <= widest[0].last:
-            report.add(place, f"{show(text)} overlaps {show(widest[2])} of {dotted(widest[1][:2])}")
-        if widest is None or addresses.last > widest[0].last:
-            widest = item
-
-
 def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...], report: Report) -> None:
     """The addresses that a profile or secret gives, and its rate limit."""
     host = 'an IPv4 address such as "10.20.0.1"'
@@ -156,13 +134,28 @@ def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...],
         pool = pool_name(terms.remote_address)
         if pool is None:
             _parsed(parse_host, terms.remote_address, key, f'an IPv4 address or "{POOL_PREFIX}NAME"', report)
-        elif pool not in config.pool:
-            _report_reference(pool, config.pool, "pool", key, report)
+        else:
+            check_pool_name(pool, config.pool, OF_IPV4, key, report)
+    for name, pool, lengths in (
+        ("remote-ipv6-prefix-pool", terms.remote_ipv6_prefix_pool, PREFIXES),
+        ("dhcpv6-pd-pool", terms.dhcpv6_pd_pool, NETWORKS),
+        ("ipv6-address-pool", terms.ipv6_address_pool, SINGLES),
+    ):
+        if pool:
+            check_pool_name(pool, config.pool, lengths, (*path, name), report)
     if terms.rate_limit is not None:
         _parsed(parse_rate_limit, terms.rate_limit, (*path, "rate-limit"), RATE_FORMS, report)
-    for name, servers in (("dns-server", terms.dns_server), ("wins-server", terms.wins_server)):
-        for index, text in enumerate(servers or ()):
-            _parsed(parse_host, text, (*path, name, index), host, report)
+    for index, text in enumerate(terms.wins_server or ()):
+        _parsed(parse_host, text, (*path, "wins-server", index), host, report)
+    servers = terms.dns_server or ()
+    for index, text in enumerate(servers):
+        _parsed(parse_name_server, text, (*path, "dns-server", index), "an IPv4 or IPv6 address", report)
+    for version, there in (
+        ("IPv4", [":" not in text for text in servers]),
+        ("IPv6", [":" in text for text in servers]),
+    ):
+        if sum(there) > NAME_SERVERS:
+            report.add((*path, "dns-server"), f"has {sum(there)} {version} addresses; allowed: at most {NAME_SERVERS}")
     for name, command in (("on-up", terms.on_up), ("on-down", terms.on_down)):
         if command and not command[0].startswith("/"):
             report.add_value((*path, name, 0), command[0], "is no absolute path", COMMAND_FORM)

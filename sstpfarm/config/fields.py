@@ -53,6 +53,11 @@ Addresses = Annotated[
     tuple[Annotated[str, Meta(max_length=64)], ...],
     Meta(max_length=2, description="a list of at most two IPv4 addresses"),
 ]
+NameServers = Annotated[
+    tuple[Annotated[str, Meta(max_length=64)], ...],
+    Meta(max_length=4, description="a list of at most two IPv4 and two IPv6 addresses"),
+]
+PoolName = Annotated[str, Meta(description='the name of a pool, or "" for none')]
 Seconds = Annotated[int, Meta(ge=0, le=31_536_000, description="a whole number of seconds, 0 (none) to 31536000")]
 ByteLimit = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number of bytes, 0 for no limit")]
 Command = Annotated[

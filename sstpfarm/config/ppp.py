@@ -19,9 +19,11 @@ from sstpfarm.config.fields import (
     Command,
     DeviceName,
     FilePath,
+    NameServers,
     NtHash,
     Password,
     PasswordHash,
+    PoolName,
     Remote,
     Seconds,
     SetName,
@@ -37,7 +39,7 @@ class Terms(Table, frozen=True):
 
     local_address: Address | None = None
     remote_address: Remote | None = None
-    dns_server: Addresses | None = None
+    dns_server: NameServers | None = None
     wins_server: Addresses | None = None
     rate_limit: Annotated[str, Meta(max_length=256, description=RATE_FORMS)] | None = None
     session_timeout: Seconds | None = None
@@ -51,6 +53,9 @@ class Terms(Table, frozen=True):
     limit_bytes_total: ByteLimit | None = None
     change_tcp_mss: Switch | None = None
     use_ipv6: Switch | None = None
+    remote_ipv6_prefix_pool: PoolName | None = None
+    dhcpv6_pd_pool: PoolName | None = None
+    ipv6_address_pool: PoolName | None = None
     address_list: (
         Annotated[
             tuple[SetName, ...],
@@ -74,21 +79,24 @@ class Profile(Terms, frozen=True):
 
 
 class Pool(Table, frozen=True):
-    """[pool.NAME]: addresses to hand out."""
+    """[pool.NAME]: addresses of IPv4, or addresses or prefixes of IPv6, to hand out."""
 
     ranges: Annotated[
-        tuple[Annotated[str, Meta(max_length=64)], ...],
+        tuple[Annotated[str, Meta(max_length=96)], ...],
         Meta(
             min_length=1,
             max_length=1024,
-            description='a list of IPv4 ranges: "FIRST-LAST", "NETWORK/LENGTH" or one address',
+            description='a list of ranges of one IP version: "FIRST-LAST", "NETWORK/LENGTH" or one address',
         ),
     ]
+    prefix_length: (
+        Annotated[int, Meta(ge=48, le=128, description="a whole number of bits, 48 to 64, or 128")] | None
+    ) = None
     exclude: Annotated[
-        tuple[Annotated[str, Meta(max_length=64)], ...],
-        Meta(max_length=1024, description="a list of IPv4 ranges, as for ranges"),
+        tuple[Annotated[str, Meta(max_length=96)], ...],
+        Meta(max_length=1024, description="a list of ranges, as for ranges"),
     ] = ()
-    next_pool: Annotated[str, Meta(description='the name of a pool, or "" for none')] = ""
+    next_pool: PoolName = ""
 
 
 class Secret(Terms, frozen=True):
@@ -109,6 +117,7 @@ class Secret(Terms, frozen=True):
         tuple[Annotated[str, Meta(max_length=128)], ...],
         Meta(max_length=64, description='a list of at most 64 of "NETWORK/LENGTH [GATEWAY [METRIC]]"'),
     ] = ()
+    remote_ipv6_prefix: Annotated[str, Meta(max_length=64, description='"NETWORK/64", or "" for none')] = ""
     disabled: Switch = False
     expires: Annotated[str, Meta(max_length=40, description='a date or an RFC 3339 time, or "" for never')] = ""
     caller_id: Annotated[

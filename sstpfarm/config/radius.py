@@ -70,6 +70,12 @@ class Radius(Table, frozen=True):
     nas_ip_address: OptionalHost = ""
     source_address: OptionalHost = ""
     calling_station_id: Annotated[CallingStationId, Meta(description='"address" or "address:port"')] = "address"
+    ms_ras_vendor: Annotated[
+        int,
+        Meta(
+            ge=0, le=0xFF_FFFF, description="a whole number, 0 (not told) to 16777215"
+        ),  # RFC 2548: a number of three bytes
+    ] = 0
     deadline_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 10.0
     coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
 

@@ -12,13 +12,15 @@ from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
-from sstpfarm.config.addresses import AddressRange, parse_endpoint, parse_host, parse_range, pool_name
+from sstpfarm.config.addresses import AddressRange, parse_endpoint, parse_name_server, parse_span, pool_name
 from sstpfarm.config.locate import KeyPath
-from sstpfarm.config.ppp import Pool, Profile, Secret
+from sstpfarm.config.pools import SUBNET, ranges_of
+from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.report import Report, dotted, show
 from sstpfarm.config.schema import Config
 
 ROUTE_FORMS: Final = '"NETWORK/LENGTH [GATEWAY [METRIC]]"'
+PREFIX_FORMS: Final = '"NETWORK/64", or "" for none'
 MAX_METRIC: Final = 0xFFFF_FFFF  # RTA_PRIORITY has 32 bits
 NEVER: Final = tuple(
     ip_network(text)
@@ -89,11 +91,12 @@ def parse_network(text: str) -> Network:
 
 
 def check_routes(config: Config, report: Report) -> None:
-    """Report each route that is none, twice there, or reaches what is our own or another user's."""
+    """Report each route that is none, twice there, or reaches what is our own or another user's; fixed prefixes too."""
+    _check_prefixes(config.secret, report)
     routed = [(name, secret) for name, secret in config.secret.items() if secret.routes]
     if routed:
         taken = TakenAddresses(
-            {name: tuple(_ranges(pool)) for name, pool in config.pool.items()},
+            {name: ranges_of(pool) for name, pool in config.pool.items()},
             config.profile,
             config.secret,
             config.server.listen,
@@ -119,19 +122,48 @@ def _check_secret(secret: Secret, profile: Profile, name: str, taken: TakenAddre
         if route.gateway and route.gateway == local:
             report.add(key, f"{show(text)} has our own local-address as its gateway; allowed: the client's, or 0.0.0.0")
         network = ip_network(route.destination)
-        owner = taken.owner_within(network, remote or "") if isinstance(network, IPv4Network) else None
+        own = remote if isinstance(network, IPv4Network) else secret.remote_ipv6_prefix
+        owner = taken.owner_within(network, own or "")
         if owner is not None:
             report.add(key, f"{show(text)} holds addresses of {owner}")
 
 
-def _ranges(pool: Pool) -> Iterator[AddressRange]:
-    for text in pool.ranges:
-        with suppress(ValueError):
-            yield parse_range(text)
+def _check_prefixes(secrets: Mapping[str, Secret], report: Report) -> None:
+    """A fixed prefix is a /64, and belongs to one secret."""
+    owners: dict[Network, str] = {}
+    for name, secret in secrets.items():
+        text = secret.remote_ipv6_prefix
+        if not text:
+            continue
+        key = ("secret", name, "remote-ipv6-prefix")
+        try:
+            prefix = parse_network(text)
+        except ValueError as error:
+            report.add_value(key, text, str(error), PREFIX_FORMS)
+            continue
+        if prefix.version != 6 or prefix.prefixlen != SUBNET:
+            report.add_value(key, text, "is nothing that a client can make addresses from", PREFIX_FORMS)
+        elif prefix in owners:
+            report.add(key, f"{show(text)} is also that of secret.{owners[prefix]}")
+        owners.setdefault(prefix, name)
+
+
+class _Owners:
+    """Ranges that do not overlap, and whose they are; finding who is in a range costs the same for few and many."""
+
+    def __init__(self, ranges: Iterable[tuple[AddressRange, str]]) -> None:
+        self._ranges = sorted(ranges)
+
+    def within(self, addresses: AddressRange) -> Iterator[tuple[AddressRange, str]]:
+        """Yield those that overlap these addresses."""
+        at = bisect_left(self._ranges, addresses.first, key=lambda owned: owned[0].last)
+        while at < len(self._ranges) and self._ranges[at][0].first <= addresses.last:
+            yield self._ranges[at]
+            at += 1
 
 
 class TakenAddresses:
-    """The IPv4 addresses that somebody has: pools, fixed ones, our own. What is no address is reported elsewhere.
+    """The addresses that somebody has: pools, fixed ones, our own. What is no address is reported elsewhere.
 
     Args:
         pools: the ranges of each pool.
@@ -145,13 +177,14 @@ class TakenAddresses:
         secrets: Mapping[str, Secret],
         listen: Iterable[str],
     ) -> None:
-        self._pools = sorted((found, dotted(("pool", name))) for name, ranges in pools.items() for found in ranges)
-        singles: list[tuple[int, KeyPath]] = []
+        prefixes: list[tuple[AddressRange, str]] = []
+        singles: list[tuple[AddressRange, str]] = []
 
         def add(text: str | None, path: KeyPath) -> None:
             if text is not None and pool_name(text) is None:
                 with suppress(ValueError):
-                    singles.append((int(parse_host(text)), path))
+                    number = int(parse_name_server(text))
+                    singles.append((AddressRange(number, number), dotted(path)))
 
         for name, profile in profiles.items():
             add(profile.local_address, ("profile", name, "local-address"))
@@ -159,21 +192,26 @@ class TakenAddresses:
         for name, secret in secrets.items():
             add(secret.local_address, ("secret", name, "local-address"))
             add(secret.remote_address, ("secret", name))
+            with suppress(ValueError):
+                prefixes.append((parse_span(secret.remote_ipv6_prefix), dotted(("secret", name))))
         for index, text in enumerate(listen):
             with suppress(ValueError):
                 add(parse_endpoint(text).host, ("server", "listen", index))
-        self._singles = sorted(singles, key=lambda single: single[0])
+        of_pools = ((found, dotted(("pool", name))) for name, ranges in pools.items() for found in ranges)
+        self._pools, self._fixed = _Owners(of_pools), (_Owners(prefixes), _Owners(singles))
 
-    def owner_within(self, network: IPv4Network, own: str) -> str | None:
-        """Return whose addresses are in the network, but for the address `own`; None when nobody's are."""
-        first, last = int(network.network_address), int(network.broadcast_address)
-        for addresses, owner in self._pools:
-            if addresses.first <= last and first <= addresses.last:
-                return owner
-        at = bisect_left(self._singles, first, key=lambda single: single[0])
-        while at < len(self._singles) and self._singles[at][0] <= last:
-            number, path = self._singles[at]
-            if not own or pool_name(own) is not None or number != int(ip_address(own)):
-                return dotted(path)
-            at += 1
+    def owner_within(self, network: Network, own: str) -> str | None:
+        """Return whose addresses are in the network; None when nobody's are.
+
+        Args:
+            own: the address, or the prefix of IPv6, that does not count; "" for none.
+        """
+        addresses = parse_span(str(network))
+        for _, owner in self._pools.within(addresses):
+            return owner
+        mine = parse_span(own) if own and pool_name(own) is None else None
+        for owners in self._fixed:
+            for found, owner in owners.within(addresses):
+                if found != mine:
+                    return owner
         return None

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 import msgspec
 
-from sstpfarm.config.addresses import AddressRange, parse_range, pool_name
+from sstpfarm.config.addresses import AddressRange, parse_span, pool_name
 from sstpfarm.config.books import Accounting, Auth
 from sstpfarm.config.fields import LogFormat, Method
-from sstpfarm.config.ppp import Pool, Profile, Secret, Terms
+from sstpfarm.config.pools import assignable, prefix_length
+from sstpfarm.config.ppp import Profile, Secret, Terms
 from sstpfarm.config.radius import Radius
 from sstpfarm.config.schema import Config, Server
 
 
 class PoolView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a pool hands out, without what it excludes, and the pool that follows when it is empty."""
+    """What a pool hands out, without what it excludes, and the pool that follows when it is empty.
 
-    ranges: tuple[AddressRange, ...]
+    Attributes:
+        ranges: texts of AddressRange, because a message holds no number of 128 bits.
+        prefix_length: bits of the prefixes of IPv6, 0 for a pool of IPv4 addresses.
+    """
+
+    ranges: tuple[str, ...]
     next_pool: str = ""
+    prefix_length: int = 0
+
+    @classmethod
+    def of(cls, ranges: Iterable[AddressRange], next_pool: str = "", prefix_length: int = 0) -> PoolView:
+        """Return the view of a pool with these ranges."""
+        return cls(tuple(map(str, ranges)), next_pool, prefix_length)
+
+    def spans(self) -> tuple[AddressRange, ...]:
+        """Return the ranges."""
+        return tuple(map(parse_span, self.ranges))
 
 
 class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,7 +43,8 @@ class AuthView(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         secrets: with the passwords of password files.
-        reserved: addresses that no pool hands out: our own and the fixed ones.
+        reserved: addresses that no pool hands out: our own and the fixed ones. Fixed prefixes of IPv6 are in no pool's
+            ranges.
         listen: where clients connect to, ``ADDRESS:PORT``.
         certificate_must_match: a user needs a client's certificate with the user's name.
     """
@@ -67,6 +84,7 @@ def for_auth(config: Config) -> AuthView:
     terms: tuple[Terms, ...] = (*config.profile.values(), *config.secret.values())
     fixed = (item.remote_address for item in terms if item.remote_address and pool_name(item.remote_address) is None)
     own = (item.local_address for item in terms if item.local_address)
+    prefixes = [parse_span(secret.remote_ipv6_prefix) for secret in config.secret.values() if secret.remote_ipv6_prefix]
     return AuthView(
         state_directory=config.farm.state_directory,
         log_format=config.farm.log_format,
@@ -77,7 +95,10 @@ def for_auth(config: Config) -> AuthView:
         default_profile=config.server.default_profile,
         profiles=config.profile,
         secrets=config.secret,
-        pools={name: PoolView(assignable(pool), pool.next_pool) for name, pool in config.pool.items()},
+        pools={
+            name: PoolView.of(assignable(pool, prefixes), pool.next_pool, prefix_length(pool))
+            for name, pool in config.pool.items()
+        },
         reserved=tuple(sorted({int(IPv4Address(address)) for address in (*fixed, *own)})),
         listen=tuple(config.server.listen),
         certificate_must_match=config.server.client_certificate_user == "match",
@@ -90,22 +111,3 @@ def for_auth(config: Config) -> AuthView:
 def for_worker(config: Config, client_authorities: str) -> WorkerView:
     """Return a worker's view of a configuration."""
     return WorkerView(log_format=config.farm.log_format, server=config.server, client_authorities=client_authorities)
-
-
-def assignable(pool: Pool) -> tuple[AddressRange, ...]:
-    """Return the ranges of a pool without what it excludes, in order."""
-    left = sorted(parse_range(text) for text in pool.ranges)
-    for text in pool.exclude:
-        left = _without(left, parse_range(text))
-    return tuple(left)
-
-
-def _without(ranges: Sequence[AddressRange], hole: AddressRange) -> list[AddressRange]:
-    pieces = []
-    for first, last in ranges:
-        pieces.append(AddressRange(first, min(last, hole.first - 1)))
-        pieces.append(AddressRange(max(first, hole.last + 1), last))
-        if hole.first > last or hole.last < first:  # the two would be the same piece
-            pieces.pop()
-            pieces[-1] = AddressRange(first, last)
-    return [piece for piece in pieces if piece.first <= piece.last]

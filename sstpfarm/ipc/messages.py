@@ -7,7 +7,7 @@ of another.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ InterfaceName = Annotated[str, Meta(min_length=1, max_length=15)]
 Mtu = Annotated[int, Meta(ge=68, le=16384)]  # up to the largest MRRU
 Slot = Annotated[int, Meta(ge=0, le=1_048_575)]
 Network = Annotated[str, Meta(max_length=49)]  # ADDRESS/LENGTH
+MAX_ROUTES: Final = 131  # 128 that a grant names, and what is leased of IPv6
 Worker = Annotated[int, Meta(ge=0, le=1023)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Strings = Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)]
@@ -107,7 +108,7 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     wins_servers: Addresses = ()
     ipv6_local: Identifier8 | None = None
     ipv6_peer: Identifier8 | None = None
-    networks: Annotated[tuple[Network, ...], Meta(max_length=128)] = ()
+    networks: Annotated[tuple[Network, ...], Meta(max_length=MAX_ROUTES)] = ()
     mtu: Annotated[int, Meta(ge=0, le=4087)] = 0
     bridged: bool = False
     rate_limit: RateLimit | None = None
@@ -135,7 +136,7 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
         limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
     """
 
-    routes: Annotated[tuple[FramedRoute, ...], Meta(max_length=128)] = ()
+    routes: Annotated[tuple[FramedRoute, ...], Meta(max_length=MAX_ROUTES)] = ()
     interface: Annotated[str, Meta(max_length=15)] = ""
     bridge: Annotated[str, Meta(max_length=15)] = ""
     address_lists: Annotated[tuple[Short, ...], Meta(max_length=32)] = ()

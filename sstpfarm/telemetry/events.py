@@ -46,6 +46,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "login.accepted": LogEvent("info", ("session", "user", "peer", "method")),
     "login.refused": LogEvent("info", ("session", "user", "peer", "method", "reason")),
     "login.denied": LogEvent("info", ("session", "user", "peer", "method", "detail")),
+    "pool.exhausted": LogEvent("warning", ("session", "user", "pools")),
     "session.opened": LogEvent("info", ("session", "user", "peer", "address", "interface")),
     "session.closed": LogEvent("info", ("session", "user", "peer", "reason", "seconds", "bytes_in", "bytes_out")),
     "session.kicked": LogEvent("info", ("session", "by")),

@@ -23,7 +23,7 @@ ATTRIBUTES = st.lists(
     ),
     max_size=12,
 ).map(b"".join)
-OFFER = Offer({"default": Authorization(user="", pool="main")}, "default", {"main"}, TakenAddresses({}, {}, {}, []))
+OFFER = Offer({"default": Authorization(user="", pool="main")}, "default", {"main": 0}, TakenAddresses({}, {}, {}, []))
 
 
 def request() -> Request:

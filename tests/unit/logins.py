@@ -45,7 +45,7 @@ def view(
             "fixed": secret("nailed", remote_address="10.20.0.77"),
             "EXACT\\alice": secret("other"),
         },
-        pools={"main": PoolView((parse_range("10.20.0.2-10.20.0.4"),))},
+        pools={"main": PoolView.of([parse_range("10.20.0.2-10.20.0.4")])},
         reserved=(0x0A140001, 0x0A14004D),
         auth=Auth(failures_per_minute=0),
     )

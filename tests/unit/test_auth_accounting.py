@@ -215,7 +215,7 @@ def test_after_the_end_of_auth_nothing_is_lost_and_nothing_doubled(tmp_path: Pat
         assert len(list(read_history(tmp_path, user=None, since=0, limit=10))) == 4
         assert len(made.auth.leases) == len(made.store.sessions()) == 0
 
-    roomy = msgspec.structs.replace(view(), pools={"main": PoolView((parse_range("10.21.0.1-10.21.0.9"),))})
+    roomy = msgspec.structs.replace(view(), pools={"main": PoolView.of([parse_range("10.21.0.1-10.21.0.9")])})
     for story in (before, granted, after):
         run(tmp_path, story, roomy)
 
@@ -269,7 +269,7 @@ def test_sessions_that_cannot_be_read_keep_auth_from_nothing(tmp_path: Path) -> 
         await made.settled()
         assert len(made.auth.leases) == len(made.auth.sessions) == len(made.store.sessions()) == 1
 
-    roomy = msgspec.structs.replace(view(), pools={"main": PoolView((parse_range("10.21.0.1-10.21.0.3"),))})
+    roomy = msgspec.structs.replace(view(), pools={"main": PoolView.of([parse_range("10.21.0.1-10.21.0.3")])})
     run(tmp_path, before, roomy)
     run(tmp_path, after, roomy)
 

@@ -30,7 +30,7 @@ SETTINGS = msgspec.structs.replace(
     max_starting=200,
     auth=Auth(failures_per_minute=FREE),
     profiles={"default": msgspec.structs.replace(PROFILE, remote_address="pool:main")},
-    pools={"main": PoolView((parse_range("10.20.0.2-10.20.0.250"),))},
+    pools={"main": PoolView.of([parse_range("10.20.0.2-10.20.0.250")])},
 )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sstpfarm.auth.admission import ipv6_offer
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.ipv6 import ipv6_offer
 from sstpfarm.ipc.messages import Ipv6Offer
 
 
@@ -14,7 +14,7 @@ def test_the_offer_holds_what_the_client_can_use() -> None:
             user="alice",
             framed_prefixes=("fd42:3::/64", "fd42:4::/56"),
             delegated_prefixes=("fd42:2::/56",),
-            ipv6_address="fd42:5::9",
+            ipv6_addresses=("fd42:5::9", "fd42:5::a"),
             ipv6_dns_servers=("fd42::35",),
         )
     )

@@ -43,7 +43,7 @@ def settings(**secrets: Secret) -> AuthView:
         before,
         max_starting=2 * MANY,
         secrets={**before.secrets, **secrets},
-        pools={"main": PoolView((parse_range("10.20.1.0-10.20.3.255"),))},
+        pools={"main": PoolView.of([parse_range("10.20.1.0-10.20.3.255")])},
     )
 
 
@@ -203,7 +203,7 @@ def test_a_reload_brings_new_users_and_ends_the_sessions_of_those_who_are_gone_o
             dated=secret("wonderland", expires="2020-01-01"),
             fresh=secret("wonderland"),
         )
-        reload(made, msgspec.structs.replace(new, pools={"main": PoolView((parse_range("10.9.9.9"),))}))
+        reload(made, msgspec.structs.replace(new, pools={"main": PoolView.of([parse_range("10.9.9.9")])}))
         await made.until(lambda: len(made.revoked()) == 3)
         assert sorted(made.revoked()) == [
             (f"{2:016x}", "admin-reset"),

@@ -355,7 +355,7 @@ def test_the_next_backend_decides_over_who_is_unknown_to_the_first_and_when_it_i
 def test_the_use_of_many_pools_is_told_in_parts(tmp_path: Path) -> None:
     """300 pools with names of 64 characters of four bytes: each part is a message that the channel carries."""
     pools = {
-        f"{number:04}" + "\N{GRINNING FACE}" * 60: PoolView((AddressRange(0x0A000001 + number, 0x0A000001 + number),))
+        f"{number:04}" + "\N{GRINNING FACE}" * 60: PoolView.of([AddressRange(0x0A000001 + number, 0x0A000001 + number)])
         for number in range(300)
     }
 

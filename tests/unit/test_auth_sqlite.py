@@ -17,7 +17,7 @@ import pytest
 from sstpfarm.auth import leases
 from sstpfarm.auth.accounting import AccountingRecord, Kind
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.leases import Holder, Leases
+from sstpfarm.auth.leases import Holder, Leases, Purpose, Sticky
 from sstpfarm.auth.ledger import StickyMemory
 from sstpfarm.auth.sqlite import store as sqlite_store
 from sstpfarm.auth.sqlite.database import FILE_NAME, open_database
@@ -114,12 +114,15 @@ def test_queues_keep_their_order_and_their_bound(store: SqliteStore, tmp_path: P
 
 
 def test_sticky_addresses_come_in_the_order_of_their_use(store: SqliteStore) -> None:
-    store.stick(StickyAddress("main", "alice", 1), 5.0)
-    store.stick(StickyAddress("main", "bob", 2), 3.0)
-    store.stick(StickyAddress("main", "alice", 3), 6.0)
-    store.stick(StickyAddress("main", "carol", 4), 7.0)
-    store.unstick("main", "carol")
-    assert list(store.sticky()) == [("main", "bob", 2), ("main", "alice", 3)]
+    alice, bob, carol = (Sticky("main", user, Purpose.ADDRESS) for user in ("alice", "bob", "carol"))
+    prefix = alice._replace(purpose=Purpose.PREFIX)
+    store.stick(StickyAddress(alice, 1), 5.0)
+    store.stick(StickyAddress(bob, 2**32 - 1), 3.0)
+    store.stick(StickyAddress(alice, 3), 6.0)
+    store.stick(StickyAddress(carol, 4), 7.0)
+    store.stick(StickyAddress(prefix, 2**128 - 1), 8.0)
+    store.unstick(carol)
+    assert list(store.sticky()) == [(bob, 2**32 - 1), (alice, 3), (prefix, 2**128 - 1)]
 
 
 def test_who_came_longest_ago_is_forgotten_over_restarts_too(
@@ -133,7 +136,7 @@ def test_who_came_longest_ago_is_forgotten_over_restarts_too(
         nonlocal now
         now += 1.0
         memory = StickyMemory(store, lambda: now, pytest.fail)
-        pools = {"main": PoolView((parse_range("10.1.0.0/24"),))}
+        pools = {"main": PoolView.of([parse_range("10.1.0.0/24")])}
         after_restart = Leases(pools, (), memory, store.sticky())
         for at, other in enumerate(taken):
             assert after_restart.restore(holder(100 + at), other)
@@ -219,7 +222,7 @@ def test_a_file_of_another_program_version_is_refused(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / FILE_NAME)
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(SystemRefusal, match="version 7, this program knows 1"):
+    with pytest.raises(SystemRefusal, match="version 7, this program knows 2"):
         opened(tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.radius.grant import ContradictionError, Offer, authorization_of, offer_of
 from sstpfarm.auth.radius.packet import Attributes, Code, Request
-from sstpfarm.config.addresses import parse_range
+from sstpfarm.config.addresses import parse_range, parse_span
 from sstpfarm.config.ppp import Profile, Secret
 from sstpfarm.config.routes import TakenAddresses
 from sstpfarm.dataplane.rates import RateLimit
@@ -24,12 +24,16 @@ MICROSOFT, MIKROTIK, WISPR = 311, 14988, 14122
 BASE = Authorization(user="", pool="main", dns_servers=("10.20.0.1",), session_timeout=99, address_lists=("basic",))
 GOLD = Authorization(user="", pool="other", only_one="replace", session_timeout=7, idle_timeout=8, bridge="br0")
 TAKEN = TakenAddresses(
-    {"shared": [parse_range("10.77.0.0/24")]},
+    {"shared": [parse_range("10.77.0.0/24")], "sites": [parse_span("fd77::/40")]},
     {"default": Profile(local_address="10.78.0.1")},
-    {"bob": Secret(remote_address="10.79.0.5")},
-    ["10.76.0.1:443"],
+    {"bob": Secret(remote_address="10.79.0.5"), "carol": Secret(remote_ipv6_prefix="fd79::/64")},
+    ["10.76.0.1:443", "[fd76::1]:443"],
 )
-OFFER = Offer({"default": BASE, "gold": GOLD, "bare": Authorization(user="")}, "default", {"main", "other"}, TAKEN)
+SIXTH = Authorization(
+    user="", pool="main", ipv6_prefix_pool="six", delegated_pool="sites", ipv6_dns_servers=("fd42::35",)
+)
+POOLS = {"main": 0, "other": 0, "six": 64, "sites": 56, "singles": 128}
+OFFER = Offer({"default": BASE, "gold": GOLD, "bare": Authorization(user=""), "sixth": SIXTH}, "default", POOLS, TAKEN)
 
 
 def number(value: int) -> bytes:
@@ -102,11 +106,35 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
         ),
         (
             attribute(168, b"\xfd\x42" + bytes(13) + b"\1") + attribute(168, b"\xfd\x42" + bytes(13) + b"\2"),
-            {"routes": (FramedRoute("fd42::1/128"), FramedRoute("fd42::2/128")), "ipv6_address": "fd42::1"},
+            {
+                "routes": (FramedRoute("fd42::1/128"), FramedRoute("fd42::2/128")),
+                "ipv6_addresses": ("fd42::1", "fd42::2"),
+            },
         ),
         (
             attribute(169, bytes(16)) + attribute(169, b"\xfd\x42" + bytes(13) + b"\x35"),
             {"ipv6_dns_servers": ("fd42::35",), "dns_servers": ("10.20.0.1",)},
+        ),
+        (
+            attribute(100, b"six") + attribute(171, b"nowhere") + attribute(171, b"sites") + attribute(172, b"singles"),
+            {"ipv6_prefix_pool": "six", "delegated_pool": "sites", "ipv6_address_pool": "singles", "pool": "main"},
+        ),
+        (attribute(171, b"six"), {"delegated_pool": "six", "ipv6_prefix_pool": ""}),
+        (  # what it gives itself comes from no pool, neither its own nor the profile's
+            vendor(MIKROTIK, 3, b"sixth")
+            + attribute(100, b"nowhere")
+            + attribute(97, b"\0\x40\xfd\x42" + bytes(6))
+            + attribute(168, b"\xfd\x42" + bytes(13) + b"\1"),
+            {
+                "ipv6_prefix_pool": "",
+                "delegated_pool": "sites",
+                "ipv6_address_pool": "",
+                "ipv6_dns_servers": ("fd42::35",),
+            },
+        ),
+        (
+            vendor(MIKROTIK, 3, b"sixth") + attribute(172, b"singles") + attribute(169, bytes(15) + b"\1"),
+            {"ipv6_prefix_pool": "six", "ipv6_address_pool": "singles", "ipv6_dns_servers": ("::1",)},
         ),
         (attribute(12, number(1300)), {"mtu": 1300}),
         (attribute(12, number(65535)), {"mtu": 4087}),
@@ -189,6 +217,43 @@ def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
             "server.listen[0] is in it",
         ),
         (attribute(88, b"nowhere"), "Framed-Pool is 'nowhere', and there is no such pool"),
+        (
+            attribute(88, b"six"),
+            "Framed-Pool is 'six', which is a pool of IPv6 prefixes of 64 bits, not of IPv4 addresses",
+        ),
+        (attribute(100, b"nowhere"), "Framed-IPv6-Pool is 'nowhere', and there is no such pool"),
+        (
+            attribute(100, b"sites"),
+            "Framed-IPv6-Pool is 'sites', which is a pool of IPv6 prefixes of 56 bits, not of IPv6 prefixes of 64 bits",
+        ),
+        (attribute(171, b"nowhere"), "Delegated-IPv6-Prefix-Pool is 'nowhere', and there is no such pool"),
+        (
+            attribute(171, b"singles"),
+            "Delegated-IPv6-Prefix-Pool is 'singles', which is a pool of IPv6 addresses, "
+            "not of IPv6 prefixes of 48 to 64 bits",
+        ),
+        (attribute(172, b"nowhere"), "Stateful-IPv6-Address-Pool is 'nowhere', and there is no such pool"),
+        (
+            attribute(172, b"main"),
+            "Stateful-IPv6-Address-Pool is 'main', which is a pool of IPv4 addresses, not of IPv6 addresses",
+        ),
+        (
+            attribute(97, b"\0\x40\xfd\x77" + bytes(6)),
+            "Framed-IPv6-Prefix makes fd77::/64 a network behind the client, and pool.sites is in it",
+        ),
+        (
+            attribute(123, b"\0\x30\xfd\x79" + bytes(4)),
+            "Delegated-IPv6-Prefix makes fd79::/48 a network behind the client, and secret.carol is in it",
+        ),
+        (
+            attribute(168, b"\xfd\x79" + bytes(13) + b"\1"),
+            "Framed-IPv6-Address makes fd79::1/128 a network behind the client, and secret.carol is in it",
+        ),
+        (
+            attribute(99, b"fd76::/64 ::"),
+            "Framed-IPv6-Route 'fd76::/64 ::' makes fd76::/64 a network behind the client, and "
+            "server.listen[1] is in it",
+        ),
         (attribute(22, b"10.9.0.0/40"), "Framed-Route '10.9.0.0/40' has no network"),
         (
             attribute(22, b"0.0.0.0/0"),
@@ -235,7 +300,7 @@ def test_what_a_configuration_offers() -> None:
     """Profiles as they are for who has no secret; pools, fixed addresses and our own belong to others."""
     config = view()
     offer = offer_of(msgspec.structs.replace(config, listen=("192.0.2.1:443",)))
-    assert (offer.default_profile, offer.pools) == ("default", {"main"})
+    assert (offer.default_profile, offer.pools) == ("default", {"main": 0})
     assert offer.profiles["default"].pool == "main"
     owners = {"10.20.0.3": "pool.main", "10.20.0.77": "secret.fixed", "192.0.2.1": "server.listen[0]"}
     owners["10.20.0.1"] = "profile.default.local-address"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 
 from sstpfarm.auth.leases import Holder
-from sstpfarm.auth.radius.request import access_attributes
+from sstpfarm.auth.radius.packet import Code, Request
+from sstpfarm.auth.radius.request import SOFTWARE, access_attributes
 from sstpfarm.config.fields import Password
 from sstpfarm.config.radius import Radius, RadiusServer
 from sstpfarm.ipc.messages import AccessRequest, Method
@@ -30,3 +34,16 @@ def test_framed_mtu_is_that_of_packets_but_for_eap_that_of_a_frame(method: Metho
     )
     found = dict(access_attributes(RADIUS, Holder(0, request.session), request, b"", b"secret", bytes(16)))
     assert found["Framed-MTU"] == told
+
+
+@pytest.mark.parametrize(("vendor", "told"), [(0, {}), (311, {"MS-RAS-Vendor": 311, "MS-RAS-Version": SOFTWARE})])
+def test_what_policies_of_nps_can_ask_for(vendor: int, told: dict[str, object]) -> None:
+    request = AccessRequest(
+        session="0" * 16, user=b"alice", method="pap", caller_id="192.0.2.1:1", mtu=1400, slot=1, password=b"x"
+    )
+    radius = msgspec.structs.replace(RADIUS, ms_ras_vendor=vendor)
+    found = access_attributes(radius, Holder(0, request.session), request, b"", b"secret", bytes(16))
+    assert {name: value for name, value in found if name.startswith("MS-RAS")} == told
+    assert re.fullmatch(r"sstpfarm [0-9]+\..+", SOFTWARE)
+    data = Request(Code.ACCESS_REQUEST, 1, b"secret", found, bytes(16)).data
+    assert (b"\x1a\x0c\0\0\x01\x37\x09\x06\0\0\x01\x37" in data) == bool(vendor)  # RFC 2548: 311, type 9

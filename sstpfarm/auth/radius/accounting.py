@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 import msgspec
@@ -252,6 +253,7 @@ def accounting_attributes(radius: Radius, record: AccountingRecord, now: float) 
     found += [(name, value) for name, value in optional if value]
     found += [("Framed-IPv6-Prefix", prefix_value(text)) for text in record.framed_prefixes]
     found += [("Delegated-IPv6-Prefix", prefix_value(text)) for text in record.delegated_prefixes]
+    found += [("Framed-IPv6-Address", IPv6Address(text).packed) for text in record.ipv6_addresses]
     found += [("Class", value) for value in record.class_]
     if record.kind is not Kind.START:
         found += _counters(record)

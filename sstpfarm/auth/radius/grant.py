@@ -13,10 +13,12 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.leases import LENGTHS, Purpose
 from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
 from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
+from sstpfarm.config.pools import OF_IPV4, kind_of
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.routes import TakenAddresses, parse_network, parse_route
 from sstpfarm.config.views import AuthView
@@ -63,13 +65,13 @@ class Offer(NamedTuple):
     Attributes:
         profiles: what each profile grants alone.
         default_profile: the name of one of them.
-        pools: those that there are.
+        pools: those that there are, with their prefix lengths; 0 for IPv4.
         taken: addresses that are behind no client.
     """
 
     profiles: Mapping[str, Authorization]
     default_profile: str
-    pools: Collection[str]
+    pools: Mapping[str, int]
     taken: TakenAddresses
 
 
@@ -78,9 +80,9 @@ def offer_of(view: AuthView) -> Offer:
     return Offer(
         {name: authorize("", Secret(), profile) for name, profile in view.profiles.items()},
         view.default_profile,
-        frozenset(view.pools),
+        {name: pool.prefix_length for name, pool in view.pools.items()},
         TakenAddresses(
-            {name: pool.ranges for name, pool in view.pools.items()}, view.profiles, view.secrets, view.listen
+            {name: pool.spans() for name, pool in view.pools.items()}, view.profiles, view.secrets, view.listen
         ),
     )
 
@@ -108,7 +110,7 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
     names = reply.texts("User-Name")
     base = _base(reply, offer)
     remote = _address(reply)
-    pool = _pool(reply, offer.pools) if not remote else ""
+    pool = _pool(reply, "Framed-Pool", OF_IPV4, offer.pools) if not remote else ""
     remote_address = remote or ("" if pool else base.remote_address)
     if not (remote_address or pool or base.pool):
         raise ContradictionError("no Framed-IP-Address, no Framed-Pool, and no remote-address in the profile")
@@ -136,7 +138,10 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
         routes=routes,
         framed_prefixes=tuple(prefixes["Framed-IPv6-Prefix"]),
         delegated_prefixes=tuple(prefixes["Delegated-IPv6-Prefix"]),
-        ipv6_address=str(addresses[0]) if addresses else "",
+        ipv6_addresses=tuple(map(str, addresses)),
+        ipv6_prefix_pool=_ipv6_pool(reply, prefixes["Framed-IPv6-Prefix"], Purpose.PREFIX, base, offer),
+        delegated_pool=_ipv6_pool(reply, prefixes["Delegated-IPv6-Prefix"], Purpose.DELEGATED, base, offer),
+        ipv6_address_pool=_ipv6_pool(reply, addresses, Purpose.IPV6_ADDRESS, base, offer),
         ipv6_dns_servers=_ipv6_servers(reply) or base.ipv6_dns_servers,
         mtu=_mtu(reply),
         port_limit=_or(reply.number("Port-Limit"), base.port_limit),
@@ -220,15 +225,20 @@ def _address(reply: Attributes) -> str:
     return str(address)
 
 
-def _pool(reply: Attributes, pools: Collection[str]) -> str:
-    """Return the first pool that exists; RFC 2869 5.18 has one, some servers send several."""
-    named = reply.texts("Framed-Pool")
-    for name in named:
-        if name in pools:
-            return name
-    if named:
-        raise ContradictionError(f"Framed-Pool is {named[0]!r}, and there is no such pool")
-    return ""
+def _pool(reply: Attributes, name: str, lengths: Collection[int], pools: Mapping[str, int]) -> str:
+    """Return the first pool that exists; RFC 2869 5.18 and 6911 3.4 have one, some servers send several.
+
+    Args:
+        lengths: the prefix lengths of the pools that are good for that.
+    """
+    named = reply.texts(name)
+    found = [pool for pool in named if pool in pools]
+    if named and not found:
+        raise ContradictionError(f"{name} is {named[0]!r}, and there is no such pool")
+    if found and pools[found[0]] not in lengths:
+        has, wants = kind_of({pools[found[0]]}), kind_of(lengths)
+        raise ContradictionError(f"{name} is {found[0]!r}, which is a pool of {has}, not of {wants}")
+    return found[0] if found else ""
 
 
 def _servers(reply: Attributes, kind: str) -> tuple[str, ...]:
@@ -309,6 +319,18 @@ def _ipv6_addresses(reply: Attributes) -> list[IPv6Address]:
     return found
 
 
+def _ipv6_pool(
+    reply: Attributes, given: Collection[object], purpose: Purpose, base: Authorization, offer: Offer
+) -> str:
+    """Return the pool for one purpose: none where the reply gives what is wanted itself."""
+    name, of_base = {
+        Purpose.PREFIX: ("Framed-IPv6-Pool", base.ipv6_prefix_pool),
+        Purpose.DELEGATED: ("Delegated-IPv6-Prefix-Pool", base.delegated_pool),
+        Purpose.IPV6_ADDRESS: ("Stateful-IPv6-Address-Pool", base.ipv6_address_pool),
+    }[purpose]
+    return "" if given else _pool(reply, name, LENGTHS[purpose], offer.pools) or of_base
+
+
 def _ipv6_servers(reply: Attributes) -> tuple[str, ...]:
     """Return the first DNS servers of IPv6 (RFC 6911 3.2); the unspecified address is none."""
     found = (address for address in reply.ipv6_addresses("DNS-Server-IPv6-Address") if int(address))
@@ -323,7 +345,7 @@ def _check_taken(routes: Iterable[_Found], taken: TakenAddresses, own: str) -> N
     """
     for attribute, route in routes:
         network = ip_network(route.destination)
-        owner = taken.owner_within(network, own) if isinstance(network, IPv4Network) else None
+        owner = taken.owner_within(network, own if isinstance(network, IPv4Network) else "")
         if owner is not None:
             raise ContradictionError(f"{attribute} makes {network} a network behind the client, and {owner} is in it")
 

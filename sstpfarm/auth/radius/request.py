@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from ipaddress import ip_address
 
 from sstpfarm.auth.leases import Holder
@@ -16,6 +17,7 @@ PPP = 1  # Framed-Protocol, RFC 2865 5.7
 VIRTUAL = 5  # NAS-Port-Type, RFC 2865 5.41
 SLOT_BITS = 20  # of NAS-Port; above them the worker's number
 EAP_OVERHEAD = 10  # FreeRADIUS 3.2 means TLS data by Framed-MTU: header 4, type 1, flags 1, length 4 come on top
+SOFTWARE = f"sstpfarm {version('sstpfarm')}"
 _IPV4_MEDIUM, _IPV6_MEDIUM = b"\0\0\0\1", b"\0\0\0\2"  # tag 0, then RFC 2868 3.2
 
 Attribute = tuple[str, Value]
@@ -69,6 +71,8 @@ def access_attributes(
         found.append(("Called-Station-Id", request.called_id))
     if request.connect_info:
         found.append(("Connect-Info", request.connect_info[:MAX_VALUE]))
+    if radius.ms_ras_vendor:
+        found += [("MS-RAS-Vendor", radius.ms_ras_vendor), ("MS-RAS-Version", SOFTWARE)]
     found += _tunnel(request)
     if state:
         found.append(("State", state))

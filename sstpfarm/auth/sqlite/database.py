@@ -11,7 +11,7 @@ from typing import Final
 from sstpfarm.errors import SystemRefusal
 
 FILE_NAME: Final = "auth.sqlite3"
-VERSION: Final = 1  # PRAGMA user_version of the tables below
+VERSION: Final = 2  # PRAGMA user_version of the tables below
 SESSION_COLUMNS: Final = (
     "worker",
     "session",
@@ -54,9 +54,10 @@ TABLES: Final = (
     CREATE TABLE sticky (
         pool TEXT NOT NULL,
         user TEXT NOT NULL,
-        address INTEGER NOT NULL,
+        purpose TEXT NOT NULL,
+        address BLOB NOT NULL, -- 4 or 16 bytes
         used_at REAL NOT NULL,
-        PRIMARY KEY (pool, user)
+        PRIMARY KEY (pool, user, purpose)
     ) STRICT, WITHOUT ROWID
     """,
     """

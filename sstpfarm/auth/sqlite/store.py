@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any, Final
 
 import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord
-from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.leases import Holder, Purpose, Sticky
 from sstpfarm.auth.sqlite.database import SESSION_COLUMNS
 from sstpfarm.auth.store import Counters, SessionFacts, Spooled, StickyAddress, StoredSession, UnreadableSession
 from sstpfarm.errors import SystemRefusal
@@ -156,16 +156,22 @@ class SqliteStore:
 
     def sticky(self) -> list[StickyAddress]:
         """All of them, in the order of their last use."""
-        rows = self._run("SELECT pool, user, address FROM sticky ORDER BY used_at").fetchall()
-        return [StickyAddress(*row) for row in rows]
+        rows = self._run("SELECT pool, user, purpose, address FROM sticky ORDER BY used_at").fetchall()
+        return [
+            StickyAddress(Sticky(pool, user, Purpose(purpose)), int.from_bytes(address, "big"))
+            for pool, user, purpose, address in rows
+        ]
 
     def stick(self, found: StickyAddress, at: float) -> None:
         """Insert or replace one."""
-        self._run("INSERT OR REPLACE INTO sticky (pool, user, address, used_at) VALUES (?, ?, ?, ?)", (*found, at))
+        self._run(
+            "INSERT OR REPLACE INTO sticky (pool, user, purpose, address, used_at) VALUES (?, ?, ?, ?, ?)",
+            (*found.whose, ip_address(found.address).packed, at),
+        )
 
-    def unstick(self, pool: str, user: str) -> None:
+    def unstick(self, whose: Sticky) -> None:
         """Delete one."""
-        self._run("DELETE FROM sticky WHERE pool = ? AND user = ?", (pool, user))
+        self._run("DELETE FROM sticky WHERE pool = ? AND user = ? AND purpose = ?", whose)
 
     # -- history -------------------------------------------------------------------------------------------------------
 
