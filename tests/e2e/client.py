@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Final
 from sstpfarm.reasons import ExitCode
 
 from .farm import PASSWORD, ROOT, Event, Journal, environment
+from .guard import make_directory, remove_directory
 from .netns import Namespace
 
 TRUST_ANY: Final = ("--insecure",)
@@ -39,7 +38,7 @@ class Client:
         programs: Path | None = None,
     ) -> None:
         self.place = place
-        self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-client-"))
+        self.directory = make_directory("sstpfarm-e2e-client-")
         password_file = self.directory / "password"
         password_file.write_text(password + "\n")
         password_file.chmod(0o600)
@@ -87,7 +86,7 @@ class Client:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
-        shutil.rmtree(self.directory)
+        remove_directory(self.directory)
 
 
 @contextmanager

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sstpfarm.ipc.control import control_request
 
 from .farm import PASSWORD, ROOT, Event, Journal, environment, write_config
+from .guard import make_directory, remove_directory
 from .netns import PATIENCE, Namespace, until
 
 Keys = Mapping[str, object]
@@ -42,7 +40,7 @@ class ClientService:
         profiles: Mapping[str, Keys] | None = None,
     ) -> None:
         self.place = place
-        self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-service-"))
+        self.directory = make_directory("sstpfarm-e2e-service-")
         self.config = self.directory / "client.toml"
         self.write(interfaces, profiles)
         self.links_before, self.routes_before = place.links(), place.routes()
@@ -137,7 +135,7 @@ class ClientService:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(PATIENCE)
-        shutil.rmtree(self.directory)
+        remove_directory(self.directory)
 
 
 @contextmanager

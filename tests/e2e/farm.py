@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sstpfarm.net.groups import POOL_GROUP
 
+from .guard import make_directory, remove_directory
 from .netns import PATIENCE, Namespace, until
 
 PORT: Final = 443
@@ -153,8 +152,7 @@ class Farm:
     ) -> None:
         self.place = place
         self.source = source
-        # Not pytest's tmp_path: that lies below a directory of mode 0700, and auth keeps its leases as another user.
-        self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-e2e-"))
+        self.directory = make_directory("sstpfarm-e2e-")
         self.directory.chmod(0o755)
         self.secrets = self.directory / "secrets.d"  # auth.secrets-directory, for those who name it
         self.secrets.mkdir(mode=0o700)
@@ -340,7 +338,7 @@ class Farm:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        shutil.rmtree(self.directory)
+        remove_directory(self.directory)
 
 
 @contextmanager

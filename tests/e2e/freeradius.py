@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from .farm import Journal
+from .guard import make_directory, remove_directory
 from .netns import Namespace, until
 
 SECRET: Final = "testing123"
@@ -200,7 +200,7 @@ class FreeRadius:
     ) -> None:
         self.place = place
         self.port = port
-        self.directory = Path(tempfile.mkdtemp(prefix="sstpfarm-radius-"))
+        self.directory = make_directory("sstpfarm-radius-")
         settings = {
             "directory": self.directory,
             "secret": SECRET,
@@ -262,7 +262,7 @@ class FreeRadius:
     def destroy(self) -> None:
         """End it and remove its files."""
         self.stop(signal.SIGKILL)
-        shutil.rmtree(self.directory)
+        remove_directory(self.directory)
 
 
 @contextmanager

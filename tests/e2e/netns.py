@@ -1,4 +1,4 @@
-"""Network namespaces with veth pairs between them, made for one test module and always removed.
+"""Network namespaces with veth pairs between them, made for one test module and always removed (guard.py).
 
     with namespace("client") as client, namespace("server") as server:
         connect(client, "uplink", CLIENT, server, "downlink", SERVER)
@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
+
+from . import guard
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 PATIENCE: Final = 10.0  # seconds for what should take milliseconds; a loaded CI machine is slow
@@ -153,6 +155,7 @@ def namespace(label: str) -> Iterator[Namespace]:
     name = f"sstp{os.getpid()}-{next(_numbers)}-{label}"
     # `ip netns exec` mounts these files over those of /etc: what a client writes into resolv.conf is not the machine's
     own_files = Path("/etc/netns", name)
+    guard.made(guard.NAMESPACE, name)
     own_files.mkdir(parents=True)
     (own_files / "resolv.conf").write_text(RESOLV_CONF)
     (own_files / "hosts").write_text(HOSTS)
@@ -164,6 +167,7 @@ def namespace(label: str) -> Iterator[Namespace]:
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True, capture_output=True, timeout=30)
         shutil.rmtree(own_files)
+        guard.removed(guard.NAMESPACE, name)
 
 
 def connect(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from .farm import ROOT
+from .guard import ENDS_WITH_US
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -20,7 +21,7 @@ from .farm import ROOT
 def test_interrupted_demo_leaves_nothing(sign: str, number: signal.Signals) -> None:
     """The signal comes while the server starts, while the client connects, and while bytes are moved."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "sstpfarm", "demo"],
+        [*ENDS_WITH_US, sys.executable, "-m", "sstpfarm", "demo"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=ROOT,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from .farm import GATEWAY, PASSWORD, ROOT, Farm, running
+from .guard import ENDS_WITH_US
 from .netns import Wire, until
 
 PATIENCE = 60.0
@@ -82,7 +83,7 @@ def harness(farm: Farm, tmp_path: Path) -> Harness:
 @contextmanager
 def own_farm(*words: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m loadtest WORDS --farm --quiet`; afterwards its namespaces and files must be gone."""
-    command = [sys.executable, "-m", "loadtest", *words, "--farm", "--farm-workers", "2", "--quiet"]
+    command = [*ENDS_WITH_US, sys.executable, "-m", "loadtest", *words, "--farm", "--farm-workers", "2", "--quiet"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             yield process

@@ -20,7 +20,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.e2e.farm import ROOT
+from tests.e2e.guard import make_directory, remove_directory
 from tests.e2e.netns import Namespace
 
 from .agent import PORT
@@ -172,7 +172,7 @@ def machine_in(place: Namespace) -> Iterator[Machine]:
     place.run("ip", "address", "add", f"{HOST}/24", "dev", TAP)
     # One segment in each frame: the network driver of user-mode-linux drops what the host would send as one (GSO).
     place.run("ip", "link", "set", TAP, "up", "gso_max_segs", "1")
-    job = Path(tempfile.mkdtemp(prefix="sstpfarm-vm-"))
+    job = make_directory("sstpfarm-vm-")
     try:
         machine = boot(place, job)
         try:
@@ -181,4 +181,4 @@ def machine_in(place: Namespace) -> Iterator[Machine]:
             machine.stop()
     finally:
         place.run("ip", "link", "delete", TAP)
-        shutil.rmtree(job, ignore_errors=True)
+        remove_directory(job)

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from sstpfarm.ipc import client_messages as c
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import MAX_MESSAGE, SECONDS_PER_EVENT, VIOLATION, Channel, channel_pair
 from sstpfarm.ipc.permissions import DESCRIPTORS, MAY_SEND, Party, may_send
+from tests.unit.descriptors import descriptors_closed
 
 SESSION = "0123456789abcdef"
 
@@ -59,10 +59,6 @@ async def worker_and_master() -> AsyncIterator[tuple[End, socket.socket]]:
     finally:
         master.channel.close()
         theirs.close()
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def with_master(data: bytes, fds: list[int] | None = None) -> End:
@@ -224,13 +220,12 @@ def test_oversize_message_is_a_violation() -> None:
 
 
 def test_surplus_descriptor_is_a_violation_and_is_closed() -> None:
-    before = open_descriptors()
-    reader, writer = os.pipe()
-    master = with_master(msgspec.msgpack.encode(m.Pong(number=1)), [writer])
-    os.close(reader)
-    os.close(writer)
-    assert master.closed == [VIOLATION + "Pong with 1 descriptors"]
-    assert open_descriptors() == before
+    with descriptors_closed():
+        reader, writer = os.pipe()
+        master = with_master(msgspec.msgpack.encode(m.Pong(number=1)), [writer])
+        os.close(reader)
+        os.close(writer)
+        assert master.closed == [VIOLATION + "Pong with 1 descriptors"]
 
 
 def test_sending_too_much_or_a_wrong_number_of_descriptors_is_our_bug() -> None:

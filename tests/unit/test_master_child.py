@@ -17,6 +17,7 @@ from sstpfarm.ipc.channel import channel_pair
 from sstpfarm.ipc.permissions import Party
 from sstpfarm.master.child import MISSED_PINGS, Child
 from sstpfarm.master.permissions import ProcessPhase
+from tests.unit.descriptors import descriptors_closed
 
 
 @dataclass
@@ -66,10 +67,8 @@ def play(script: str, scenario: Callable[[Watched], Awaitable[None]], refuse: st
             child.kill()
         return watched
 
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
-    watched = asyncio.run(main())
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
-    return watched
+    with descriptors_closed():
+        return asyncio.run(main())
 
 
 async def nothing(watched: Watched) -> None:

@@ -18,6 +18,7 @@ from sstpfarm.net import sysctl
 from sstpfarm.net.groups import POOL_GROUP, worker_group
 from sstpfarm.net.links import SESSION_QUEUE, LinkPlan, Links
 from sstpfarm.net.tun import make_tun
+from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 
@@ -58,10 +59,9 @@ def run(scenario: Callable[[Bench], Awaitable[None]], *, max_free: int = 256) ->
         async with Links() as links:
             failures: list[str] = []
             devices = Devices(links, Offload.NONE, failures.append, max_free=max_free, trim_interval=0.05)
-            descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
-            await scenario(Bench(place, links, devices, failures))
-            await devices.close()
-            assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208 - counting
+            with descriptors_closed():
+                await scenario(Bench(place, links, devices, failures))
+                await devices.close()
             assert not [name for name in place.links() if name.startswith("sstp")]
 
     with namespace("devices") as place:

@@ -24,6 +24,7 @@ from sstpfarm.net import nft
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.tun import make_tun
 from sstpfarm.telemetry.log import Log
+from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import Namespace, inside, namespace
 from tests.unit.test_master_scripts import Recorder
 from tests.unit.test_net_neighbours import proxies
@@ -70,18 +71,19 @@ def run(scenario: Callable[[Bench], Awaitable[None]], proxy_arp: tuple[str, ...]
         place.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
         nft.install(forwarding=False, client_to_client=False, masquerade="", lists=("staff",))
         log = Recorder()
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
-        effects = SessionEffects(
-            cast(Log, log), lists=("staff",), proxy_arp=proxy_arp, programs=frozenset({UP, ("/nowhere",)})
-        )
-        async with Links() as links:
-            fd = make_tun("sstp0")
-            plan = LinkPlan(mtu=1400, local=IPv4Address("10.20.0.1"), remote=IPv4Address(ADDRESS), ipv6_local=bytes(8))
-            links.configure(socket.if_nametoindex("sstp0"), plan)
-            await scenario(Bench(place, effects, log))
-            os.close(fd)
-        await effects.close()
-        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
+        with descriptors_closed():
+            effects = SessionEffects(
+                cast(Log, log), lists=("staff",), proxy_arp=proxy_arp, programs=frozenset({UP, ("/nowhere",)})
+            )
+            async with Links() as links:
+                fd = make_tun("sstp0")
+                plan = LinkPlan(
+                    mtu=1400, local=IPv4Address("10.20.0.1"), remote=IPv4Address(ADDRESS), ipv6_local=bytes(8)
+                )
+                links.configure(socket.if_nametoindex("sstp0"), plan)
+                await scenario(Bench(place, effects, log))
+                os.close(fd)
+            await effects.close()
 
     with namespace("effects") as place:
         inside(place, lambda: asyncio.run(main()))

@@ -24,6 +24,7 @@ from sstpfarm.net.tun import keep_tun, make_tun
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry.log import get_log
 from sstpfarm.telemetry.stats import Stats
+from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 
@@ -94,22 +95,21 @@ def run(scenario: Callable[[Bench], Awaitable[None]], **static: Interface) -> No
                 bench.started.append(message)
 
         async with Links() as links:
-            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
-            accused: list[tuple[int, str]] = []
-            keeper = SessionKeeper(
-                links,
-                get_log(),
-                stats_of=stats.get,
-                to_worker=to_worker,
-                to_auth=to_auth,
-                accuse=lambda worker, detail: accused.append((worker, detail)),
-                static=static,
-            )
-            bench = Bench(place, keeper, stats, accused=accused)
-            await scenario(bench)
-            bench.close_tuns()
-            await keeper.close()
-            assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
+            with descriptors_closed():
+                accused: list[tuple[int, str]] = []
+                keeper = SessionKeeper(
+                    links,
+                    get_log(),
+                    stats_of=stats.get,
+                    to_worker=to_worker,
+                    to_auth=to_auth,
+                    accuse=lambda worker, detail: accused.append((worker, detail)),
+                    static=static,
+                )
+                bench = Bench(place, keeper, stats, accused=accused)
+                await scenario(bench)
+                bench.close_tuns()
+                await keeper.close()
         for page in stats.values():
             page.close()
 

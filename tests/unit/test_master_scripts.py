@@ -13,6 +13,7 @@ import pytest
 from sstpfarm.master import scripts as module
 from sstpfarm.master.scripts import MOST_AT_ONCE, Scripts
 from sstpfarm.telemetry.log import Log
+from tests.unit.descriptors import descriptors_closed
 
 
 class Recorder:
@@ -31,11 +32,10 @@ class Recorder:
 def run(scenario: Callable[[Scripts, Recorder], Awaitable[None]], timeout: float = 20) -> None:
     async def main() -> None:
         log = Recorder()
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
-        scripts = Scripts(cast(Log, log), timeout)
-        await scenario(scripts, log)
-        await scripts.close()
-        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counting
+        with descriptors_closed():
+            scripts = Scripts(cast(Log, log), timeout)
+            await scenario(scripts, log)
+            await scripts.close()
 
     asyncio.run(main())
 

@@ -6,12 +6,12 @@ import fcntl
 import os
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.net.tun import InterfaceExists, Kind, check_name, keep_tun, make_tun
+from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import inside, namespace, needs_root
 
 
@@ -48,10 +48,8 @@ def test_life_time() -> None:
         with pytest.raises(InterfaceExists, match="keeps"):
             make_tun("keeps")  # not taken over although nobody holds it
 
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    with namespace("tun") as place:
+    with namespace("tun") as place, descriptors_closed():
         inside(place, scenario)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @needs_root
