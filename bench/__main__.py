@@ -18,7 +18,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from bench import bulk, delay, report, sessions, udp
+from bench import bulk, delay, instructions, report, sessions, udp
 from bench.figure import Figure, Setup
 from bench.peers import FLOWS, ROOT, TUNNEL, environment_note
 from sstpfarm.cli.stage import StageError
@@ -36,10 +36,11 @@ GROUPS: Final[Mapping[str, Callable[[Setup], list[Figure]]]] = {
     "pure-and-fast": bulk.pure_and_fast,
     "own-client": bulk.own_client,
     "ladder": sessions.ladder,
+    "instructions": instructions.instructions,
 }
 OUTPUT: Final = ROOT / "build/bench"
 PAGE: Final = ROOT / "docs/performance.md"
-PROGRAMS: Final = ("ip", "ping", "tc", "taskset", "openssl")
+PROGRAMS: Final = ("ip", "ping", "tc", "taskset", "openssl", "valgrind")
 MISSED: Final = 2  # exit status of --assert
 
 

@@ -84,5 +84,11 @@ TARGETS: Final = (
     Target("idle-100", "CPU of the server for an idle session, 100 sessions", "us/s", digits=1),
     Target("idle-1000", "CPU of the server for an idle session, 1,000 sessions", "us/s", digits=1),
     Target("idle-5000", "CPU of the server for an idle session, 5,000 sessions", "us/s", digits=1),
+    Target(
+        "instructions-tcp-in", "instructions of the packet path, TCP, client to net, MTU 1400", "a packet", digits=0
+    ),
+    Target("instructions-tcp-out", "the same, net to client", "a packet", digits=0),
+    Target("instructions-udp-in", "the same, UDP, 172 bytes, client to net", "a packet", digits=0),
+    Target("instructions-udp-out", "the same, UDP, 1,372 bytes, net to client", "a packet", digits=0),
 )
 BY_KEY: Final = {target.key: target for target in TARGETS}
