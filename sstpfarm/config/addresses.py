@@ -230,12 +230,15 @@ def parse_caller(text: str) -> IPv4Network | IPv6Network:
     """Return the address or network that ``caller-id`` names; a single address is a network of one.
 
     Raises:
-        ValueError: it is neither an address nor a network.
+        ValueError: it is neither an address nor a network, or an address inside of a network with its length.
     """
     try:
-        return ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError("is neither an address nor a network") from None
+    if ip_address(text.partition("/")[0]) != network.network_address:
+        raise ValueError(f"is not a network's address (did you mean {network}?)")
+    return network
 
 
 def caller_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, 
 
 import msgspec
 
-from sstpfarm.config.fields import MAX_PASSWORD, Password, Table
+from sstpfarm.config.fields import MAX_PASSWORD, TAKES_DATES, Password, Table
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.report import Report, dotted
 from sstpfarm.errors import ConfigError
@@ -203,7 +203,7 @@ def _convert_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
     element = next((get_args(kind)[0] for kind in members if get_origin(kind) is tuple), None)
     if isinstance(value, list) and isinstance(element, type) and issubclass(element, Table):
         return _convert_tables(element, hint, value, path, report)
-    if isinstance(value, date):  # TOML's own dates and times, where a text is wanted
+    if isinstance(value, date) and _meta(hint).extra == TAKES_DATES:
         value = value.isoformat()
     try:
         return msgspec.convert(value, hint)

@@ -71,6 +71,7 @@ DeviceName = Annotated[
     ),
 ]
 SetName = Annotated[str, Meta(pattern=r"^(?!sstpfarm)[A-Za-z_][A-Za-z0-9._-]{0,63}\Z")]
+TAKES_DATES: Final = {"dates": True}  # Meta.extra of a text that may also stand as TOML's own date or time
 Text = Annotated[str, Meta(max_length=1024, description="text, at most 1024 characters")]
 Remote = Annotated[str, Meta(max_length=80, description='an IPv4 address or "pool:NAME"')]
 Switch = Annotated[bool, Meta(description="true or false")]

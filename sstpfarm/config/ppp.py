@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from sstpfarm.config.fields import (
     MAX_USER,
+    TAKES_DATES,
     Address,
     Addresses,
     ByteLimit,
@@ -119,7 +120,9 @@ class Secret(Terms, frozen=True):
     ] = ()
     remote_ipv6_prefix: Annotated[str, Meta(max_length=64, description='"NETWORK/64", or "" for none')] = ""
     disabled: Switch = False
-    expires: Annotated[str, Meta(max_length=40, description='a date or an RFC 3339 time, or "" for never')] = ""
+    expires: Annotated[
+        str, Meta(max_length=40, description='a date or an RFC 3339 time, or "" for never', extra=TAKES_DATES)
+    ] = ""
     caller_id: Annotated[
         Annotated[str, Meta(max_length=64)]
         | Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)],

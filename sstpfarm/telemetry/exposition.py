@@ -55,8 +55,12 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Answer, and cut the connection off when that takes too long."""
         cut = threading.Timer(REQUEST_DEADLINE, _cut, (request,))
         cut.daemon = True
-        cut.start()
         try:
+            try:
+                cut.start()
+            except RuntimeError:  # the system has no thread left
+                self.shutdown_request(request)
+                return
             super().process_request_thread(request, client_address)
         finally:
             cut.cancel()

@@ -99,6 +99,19 @@ FAULTS: Final[dict[str, Fault]] = {
         ALICE + 'caller-id = ["192.0.2.0/24", "home"]\n',
         ('9: secret.alice.caller-id[1]: "home" is neither an address nor a network; allowed: an address or a network',),
     ),
+    "a caller's network that is an address in it": Fault(
+        ALICE + 'caller-id = ["192.0.2.5/32", "192.0.2.5/24", "2001:db8::1/64"]\n',
+        (
+            '9: secret.alice.caller-id[1]: "192.0.2.5/24" is not a network\'s address (did you mean 192.0.2.0/24?); '
+            "allowed: an address or a network",
+            '9: secret.alice.caller-id[2]: "2001:db8::1/64" is not a network\'s address (did you mean 2001:db8::/64?); '
+            "allowed: an address or a network",
+        ),
+    ),
+    "a date where a text is wanted": Fault(
+        ALICE + "comment = 2026-12-31\n",
+        ("9: secret.alice.comment: a date is not allowed; allowed: text, at most 1024 characters",),
+    ),
     "a caller of a wrong type": Fault(
         ALICE + "caller-id = 5\n", (f"9: secret.alice.caller-id: 5 is not allowed; allowed: {CALLER}",)
     ),

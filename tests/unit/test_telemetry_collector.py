@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -218,7 +220,6 @@ def has_ipv6() -> bool:
     return True
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this kernel or container has no IPv6 loopback")
 def test_who_says_nothing_keeps_few_threads_for_a_short_time(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition, "REQUEST_DEADLINE", 0.5)
     stop = serve("127.0.0.1:0", farm.registry)
@@ -230,16 +231,70 @@ def test_who_says_nothing_keeps_few_threads_for_a_short_time(farm: Farm, monkeyp
             assert surplus.recv(100).startswith(b"HTTP/1.0 503 ")
         assert threading.active_count() - before <= 2 * MOST_REQUESTS  # and a timer for each
         assert [sock.recv(100) for sock in held] == [b""] * MOST_REQUESTS
-        while True:
-            with suppress(urllib.error.HTTPError):  # the last of them is still on its way out
-                assert "sstpfarm_workers_up 2.0" in fetch(stop.port)
-                break
+        assert "sstpfarm_workers_up 2.0" in fetch_soon(stop.port)
     finally:
         for sock in held:
             sock.close()
         stop()
 
 
+def test_two_hundred_slow_connections(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They send a byte now and then, and so have no pause that a time-out would see."""
+    monkeypatch.setattr(exposition, "REQUEST_DEADLINE", 0.5)
+    stop = serve("127.0.0.1:0", farm.registry)
+    before, most, began = threading.active_count(), 0, time.monotonic()
+    held: list[socket.socket] = []
+    try:
+        while len(held) < 200:
+            held.append(socket.create_connection(("127.0.0.1", stop.port), timeout=10))
+            time.sleep(0.002)  # else the backlog overflows, and a connection takes a second
+        alive = list(held)
+        while alive and time.monotonic() - began < 10:
+            most = max(most, threading.active_count() - before)
+            alive = [sock for sock in alive if said(sock, b"G")]
+            time.sleep(0.05)
+        assert alive == []
+        assert 0 < most <= 2 * MOST_REQUESTS
+        assert "sstpfarm_workers_up 2.0" in fetch_soon(stop.port)
+    finally:
+        for sock in held:
+            sock.close()
+        stop()
+
+
+def fetch_soon(port: int) -> str:
+    """The page, when the last of those that had all places is out."""
+    while True:
+        with suppress(urllib.error.HTTPError):
+            return fetch(port)
+
+
+def said(sock: socket.socket, text: bytes) -> bool:
+    """Whether the connection still takes that, and nothing came back."""
+    try:
+        sock.send(text)
+        return not select.select([sock], [], [], 0)[0]
+    except OSError:
+        return False
+
+
+def test_a_moment_without_threads_costs_no_places(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stop = serve("127.0.0.1:0", farm.registry)
+    try:
+        monkeypatch.setattr(threading.Timer, "start", refuse)
+        for _ in range(MOST_REQUESTS + 1):
+            with socket.create_connection(("127.0.0.1", stop.port), timeout=10) as sock:
+                assert sock.recv(100) == b""
+        monkeypatch.undo()
+        assert "sstpfarm_workers_up 2.0" in fetch(stop.port)
+    finally:
+        stop()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this kernel or container has no IPv6 loopback")
 def test_serve_over_ipv6(farm: Farm) -> None:
     stop = serve("[::1]:0", farm.registry)
     try:
