@@ -250,6 +250,7 @@ class Admission:
             routes=authorization.routes,
             interface=authorization.interface,
             bridge=authorization.bridge,
+            bridge_port_vid=authorization.bridge_port_vid,
             address_lists=authorization.address_lists,
             clamp_mss=authorization.clamp_mss,
             on_up=authorization.on_up,

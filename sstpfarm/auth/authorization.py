@@ -35,6 +35,7 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
             from; once they are leased they stand among the routes and in the fields above.
         ipv6_dns_servers: addresses (DNS-Server-IPv6-Address, RFC 6911 3.2).
         mtu: bytes of an IP packet at most, 0 for no bound of its own.
+        bridge_port_vid: the VLAN of the session's untagged frames in `bridge`, 0 for the bridge's own choice.
         session_timeout, idle_timeout, interim_interval: seconds, 0 for none.
         port_limit: sessions of this user at once, 0 for no limit.
         limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
@@ -72,6 +73,7 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     address_lists: tuple[str, ...] = ()
     clamp_mss: bool = True
     bridge: str = ""
+    bridge_port_vid: int = 0
     interface: str = ""
     on_up: tuple[str, ...] = ()
     on_down: tuple[str, ...] = ()

@@ -235,6 +235,7 @@ def authorize(name: str, secret: Secret, profile: Profile) -> Authorization:
         address_lists=tuple(dict.fromkeys(terms.address_list or ())),
         clamp_mss=terms.change_tcp_mss is not False,
         bridge=terms.bridge or "",
+        bridge_port_vid=(terms.bridge_port_vid or 0) if terms.bridge else 0,
         on_up=terms.on_up or (),
         on_down=terms.on_down or (),
         expires_at=expiry_time(secret.expires) if secret.expires else 0.0,

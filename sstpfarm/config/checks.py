@@ -20,7 +20,7 @@ from sstpfarm.config.fields import IPV6_MTU_MIN, Method
 from sstpfarm.config.interfaces import check_interfaces, interface_warnings
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.pools import NETWORKS, OF_IPV4, PREFIXES, SINGLES, check_pool_name, check_pools
-from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.ppp import Profile, Secret, merged
 from sstpfarm.config.radius import check_radius
 from sstpfarm.config.report import Report, show, suggest
 from sstpfarm.config.routes import check_routes
@@ -196,6 +196,8 @@ def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> 
     ):
         if own is None and shared is None:
             report.add(path, f"has no {key}; set it here or in profile.{profile_name}")
+    if secret.bridge_port_vid is not None and not merged(secret, profile).bridge:
+        report.add((*path, "bridge-port-vid"), f"stands without bridge; set it here or in profile.{profile_name}")
 
 
 def _check_static_addresses(config: Config, report: Report) -> None:

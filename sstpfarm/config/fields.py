@@ -70,6 +70,8 @@ DeviceName = Annotated[
         pattern=r"^[A-Za-z0-9._@+-]{0,15}\Z", description='an interface\'s name, at most 15 characters, or "" for none'
     ),
 ]
+VID_MAX: Final = 4094  # IEEE 802.1Q 9.6
+Vid = Annotated[int, Meta(ge=1, le=VID_MAX, description="a VLAN, 1 to 4094")]
 SetName = Annotated[str, Meta(pattern=r"^(?!sstpfarm)[A-Za-z_][A-Za-z0-9._-]{0,63}\Z")]
 TAKES_DATES: Final = {"dates": True}  # Meta.extra of a text that may also stand as TOML's own date or time
 Text = Annotated[str, Meta(max_length=1024, description="text, at most 1024 characters")]

@@ -31,6 +31,7 @@ from sstpfarm.config.fields import (
     Switch,
     Table,
     Text,
+    Vid,
 )
 from sstpfarm.dataplane.rates import RATE_FORMS
 
@@ -69,6 +70,7 @@ class Terms(Table, frozen=True):
         | None
     ) = None
     bridge: DeviceName | None = None
+    bridge_port_vid: Vid | None = None
     on_up: Command | None = None
     on_down: Command | None = None
 

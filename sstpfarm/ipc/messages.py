@@ -129,6 +129,7 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         interface: the name of its own that the user's static interface has, "" for any.
         bridge: the bridge that its TAP device joins.
+        bridge_port_vid: the VLAN of its untagged frames there, 0 for the bridge's own choice.
         address_lists: nftables sets of the farm's table that its address is in while it lasts.
         clamp_mss: bound the MSS of TCP through it to its MTU.
         on_up, on_down: a program and its arguments.
@@ -139,6 +140,7 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
     routes: Annotated[tuple[FramedRoute, ...], Meta(max_length=MAX_ROUTES)] = ()
     interface: Annotated[str, Meta(max_length=15)] = ""
     bridge: Annotated[str, Meta(max_length=15)] = ""
+    bridge_port_vid: Annotated[int, Meta(ge=0, le=4094)] = 0
     address_lists: Annotated[tuple[Short, ...], Meta(max_length=32)] = ()
     clamp_mss: bool = True
     on_up: Strings = ()

@@ -411,7 +411,9 @@ def _plan(grant: m.Grant) -> LinkPlan:
     if terms.bridged:
         if not grant.effects.bridge:
             raise SystemRefusal("the session is bridged, but no bridge is named")
-        return LinkPlan(mtu=bridge_mtu(grant.effects.bridge), group=group, bridge=grant.effects.bridge)
+        effects = grant.effects
+        mtu = bridge_mtu(effects.bridge)
+        return LinkPlan(mtu=mtu, group=group, bridge=effects.bridge, port_vid=effects.bridge_port_vid)
     return LinkPlan(
         mtu=grant.mtu,
         local=ipaddress.IPv4Address(terms.local_address),

@@ -1,6 +1,6 @@
 """Bridges that the operator made: an interface joins one; it leaves when it is deleted.
 
-By ioctl(2), not netlink: an interface of another kind that takes ports too (a bond, a VRF) is refused by the kernel.
+Joining goes by ioctl(2), not netlink: interfaces of other kinds that take ports (a bond, a VRF) are refused that way.
 """
 
 from __future__ import annotations
@@ -10,9 +10,20 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 from typing import Final
 
 from sstpfarm.errors import SystemRefusal
+from sstpfarm.net.netlink import Netlink, attributes
+from sstpfarm.net.rtnetlink import (
+    IFLA_BR_VLAN_DEFAULT_PVID,
+    IFLA_BR_VLAN_FILTERING,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_LINKINFO,
+    LINK_HEADER,
+    list_bridges,
+)
 
 SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 SIOCBRADDIF: Final = 0x89A2
@@ -46,6 +57,26 @@ def leave_bridge(bridge: str, index: int) -> None:
         SystemRefusal: there is no such bridge, or the interface is no port of it.
     """
     _ask(SIOCBRDELIF, bridge, index)
+
+
+def default_vid(netlink: Netlink, bridge: str) -> int:
+    """Return the VLAN in which a bridge puts the untagged frames of a new port; 0 for none.
+
+    Raises:
+        SystemRefusal: there is no such bridge, or it does not filter VLANs.
+        OSError: the kernel refuses the list.
+    """
+    bridge_mtu(bridge)  # tells whether it is there
+    wanted = bridge.encode("ascii") + b"\0"
+    for link in netlink.dump(list_bridges()):
+        found = attributes(link[LINK_HEADER:])
+        if found.get(IFLA_IFNAME) != wanted:
+            continue
+        settings = attributes(attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_DATA, b""))
+        if settings.get(IFLA_BR_VLAN_FILTERING, b"\0") == b"\0":  # left out by a kernel without the filter
+            raise SystemRefusal(f"bridge {bridge}: it does not filter VLANs (vlan_filtering)")
+        return int.from_bytes(settings.get(IFLA_BR_VLAN_DEFAULT_PVID, b""), sys.byteorder)
+    raise SystemRefusal(f"bridge {bridge}: it is no bridge")
 
 
 def port_address() -> bytes:

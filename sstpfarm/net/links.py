@@ -29,7 +29,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sstpfarm.net import rtnetlink
-from sstpfarm.net.bridge import bridge_mtu, join_bridge, port_address
+from sstpfarm.net.bridge import bridge_mtu, default_vid, join_bridge, port_address
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
 from sstpfarm.net.netlink import Netlink, attribute, check, number
 from sstpfarm.net.rtnetlink import (
@@ -82,6 +82,7 @@ class LinkPlan:
         group: interface group, see `groups`; None leaves the default.
         bridge: name of the bridge that the interface, a TAP device, is a port of: then it has no address of its own,
             and the bridge's MTU in place of `mtu` (a port with a smaller one would change that of the bridge).
+        port_vid: the only VLAN that the port is in, and without a tag; 0 for what the bridge gives to a new port.
     """
 
     mtu: int
@@ -91,6 +92,7 @@ class LinkPlan:
     group: int | None = None
     queue: int = SESSION_QUEUE
     bridge: str = ""
+    port_vid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Links:
             The MTU that it has now.
 
         Raises:
-            SystemRefusal: the plan's bridge is none, or does not take it.
+            SystemRefusal: the bridge is none, does not take it, or does not filter VLANs where the plan has one.
         """
         if plan.bridge:
             return self._configure_port(index, plan)
@@ -201,6 +203,7 @@ class Links:
 
     def _configure_port(self, index: int, plan: LinkPlan) -> int:
         mtu = min(bridge_mtu(plan.bridge), MAX_TAP_MTU)
+        first_vid = default_vid(self._sessions, plan.bridge) if plan.port_vid else 0
         attributes = number(IFLA_MTU, mtu) + number(IFLA_TXQLEN, plan.queue)
         attributes += attribute(IFLA_ADDRESS, port_address())
         if plan.group is not None:
@@ -209,6 +212,11 @@ class Links:
             attributes += rtnetlink.QUIET_IPV6
         check(self._sessions.send([change_link(index, attributes=attributes)]))
         join_bridge(plan.bridge, index)
+        if plan.port_vid:  # before it is up: no frame passes in another VLAN
+            vlans = [rtnetlink.add_port_vlan(index, plan.port_vid)]
+            if first_vid not in (0, plan.port_vid):
+                vlans.append(rtnetlink.delete_port_vlan(index, first_vid))
+            check(self._sessions.send(vlans))
         check(self._sessions.send([change_link(index, up=True)]))
         return mtu
 

@@ -24,6 +24,8 @@ from sstpfarm.net.netlink import (
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
+RTM_GETLINK: Final = 18
+RTM_SETLINK: Final = 19
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_NEWROUTE: Final = 24
@@ -36,11 +38,17 @@ RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of 
 RTN_UNICAST: Final = 1
 # linux/if_link.h, linux/if_addr.h
 IFLA_ADDRESS: Final = 1
+IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
 IFLA_TXQLEN: Final = 13
+IFLA_LINKINFO: Final = 18
 IFLA_IFALIAS: Final = 20
 IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
+IFLA_INFO_KIND: Final = 1
+IFLA_INFO_DATA: Final = 2
+IFLA_BR_VLAN_FILTERING: Final = 7
+IFLA_BR_VLAN_DEFAULT_PVID: Final = 39
 IFLA_INET6_ADDR_GEN_MODE: Final = 8
 IN6_ADDR_GEN_MODE_NONE: Final = 1
 IFA_ADDRESS: Final = 1
@@ -49,10 +57,18 @@ IFA_FLAGS: Final = 8
 IFA_F_NODAD: Final = 0x02
 IFA_F_NOPREFIXROUTE: Final = 0x200
 IFF_UP: Final = 0x1  # linux/if.h
+AF_BRIDGE: Final = 7  # linux/socket.h
+
+# linux/if_bridge.h
+IFLA_BRIDGE_VLAN_INFO: Final = 2
+BRIDGE_VLAN_INFO_PVID: Final = 0x02  # frames that come without a tag belong to it
+BRIDGE_VLAN_INFO_UNTAGGED: Final = 0x04  # its frames leave without a tag
 
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+LINK_HEADER: Final = _LINK.size
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE: Final = struct.Struct("=8BI")  # struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags
+_VLAN: Final = struct.Struct("=HH")  # struct bridge_vlan_info: flags, VLAN
 _MULTICAST: Final = b"\xff" + bytes(15)  # ff00::/8, RFC 4291 2.7
 
 NO_ADDRESS: Final = errno.EADDRNOTAVAIL  # of `delete_any_ipv4`
@@ -72,6 +88,27 @@ def delete_link(index: int) -> Request:
 def delete_group(group: int) -> Request:
     """Return the request that deletes all links of a group; ENODEV when there is none."""
     return RTM_DELLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + number(IFLA_GROUP, group)
+
+
+def list_bridges() -> Request:
+    """Return the request, for `Netlink.dump`, that lists the bridges and no other links."""
+    kind = attribute(NLA_F_NESTED | IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge\0"))
+    return RTM_GETLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + kind
+
+
+def add_port_vlan(index: int, vid: int) -> Request:
+    """Return the request that makes a VLAN that of a port's untagged frames, both ways."""
+    return RTM_SETLINK, 0, _port_vlan(index, BRIDGE_VLAN_INFO_PVID | BRIDGE_VLAN_INFO_UNTAGGED, vid)
+
+
+def delete_port_vlan(index: int, vid: int) -> Request:
+    """Return the request that takes a port out of a VLAN; ENOENT when it is not in it."""
+    return RTM_DELLINK, 0, _port_vlan(index, 0, vid)
+
+
+def _port_vlan(index: int, flags: int, vid: int) -> bytes:
+    info = attribute(IFLA_BRIDGE_VLAN_INFO, _VLAN.pack(flags, vid))
+    return _LINK.pack(AF_BRIDGE, 0, index, 0, 0) + attribute(NLA_F_NESTED | IFLA_AF_SPEC, info)
 
 
 def add_ipv4(index: int, local: bytes, remote: bytes) -> Request:

@@ -202,9 +202,9 @@ def test_a_client_that_speaks_no_bcp_gets_no_session(lans: Lans, farm: Farm) -> 
     farm.idle()
 
 
-def open_bridge(peer: RawPeer) -> None:
+def open_bridge(peer: RawPeer, user: str = "branch") -> None:
     """A login by PAP, then BCP by hand (RFC 3518 5): our only option is MAC-Support."""
-    peer.until_authenticated("branch")
+    peer.until_authenticated(user)
     peer.send(peer.call_connected())
     peer.send(ppp(BCP, REQ, 1, b"\x03\x03\x01"))
     ours = theirs = False

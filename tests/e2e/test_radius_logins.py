@@ -65,6 +65,10 @@ USERS = {
             "MS-Secondary-NBNS-Server = 10.30.0.3",
         ],
     ),
+    "vlan": (
+        PASSWORD,
+        ["Tunnel-Type = VLAN", "Tunnel-Medium-Type = IEEE-802", 'Tunnel-Private-Group-Id = "100"'],
+    ),
     "mikrotik": (PASSWORD, ['Mikrotik-Rate-Limit = "2M/4M"']),
     "wispr": (PASSWORD, ["WISPr-Bandwidth-Max-Up = 2000000", "WISPr-Bandwidth-Max-Down = 4000000"]),
     "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 50000", "Mikrotik-Recv-Limit-Gigawords = 0"]),
@@ -222,10 +226,17 @@ def test_a_limit_of_sessions(wire: Wire, farm: Farm) -> None:
         assert farm.log.find("login.refused")[-1]["reason"] == "already-connected"
 
 
-def test_a_grant_that_contradicts_itself(wire: Wire, farm: Farm) -> None:
+@pytest.mark.parametrize(
+    ("user", "detail"),
+    [
+        ("login-service", "Service-Type is 1, not 2"),
+        ("vlan", "Tunnel-Private-Group-Id is 100, and the profile has no bridge"),
+    ],
+)
+def test_a_grant_that_contradicts_itself(wire: Wire, farm: Farm, user: str, detail: str) -> None:
     """Each contradiction is in tests/unit/test_radius_grant.py."""
     mark = farm.log.mark()
-    with connecting(wire.client, wire.SERVER4, *TRUST_ANY, user="login-service", password=PASSWORD) as client:
+    with connecting(wire.client, wire.SERVER4, *TRUST_ANY, user=user, password=PASSWORD) as client:
         assert client.end()[0] == ExitCode.AUTHENTICATION
-    detail = "RADIUS server 127.0.0.1 port 1812: Service-Type is 1, not 2"
-    assert farm.wait_event("login.denied", mark)["detail"] == detail
+    said = f"RADIUS server 127.0.0.1 port 1812: {detail}"
+    assert farm.wait_event("login.denied", mark)["detail"] == said

@@ -139,3 +139,19 @@ def test_proxy_arp_without_forwarding_gets_a_warning(tmp_path: Path) -> None:
         file.chmod(0o600)
         warned = describe(load(file), file).split("\n")[1:]
         assert [line.removeprefix(f"{file}: warning: ") for line in warned] == lines
+
+
+def test_the_vlan_of_a_port_goes_with_its_bridge(tmp_path: Path) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_text(
+        REST
+        + '[profile.lan]\nlocal-address = "10.20.0.1"\nremote-address = "pool:main"\n'
+        + 'bridge = "br0"\nbridge-port-vid = 7\n'
+        + '[secret.a]\npassword = "a"\nprofile = "lan"\n'
+        + '[secret.b]\npassword = "b"\nprofile = "lan"\nbridge-port-vid = 8\n'
+        + '[secret.c]\npassword = "c"\nprofile = "lan"\nbridge = ""\n'
+    )
+    view = for_auth(load(file))
+    found = {name: authorize(name, secret, view.profiles["lan"]) for name, secret in view.secrets.items()}
+    ports = {name: (account.bridge, account.bridge_port_vid) for name, account in found.items()}
+    assert ports == {"a": ("br0", 7), "b": ("br0", 8), "c": ("", 0)}

@@ -110,6 +110,14 @@ FAULTS: Final[dict[str, Fault]] = {
         '[server]\nmrru = "auto"' + REST,
         ('2: server.mrru: "auto" is not allowed; allowed: a whole number of bytes, 1500 to 16384, or "disabled"',),
     ),
+    "a VLAN that is none": Fault(
+        REST + '[profile.office]\nbridge = "br0"\nbridge-port-vid = 4095\n',
+        ("9: profile.office.bridge-port-vid: 4095 is not allowed; allowed: a VLAN, 1 to 4094",),
+    ),
+    "a VLAN without a bridge": Fault(
+        REST + '[secret.bob]\npassword = "x"\nbridge-port-vid = 100\n',
+        ("9: secret.bob.bridge-port-vid: stands without bridge; set it here or in profile.default",),
+    ),
     "a bridge with a name that is too long": Fault(
         REST + '[profile.office]\nbridge = "a-bridge-of-16-c"\n',
         (

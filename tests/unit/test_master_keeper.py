@@ -312,10 +312,10 @@ def test_refusals() -> None:
 @needs_root
 def test_a_bridged_session() -> None:
     async def scenario(bench: Bench) -> None:
-        def bridged(number: int, bridge: str) -> m.Grant:
+        def bridged(number: int, bridge: str, vid: int = 0) -> m.Grant:
             one = grant(number)
             terms = structs.replace(one.terms, bridged=True)
-            return structs.replace(one, terms=terms, effects=m.Effects(bridge=bridge))
+            return structs.replace(one, terms=terms, effects=m.Effects(bridge=bridge, bridge_port_vid=vid))
 
         keeper, place = bench.keeper, bench.place
         place.run("ip", "link", "add", "br0", "type", "bridge")
@@ -329,12 +329,14 @@ def test_a_bridged_session() -> None:
         await keeper.drain()
         assert place.links() == {"lo", "br0"}
         assert [one.session for one in bench.auth] == [identifier(1)]
-        for bridge, detail in (
-            ("br7", "bridge br7: there is no such interface"),
-            ("lo", "bridge lo: it is no bridge"),
-            ("", "the session is bridged, but no bridge is named"),
+        for bridge, vid, detail in (
+            ("br7", 0, "bridge br7: there is no such interface"),
+            ("lo", 0, "bridge lo: it is no bridge"),
+            ("lo", 100, "bridge lo: it is no bridge"),
+            ("", 0, "the session is bridged, but no bridge is named"),
+            ("br0", 100, "bridge br0: it does not filter VLANs (vlan_filtering)"),
         ):
-            keeper.grant(bridged(2, bridge))
+            keeper.grant(bridged(2, bridge, vid))
             assert bench.workers[-1] == (0, m.InterfaceRefused(session=identifier(2), detail=detail))
             assert bench.auth[-1].reason == "interface-failed"
 

@@ -22,7 +22,11 @@ from .logins import view
 
 MICROSOFT, MIKROTIK, WISPR = 311, 14988, 14122
 BASE = Authorization(user="", pool="main", dns_servers=("10.20.0.1",), session_timeout=99, address_lists=("basic",))
-GOLD = Authorization(user="", pool="other", only_one="replace", session_timeout=7, idle_timeout=8, bridge="br0")
+GOLD = Authorization(
+    user="", pool="other", only_one="replace", session_timeout=7, idle_timeout=8, bridge="br0", bridge_port_vid=7
+)
+BRIDGED = attribute(26, (14988).to_bytes(4, "big") + attribute(3, b"gold"))
+VLAN_TYPE, MEDIUM_802 = attribute(64, b"\0\0\0\x0d"), attribute(65, b"\0\0\0\x06")
 TAKEN = TakenAddresses(
     {"shared": [parse_range("10.77.0.0/24")], "sites": [parse_span("fd77::/40")]},
     {"default": Profile(local_address="10.78.0.1")},
@@ -100,6 +104,19 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
             },
         ),
         (vendor(MIKROTIK, 3, b"gold") + attribute(88, b"main"), {"pool": "main", "only_one": "replace"}),
+        (BRIDGED, {"bridge": "br0", "bridge_port_vid": 7}),
+        (BRIDGED + attribute(81, b"100"), {"bridge_port_vid": 100}),  # without a tag, and without a type
+        (BRIDGED + VLAN_TYPE + MEDIUM_802 + attribute(81, b"\0004094"), {"bridge_port_vid": 4094}),
+        (  # another tunnel beside it, under another tag
+            BRIDGED
+            + attribute(64, b"\1" + number(3)[1:])
+            + attribute(65, b"\1" + number(1)[1:])
+            + attribute(81, b"\1group")
+            + attribute(64, b"\2" + number(13)[1:])
+            + attribute(65, b"\2" + number(6)[1:])
+            + attribute(81, b"\0021"),
+            {"bridge_port_vid": 1},
+        ),
         (  # bob's address is his own network's
             attribute(8, bytes((10, 79, 0, 5))) + attribute(9, bytes((255, 255, 255, 252))),
             {"routes": (FramedRoute("10.79.0.4/30"),)},
@@ -276,6 +293,24 @@ def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
         (attribute(11, b"a b"), "Filter-Id or Mikrotik-Address-List 'a b' is no set's name"),
         (attribute(11, b"a") * 33, "there are 33 address lists, more than 32"),
         (vendor(MIKROTIK, 8, b"fast"), "Mikrotik-Rate-Limit holds 'fast', which is no rate"),
+        (
+            VLAN_TYPE + MEDIUM_802 + attribute(81, b"100"),
+            "Tunnel-Private-Group-Id is 100, and the profile has no bridge",
+        ),
+        *(
+            (BRIDGED + attribute(81, text), f"Tunnel-Private-Group-Id is {text.decode()!r}, not a VLAN from 1 to 4094")
+            for text in (b"0", b"4095", b"00100", b"staff", b"-1", b" 1", b"\xc2\xb2", b"")
+        ),
+        (BRIDGED + attribute(81, b"\1\xff"), "Tunnel-Private-Group-Id is not UTF-8 text"),
+        (BRIDGED + attribute(81, b"\0017") + attribute(81, b"\0028"), "Tunnel-Private-Group-Id names several VLANs"),
+        (BRIDGED + attribute(64, b"\0\0\0\3") + attribute(81, b"7"), "Tunnel-Type is 3, not 13 (VLAN)"),
+        (attribute(64, b"\0\0\0\3"), "Tunnel-Type is 3, not 13 (VLAN)"),
+        (BRIDGED + VLAN_TYPE, "Tunnel-Type is 13 (VLAN), and no Tunnel-Private-Group-Id has its tag"),
+        (attribute(64, b"\x0d"), "Tunnel-Type has 1 bytes, not 4"),
+        (
+            BRIDGED + attribute(65, b"\1\0\0\1") + attribute(81, b"\0017"),
+            "Tunnel-Medium-Type is 1, not 6 (IEEE 802)",
+        ),
         (vendor(WISPR, 7, number(3)), "WISPr-Bandwidth-Max holds '3', which is less than 1k"),
     ],
 )

@@ -16,6 +16,7 @@ from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.leases import LENGTHS, Purpose
 from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
+from sstpfarm.auth.radius.vlan import vlan_of
 from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
 from sstpfarm.config.pools import OF_IPV4, kind_of
@@ -144,6 +145,7 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
         ipv6_address_pool=_ipv6_pool(reply, addresses, Purpose.IPV6_ADDRESS, base, offer),
         ipv6_dns_servers=_ipv6_servers(reply) or base.ipv6_dns_servers,
         mtu=_mtu(reply),
+        bridge_port_vid=_bridge_port_vid(reply, base),
         port_limit=_or(reply.number("Port-Limit"), base.port_limit),
         rate_limit=_or(changes.rate_limit, base.rate_limit),
         session_timeout=_or(changes.session_timeout, base.session_timeout),
@@ -252,6 +254,19 @@ def _interface_id(reply: Attributes) -> bytes:
     if identifier is not None and not any(identifier):
         raise ContradictionError("Framed-Interface-Id is zero")
     return identifier or b""
+
+
+def _bridge_port_vid(reply: Attributes, base: Authorization) -> int:
+    """Return the VLAN of a bridged session's port; only the profile can name a bridge."""
+    try:
+        vid = vlan_of(reply)
+    except ValueError as error:
+        raise ContradictionError(str(error)) from None
+    if vid is None:
+        return base.bridge_port_vid
+    if not base.bridge:
+        raise ContradictionError(f"Tunnel-Private-Group-Id is {vid}, and the profile has no bridge")
+    return vid
 
 
 def _mtu(reply: Attributes) -> int:

@@ -1,0 +1,183 @@
+"""The server in the virtual machine, whose kernel filters VLANs on bridges: a bridged session's port is in its VLAN.
+
++-- namespace "server", here of the clients --+           +-- virtual machine ------------------+
+|  raw peers, a RADIUS server of ours         |           |  sstpfarm serve                     |
+|  10.98.1.1                                  |---eth0----|  10.98.1.2      br0: sstp0, sstp1 ..|
++---------------------------------------------+           +-------------------------------------+
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.farm import PASSWORD, write_config
+from tests.e2e.freeradius import SECRET
+from tests.e2e.netns import until
+from tests.e2e.rawpeer import Packet, RawPeer, StreamEndError, data, tls_peer
+from tests.e2e.test_bridging import BRIDGE_DATA, open_bridge
+from tests.radius_double import RadiusDouble, Received, attribute, vendor
+
+from .machine import GUEST, HOST, Machine
+from .package import place_package, usable
+
+pytestmark = pytest.mark.skipif(
+    not usable(), reason="the virtual machine's Python is 3.11: compiled modules of another do not fit"
+)
+ACCEPT, REJECT, ACCESS_REQUEST, STATUS_SERVER = 2, 3, 1, 12
+MIKROTIK, GROUP = 14988, 3
+GREEN, RED = 100, 200
+QUIET: Final = 0.5  # seconds in which a frame that would come has come
+# The machine's kernel has no nftables of the family inet: a stand-in takes the farm's rules. They are about IP packets
+# between interfaces, and a bridged session has none.
+START: Final = """
+printf '#!/bin/sh\\nexit 0\\n' >/usr/local/sbin/nft && chmod 755 /usr/local/sbin/nft
+modprobe -a tun bridge
+ip link add br0 type bridge vlan_filtering 1 && ip link set br0 up
+ip link add br1 type bridge && ip link set br1 up
+mkdir -p /run/farm && cp /job/farm.toml /run/farm && chmod 600 /run/farm/farm.toml
+cd /job/package
+python3 -m sstpfarm serve --config /run/farm/farm.toml >/job/serve.log 2>&1 &
+echo $! >/job/serve.pid
+"""
+
+
+def vlan(request: Received) -> Iterable[bytes]:
+    """Accept everybody into the bridge and the VLAN that the name ends in, with tag 1 (RFC 3580 3.31)."""
+    if request.code == STATUS_SERVER:
+        yield request.reply(ACCEPT)
+    elif request.code == ACCESS_REQUEST:
+        number = request.values(1)[0].rpartition(b"-")[2]
+        attributes = attribute(64, b"\1\0\0\x0d") + attribute(65, b"\1\0\0\x06") + attribute(81, b"\1" + number)
+        yield request.reply(ACCEPT, vendor(MIKROTIK, GROUP, b"bridged") + attributes)
+
+
+class Served:
+    """The farm in the machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """All log events of that name."""
+        lines = (self.machine.job / "serve.log").read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in found if event["event"] == name]
+
+    def ports(self) -> dict[str, list[tuple[int, tuple[str, ...]]]]:
+        """VLANs and their flags by port of br0."""
+        found = json.loads(self.machine.run("bridge -json vlan show").output)
+        return {
+            port["ifname"]: [(entry["vlan"], tuple(entry.get("flags", ()))) for entry in port["vlans"]]
+            for port in found
+            if port["ifname"].startswith("sstp")
+        }
+
+
+@pytest.fixture(scope="module")
+def served(machine: Machine) -> Iterator[Served]:
+    """The farm in the machine, with a RADIUS server of ours beside the clients."""
+    place_package(machine.job / "package")
+    secret = {"password": PASSWORD, "bridge": "br0"}
+    shared = {"local-address": "10.20.0.1", "remote-address": "pool:main"}
+    server = {"listen": ["0.0.0.0:443"], "workers": 2, "authentication": ["pap"], "failure-delay-s": 0.1, "mrru": 1600}
+    write_config(
+        machine.job / "farm.toml",
+        {
+            "farm": {"state-directory": "/run/farm/state", "run-directory": "/run/farm/run", "log-format": "json"},
+            "server": server,
+            "auth": {"backends": ["local", "radius"]},
+            "profile.default": shared,
+            "profile.bridged": {**shared, "bridge": "br0"},
+            "pool.main": {"ranges": ["10.20.0.2-10.20.0.99"]},
+            "secret.green": {**secret, "bridge-port-vid": GREEN},
+            "secret.red": {**secret, "bridge-port-vid": RED},
+            "secret.plain": secret,
+            "secret.unfiltered": {"password": PASSWORD, "bridge": "br1", "bridge-port-vid": GREEN},
+            "radius": {"accounting": False, "server": [{"address": HOST, "secret": SECRET}]},
+        },
+    )
+    sock = machine.place.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((HOST, 1812))
+    with RadiusDouble(sock, vlan):
+        machine.run(START)
+        made = Served(machine)
+
+        def is_up() -> bool:
+            log = (machine.job / "serve.log").read_text()
+            assert machine.run("kill -0 $(cat /job/serve.pid)").status == 0, log
+            return "farm.ready" in log
+
+        until(is_up, "the farm in the machine is ready", 60)
+        yield made
+        machine.run("kill -TERM $(cat /job/serve.pid)")
+        until(lambda: made.events("farm.stopped"), "the farm in the machine has stopped", 30)
+        assert made.ports() == {}
+
+
+class Host:
+    """A host behind a bridged session: one Ethernet address, frames made by hand."""
+
+    def __init__(self, peer: RawPeer, number: int) -> None:
+        self.peer = peer
+        self.address = bytes((2, 0, 0x5E, 0, 0, number))
+
+    def say(self, text: bytes, target: bytes = b"\xff" * 6) -> None:
+        """Send a frame with that text."""
+        frame = target + self.address + b"\x88\xb5" + text.ljust(46, b"\0")
+        self.peer.send(data(BRIDGE_DATA, b"\x00\x01" + frame))
+
+    def hears(self, text: bytes) -> bool:
+        """Whether a frame with that text comes."""
+
+        def wanted(came: Packet) -> bool:
+            return came.protocol == BRIDGE_DATA and came.information[14:].startswith(b"\x88\xb5" + text)
+
+        try:
+            self.peer.expect(wanted, QUIET)
+        except StreamEndError as end:
+            if end.how != "timeout":
+                raise
+            return False
+        return True
+
+
+def test_vlans_do_not_see_each_other(served: Served) -> None:
+    """Users of one VLAN are one LAN, whether a secret or RADIUS says so; those of another one hear nothing of it."""
+    users = {"green": GREEN, "staff-100": GREEN, "red": RED, "guest-200": RED, "plain": 1}
+    with ExitStack() as held:
+        hosts: dict[str, Host] = {}
+        for number, name in enumerate(users):
+            peer = held.enter_context(tls_peer(served.machine.place, GUEST))
+            open_bridge(peer, name)
+            hosts[name] = Host(peer, number)
+        until(lambda: len(served.events("session.opened")) == len(users), "all sessions are open", 30)
+        interfaces = {event["user"]: event["interface"] for event in served.events("session.opened")}
+        only = ("PVID", "Egress Untagged")
+        assert served.ports() == {interfaces[name]: [(vid, only)] for name, vid in users.items()}
+        for speaker, vid in users.items():
+            text = os.urandom(16)
+            hosts[speaker].say(text)
+            heard = {name for name, host in hosts.items() if host.hears(text)}
+            assert heard == {name for name, other in users.items() if other == vid} - {speaker}
+        hosts["red"].say(b"to green alone", hosts["green"].address)
+        assert not hosts["green"].hears(b"to green alone")
+        for host in hosts.values():
+            host.peer.disconnect()
+    until(lambda: served.ports() == {}, "no port of a session is left")
+
+
+def test_a_bridge_that_does_not_filter(served: Served) -> None:
+    with tls_peer(served.machine.place, GUEST) as peer:
+        peer.until_authenticated("unfiltered")
+        peer.packets_until_end()
+    until(lambda: served.events("connection.refused"), "the refusal is logged")
+    (refused,) = served.events("connection.refused")
+    detail = "bridge br1: it does not filter VLANs (vlan_filtering)"
+    assert (refused["reason"], refused["detail"]) == ("interface-failed", detail)
