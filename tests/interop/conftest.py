@@ -17,6 +17,7 @@ from tests.e2e.freeradius import SECRET, freeradius
 from tests.e2e.netns import Namespace, namespace
 
 from .machine import Machine, machine_in
+from .package import place_package
 
 # pppd turns each byte of a password into one UTF-16 unit: only ASCII is the same for both sides.
 PASSWORD: Final = "interop-Secret 1"
@@ -46,6 +47,13 @@ def machine(place: Namespace) -> Iterator[Machine]:
     with machine_in(place) as booted:
         shutil.copy(throughput.__file__, booted.job / "throughput.py")
         yield booted
+
+
+@pytest.fixture(scope="session")
+def package(machine: Machine) -> str:
+    """This package with all that it needs, in the machine: the path of its directory there."""
+    place_package(machine.job / "package")
+    return "/job/package"
 
 
 @pytest.fixture(scope="session")

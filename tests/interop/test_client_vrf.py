@@ -18,11 +18,10 @@ from tests.e2e.netns import until
 
 from .conftest import FIXED, PASSWORD
 from .machine import HOST, Machine
-from .package import place_package
 
 TABLE: Final = 1000  # more than the byte that the route's own field has
 CONNECT: Final = (
-    "cd /job/package && exec python3 -m sstpfarm connect {host} --user ben --password-file /job/password --insecure"
+    "cd {package} && exec python3 -m sstpfarm connect {host} --user ben --password-file /job/password --insecure"
     " --json --interface sstp0 --vrf red --default-route-distance 7"
 )
 
@@ -33,13 +32,12 @@ def asked(machine: Machine, command: str) -> Any:
 
 
 @pytest.mark.parity("vyos/vrf")
-def test_tunnel_in_a_vrf(machine: Machine, farm: Farm) -> None:
+def test_tunnel_in_a_vrf(machine: Machine, farm: Farm, package: str) -> None:
     """Addresses and routes are in the VRF's table, and gone at the end; the main table is as before."""
-    place_package(machine.job / "package")
     (machine.job / "password").write_text(PASSWORD + "\n")
     machine.run(f"modprobe tun; modprobe vrf; ip link add red type vrf table {TABLE}; ip link set red up")
     before = machine.run("ip route").output
-    command = CONNECT.format(host=HOST)
+    command = CONNECT.format(package=package, host=HOST)
     (machine.job / "connect.log").touch()  # the background shell may come to it later than we look
     machine.run(f"({command}) >/job/connect.log 2>&1 & echo $! >/job/connect.pid")
 
