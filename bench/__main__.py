@@ -36,6 +36,7 @@ GROUPS: Final[Mapping[str, Callable[[Setup], list[Figure]]]] = {
     "pure-and-fast": bulk.pure_and_fast,
     "own-client": bulk.own_client,
     "ladder": sessions.ladder,
+    "routed-ladder": sessions.routed_ladder,
     "instructions": instructions.instructions,
 }
 OUTPUT: Final = ROOT / "build/bench"

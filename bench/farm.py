@@ -41,8 +41,12 @@ forwarding = true
 local-address = "{gateway}"
 remote-address = "pool:main"
 dns-server = ["{gateway}"]
+{profile}
 [pool.main]
 ranges = ["10.20.0.2-10.20.255.254"]
+[pool.homes]
+ranges = ["fd00:1::/32"]
+prefix-length = 64
 [secret.{user}]
 password-file = "password"
 """
@@ -72,7 +76,7 @@ class Farm:
     Args:
         directory: for its files; other users must be able to reach it.
         dataplane: "pure" or "fast"; "" leaves the choice to the server.
-        extra: further lines of [server].
+        extra, profile: further lines of [server] and of [profile.default].
         cpus: where the workers run, one for each; further workers take them in turns.
     """
 
@@ -85,6 +89,7 @@ class Farm:
         workers: int = 1,
         dataplane: str = "",
         extra: str = "",
+        profile: str = "",
         cpus: Sequence[int] = (WORKER_CPU,),
     ) -> None:
         self.place = place
@@ -98,7 +103,7 @@ class Farm:
             self.config,
             CONFIG.format(
                 directory=directory, address=SERVER, port=PORT, workers=workers, mtu=MTU, extra=extra,
-                gateway=GATEWAY, user=USER,
+                profile=profile, gateway=GATEWAY, user=USER,
             ),
         )  # fmt: skip
         command = [sys.executable, "-m", "sstpfarm", "serve", "--config", str(self.config)]

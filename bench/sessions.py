@@ -34,15 +34,21 @@ Result = dict[str, Any]
 
 
 @contextmanager
-def served(setup: Setup, *, workers: int = 1) -> Iterator[tuple[Places, Farm]]:
+def served(setup: Setup, *, workers: int = 1, profile: str = "") -> Iterator[tuple[Places, Farm]]:
     """A server for the harness; with two workers, one on each processor."""
     with ExitStack() as stack:
         places = make_places(stack, "sessions")
         places.client.run("sh", "-c", "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range")
         places.client.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse")
         cpus = (WORKER_CPU,) if workers == 1 else (WORKER_CPU, OTHER_CPU)
-        farm = Farm(stack, places.server, setup.fresh("farm"), workers=workers, dataplane=setup.dataplane, cpus=cpus)
-        yield places, farm
+        directory = setup.fresh("farm")
+        yield (
+            places,
+            Farm(
+                stack, places.server, directory,
+                workers=workers, dataplane=setup.dataplane, cpus=cpus, profile=profile,
+            ),
+        )  # fmt: skip
 
 
 def harness(places: Places, farm: Farm, scenario: str, *words: str, seconds: float, processes: int = 1) -> Result:
@@ -134,6 +140,19 @@ def ladder(setup: Setup) -> list[Figure]:
             found.append(setup.single(f"login-cpu-{sessions}", spent["worker"], spent=spent))
             found.append(setup.single(f"login-all-{sessions}", sum(spent.values()), spent=spent))
             found.append(setup.single(f"idle-{sessions}", idle / sessions * 1e6, server=stage(result, 1)["server"]))
+    return found
+
+
+def routed_ladder(setup: Setup) -> list[Figure]:
+    """CPU for each login where every session has an IPv6 network of its own: routes that the kernel walks."""
+    found: list[Figure] = []
+    with served(setup, profile='remote-ipv6-prefix-pool = "homes"') as (places, farm):
+        for sessions in QUICK_LADDER if setup.quick else LADDER:
+            result = harness(places, farm, "hold", "--ipv6", "--sessions", str(sessions), seconds=1)
+            _require(result)
+            if sessions in LADDER:
+                spent = stage(result, 0)["server_cpu_ms_per_login"]
+                found.append(setup.single(f"login-routed-{sessions}", sum(spent.values()), spent=spent))
     return found
 
 
