@@ -149,8 +149,7 @@ class Leases:
         for span in map(parse_span, networks):
             pooled = self._book.hands_out(span) and self._book.take(span.first)
             leases.append(_Lease(span, pooled))
-            if not pooled and self._book.touches(span):  # the pools were others when it was granted
-                self._rebuild()
+            self._stale |= not pooled and self._book.touches(span)  # the pools were others when it was granted
         return True
 
     def release(self, holder: Holder) -> None:
@@ -161,7 +160,13 @@ class Leases:
 
     def use(self) -> tuple[PoolState, ...]:
         """How much of each pool is used."""
+        self._refresh()
         return tuple(PoolState(name, pool.used, min(pool.size, MOST)) for name, pool in self._book.pools.items())
+
+    def _refresh(self) -> None:
+        """Cut out what was restored and is no pool's any more: at once for all sessions, before something is leased."""
+        if self._stale:
+            self._rebuild()
 
     def _rebuild(self) -> None:
         """Make the book anew. What sessions have of IPv6 and no pool counts as one is cut out of the pools."""
@@ -182,9 +187,10 @@ class Leases:
             for at, (addresses, pooled) in enumerate(leases):
                 counted = pooled and (at == 0 or book.hands_out(addresses)) and book.take(addresses.first)
                 leases[at] = _Lease(addresses, counted)
-        self._book = book
+        self._book, self._stale = book, False
 
     def _of_pool(self, whose: Sticky) -> int | None:
+        self._refresh()
         if whose.pool not in self._pools or self._pools[whose.pool].prefix_length not in LENGTHS[whose.purpose]:
             return None
         chain = self._chains[whose.pool]

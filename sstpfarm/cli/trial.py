@@ -95,8 +95,16 @@ def _request(method: Method, user: str, password: str, caller: str) -> AccessReq
 def _terms(found: Authorization) -> str:
     terms = {
         "address": found.remote_address or f"of pool {found.pool}",
+        "IPv6 prefix": _of_pool(found.ipv6_prefix_pool),
+        "delegated prefix": _of_pool(found.delegated_pool),
+        "IPv6 address": _of_pool(found.ipv6_address_pool),
         "routes": ", ".join(route.destination for route in found.routes),
         "only-one": "" if found.only_one == "no" else found.only_one,
         "session-timeout": found.session_timeout or "",
     }
     return ", ".join(f"{key} {value}" for key, value in terms.items() if value)
+
+
+def _of_pool(name: str) -> str:
+    """Return where it comes from; what is fixed stands among the routes."""
+    return f"of pool {name}" if name else ""

@@ -142,7 +142,7 @@ FARM_METRICS: Final = (
     FarmMetric(
         POOL_ADDRESSES,
         "gauge",
-        "Addresses that each pool can hand out: used and free",
+        "Addresses, or prefixes of IPv6, that each pool can hand out: used and free",
         ("pool", "state"),
     ),
     FarmMetric(

@@ -153,6 +153,19 @@ def test_without_a_directory_nothing_is_written(file: Path) -> None:
         add(file, "alice")
 
 
+def test_a_test_names_the_pools_of_ipv6(file: Path) -> None:
+    file.write_text(
+        CONFIG
+        + '[pool.homes]\nranges = ["2001:db8::/48"]\n'
+        + '[pool.singles]\nranges = ["2001:db8:1::/64"]\nprefix-length = 128\n'
+        + '[profile.sixth]\nlocal-address = "10.20.0.1"\nremote-address = "pool:main"\n'
+        + 'remote-ipv6-prefix-pool = "homes"\nipv6-address-pool = "singles"\n'
+    )
+    add(file, "alice", "--profile", "sixth")
+    said = run(file, "test", "alice", "--password-file", str(file.parent / "pw"))
+    assert "pap: accepted: address of pool main, IPv6 prefix of pool homes, IPv6 address of pool singles" in said
+
+
 def test_a_test_asks_radius_too(file: Path) -> None:
     """Its server is dead here: the local users come in all the same, the others do not."""
     (file.parent / "shared").write_text("secret\n")
