@@ -252,6 +252,9 @@ class Dialer:
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
         """The packet path was told already."""
 
+    def router_asked(self, connection: Connection, frame: bytes) -> None:
+        """Never: this end is no router."""
+
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Tell the parent; the process ends."""
         self._finished(reason, detail)

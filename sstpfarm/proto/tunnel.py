@@ -1,7 +1,8 @@
 """One SSTP tunnel above TLS: the HTTP exchange, the SSTP call and the PPP link as one sans-IO object for both roles.
 
 Bytes come in three ways: `receive_head` until the HTTP exchange is done, then `receive_frame` with each control frame
-that the packet path hands out, and `heard` when anything came at all. Network packets never come here.
+that the packet path hands out, and `heard` when anything came at all. Network packets never come here, but for those
+that ask the router of the link.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from sstpfarm.proto.events import (
     PppEvent,
     SstpEvent,
 )
-from sstpfarm.proto.ppp.constants import NETWORK_DATA
-from sstpfarm.proto.ppp.frame import decode_frame
+from sstpfarm.proto.ppp.constants import NETWORK_DATA, PppProtocol
+from sstpfarm.proto.ppp.frame import ADDRESS_CONTROL, decode_frame, encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.roles import AuthDecision, Entropy, Ipv4Terms, Ipv6Terms, Role
 from sstpfarm.proto.sstp import http
@@ -86,6 +87,13 @@ class GatesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterAsked:
+    """The packet path handed out an IPv6 packet that asks the router of the link; `frame` is its PPP frame."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelEnded:
     """The one end of the tunnel: send what is left, then close; with `drop` without TLS close_notify."""
 
@@ -104,6 +112,7 @@ TunnelEvent = (
     | BridgeOpened
     | NetworkClosed
     | GatesChanged
+    | RouterAsked
     | TunnelEnded
 )
 
@@ -126,6 +135,7 @@ class Tunnel:
         self._tagged = self._link_started = self._opened = False
         self._packets: list[bytes] = []
         self._gates = GatesChanged(False, False)
+        self._send_limit = 0
         self._reason: Reason | None = None
         self._detail = ""
         self._ended = False
@@ -186,6 +196,9 @@ class Tunnel:
         elif (fragment := self._link.fragment(frame[SSTP_HEADER:])) is not None:
             self._reassemble(fragment, now)
             return
+        elif _is_network_data(frame[SSTP_HEADER:]):
+            self._events.append(RouterAsked(frame[SSTP_HEADER:]))
+            return
         elif not self._flooded(now) and self._call.carries_control:
             self._link.receive(frame[SSTP_HEADER:], now)
         self._pump(now)
@@ -215,6 +228,16 @@ class Tunnel:
         if not self._ended:
             self._link.auth_result(result, now)
             self._pump(now)
+
+    def send_ipv6(self, packet: bytes) -> None:
+        """Send a packet of our own, of at most the link's MTU, if IPv6 may pass now."""
+        if not self._gates.ipv6:
+            return
+        frame = encode_frame(PppProtocol.IPV6, packet)
+        if len(packet) <= self._send_limit:
+            self._out.append(encode_data(frame))
+        else:
+            self._out.extend(self.fragments(frame[len(ADDRESS_CONTROL) :]))
 
     def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, now: float, bridge: bool = False) -> None:
         """Start the network protocols; a server does so when the interface is there."""
@@ -359,6 +382,7 @@ class Tunnel:
                     self._call.disconnect(self._reason, now)
                 return
             case LcpOpened(method=method):
+                self._send_limit = event.send_limit
                 self._events.append(PhaseDone(Phase.LCP, f"mtu {event.mtu}, {method or 'no authentication'}"))
             case AuthSucceeded(hlak=hlak):
                 self._events.append(PhaseDone(Phase.AUTHENTICATION))

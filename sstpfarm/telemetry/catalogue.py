@@ -64,6 +64,7 @@ class FarmMetric(NamedTuple):
 CONNECTIONS: Final = "sstpfarm_connections_total"
 LOGINS: Final = "sstpfarm_logins_total"
 SESSION_ENDS: Final = "sstpfarm_session_ends_total"
+ROUTER_MESSAGES: Final = "sstpfarm_router_messages_total"
 LOG_LINES_LOST: Final = "sstpfarm_log_lines_lost_total"
 SESSIONS: Final = "sstpfarm_sessions"
 LOGIN_PHASE: Final = "sstpfarm_login_phase_seconds"
@@ -89,6 +90,12 @@ COUNTERS: Final = (
         ("accepted", *REASONS),
     ),
     Counter(SESSION_ENDS, "Sessions that were open and ended, by the reason of the end", "reason", REASONS),
+    Counter(
+        ROUTER_MESSAGES,
+        "What clients were told of their IPv6 (advertisement, dhcpv6), and what they asked that was not answered",
+        "message",
+        ("advertisement", "dhcpv6", "refused", "rate"),
+    ),
     Counter(LOG_LINES_LOST, "Log lines that could not be written"),
 )
 

@@ -29,7 +29,7 @@ from sstpfarm.proto.events import (
     Phase,
 )
 from sstpfarm.proto.roles import AuthDecision, Ipv4Terms, Ipv6Terms
-from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, Tunnel, TunnelEnded, TunnelEvent
+from sstpfarm.proto.tunnel import GatesChanged, PhaseDone, RouterAsked, Tunnel, TunnelEnded, TunnelEvent
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.delegate import Delegate
 from sstpfarm.transport.downlink import Downlink
@@ -148,6 +148,11 @@ class Connection:
             self.close(Reason.INTERFACE_FAILED, error.strerror or "")
             return False
         return True
+
+    def send_ipv6(self, packet: bytes) -> None:
+        """Send the peer a packet of our own, if IPv6 may pass now; it is not counted as the kernel's packets are."""
+        if self._tunnel is not None and self._stage is Stage.OPEN:
+            self._step(self._tunnel.send_ipv6, packet)
 
     def set_rate(self, limit: RateLimit) -> None:
         """Hold the peer to that limit from now on; rx is what it sends, tx what it is sent."""
@@ -305,7 +310,8 @@ class Connection:
                 tunnel.receive_frame(frame, now)
                 self._dispatch()  # a gate that this frame opens or closes holds for the very next byte
                 for packet in tunnel.packets():
-                    path.deliver(packet)
+                    if path.deliver(packet):
+                        self._delegate.router_asked(self, packet)
         except FramingError as error:
             tunnel.broken(Reason.BAD_FRAMING, str(error))
             told = True
@@ -377,6 +383,8 @@ class Connection:
                 if self._path is not None:
                     self._path.set_gates(gates)
                 self._delegate.gates_changed(self, gates)
+            case RouterAsked(frame):
+                self._delegate.router_asked(self, frame)
             case TunnelEnded(reason, detail, drop):
                 self._finish(reason, detail, drop=drop)
             case NetworkClosed():

@@ -38,5 +38,8 @@ class Delegate(Protocol):
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
         """Packets of exactly these families may pass now."""
 
+    def router_asked(self, connection: Connection, frame: bytes) -> None:
+        """The peer asks the router of the link (`PacketPath.set_router`); `frame` has protocol and IPv6 packet."""
+
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """The connection has ended; its descriptors are closed. Called exactly once, and last."""

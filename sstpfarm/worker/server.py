@@ -20,6 +20,8 @@ from sstpfarm.errors import ConfigError
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import Channel
 from sstpfarm.ipc.permissions import Party, may_send
+from sstpfarm.proto.events import Ipv6Opened
+from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.roles import AuthMethod, Role
 from sstpfarm.proto.sstp.call import SstpSettings
@@ -34,12 +36,14 @@ from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity
 from sstpfarm.worker.identity import read_identity, read_view
+from sstpfarm.worker.router import Router, machine_server_id, offer_of
 from sstpfarm.worker.session import Session
 
 ACCEPTS_PER_EVENT: Final = 32
 ACCEPT_PAUSE: Final = 0.2  # seconds without accepting after the process ran out of descriptors
 SLOT_QUARANTINE: Final = 5.0  # seconds in which the master still reads a slot whose session has ended
 AUTH_PATIENCE: Final = 5.0  # seconds that logins wait for an auth process that was lost
+NO_OFFER: Final = m.Ipv6Offer()
 LAG_INTERVAL: Final = 0.5
 LAST_WORDS: Final = 60.0  # seconds for what the master has not taken yet; its patience ends earlier
 SHUTDOWN_DEADLINE: Final = 8.0  # terminate 2 s, Call Disconnect 5 s (MS-SSTP 3.1.2), and a little
@@ -77,6 +81,7 @@ class WorkerServer:
         self._stopping = False
         self._lag_at = 0.0
         self._present(identity)
+        self._server_id = machine_server_id()
         self._master = Channel(master, may_send(Party.MASTER, Party.WORKER), self._from_master, self._master_lost)
         self._auth: Channel | None = self._auth_channel(auth)
 
@@ -204,6 +209,26 @@ class WorkerServer:
     def make_tunnel(self, settings: Mapping[bool, TunnelSettings], *, available: bool) -> Tunnel:
         """Return the protocol core of a connection; `settings` are those of the identity that it was admitted with."""
         return Tunnel(settings[available and not self._stopping], os.urandom)
+
+    def make_router(self, connection: Connection, terms: m.Terms, opened: Ipv6Opened) -> Router | None:
+        """Return the router of a session's link; None when there is nothing to tell, or IPv6 does not fit."""
+        mtu = min(connection.mtu, terms.mtu or connection.mtu)
+        if terms.ipv6_offer == NO_OFFER or mtu < IPV6_MINIMUM_MTU:
+            return None
+        return Router(
+            offer_of(terms.ipv6_offer),
+            local=opened.local,
+            peer=opened.peer,
+            mtu=mtu,
+            server_id=self._server_id,
+            stats=self.stats,
+            send=connection.send_ipv6,
+        )
+
+    def start_router(self, router: Router) -> None:
+        """Packets may pass: let it speak, now and when its time comes."""
+        router.start(monotonic())
+        self._around.deadlines.watch(router)
 
     def ask_auth(self, request: m.AccessRequest) -> None:
         """Send the request to auth, now or when there is an auth process again."""

@@ -30,6 +30,7 @@ from sstpfarm.transport.certificate_names import names_of
 from sstpfarm.transport.connection import Connection
 
 if TYPE_CHECKING:
+    from sstpfarm.worker.router import Router
     from sstpfarm.worker.server import WorkerServer
 
 HOST_MASK: Final = 0xFFFFFFFF
@@ -75,6 +76,7 @@ class Session:
         "_ppp_authenticated",
         "_rate",
         "_request",
+        "_router",
         "_settings",
         "_slot",
         "_terms",
@@ -102,6 +104,7 @@ class Session:
         self._ppp_authenticated = False
         self._opened_at: float | None = None
         self._ipv6: tuple[tuple[int, int], ...] = ()
+        self._router: Router | None = None
         self._interface = ""
         self._rate: RateLimit | None = None
         self._user = self._method = ""
@@ -162,10 +165,22 @@ class Session:
         if isinstance(event, Ipv6Opened):
             self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK), *ipv6)
             self._worker.ipv6_opened(self.id, event.peer)
+            self._stop_router()
+            self._router = self._worker.make_router(connection, self._terms, event)
         self._path.set_sources(tuple(ipv4), self._ipv6)
 
+    def router_asked(self, connection: Connection, frame: bytes) -> None:
+        """The client solicits an advertisement, or speaks DHCPv6."""
+        if self._router is not None:
+            self._router.asked(frame, monotonic())
+
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
-        """With the first open gate the session counts as opened."""
+        """With the first open gate the session counts as opened; with that of IPv6 the client is told of its offer."""
+        if Gate.IPV6 not in gates:
+            self._stop_router()
+        elif self._router is not None and self._router.next_deadline() is None and self._path is not None:
+            self._path.set_router(True)
+            self._worker.start_router(self._router)
         if gates and self._opened_at is None and self._terms is not None:
             self._opened_at = monotonic()
             self._worker.session_opened(self.id, connection)
@@ -182,6 +197,7 @@ class Session:
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         """Count, log and tell the master."""
         worker = self._worker
+        self._stop_router()
         if self._login in (Login.ASKED, Login.CHALLENGED):
             worker.cancel_auth(self.id)
         if self._login in (Login.NONE, Login.ASKED, Login.CHALLENGED) and reason in UNDECIDED_LOGINS:
@@ -294,6 +310,12 @@ class Session:
         self.connection.configure(
             ipv4, Ipv6Terms(local=terms.ipv6_local, peer=terms.ipv6_peer) if terms.ipv6_local else None
         )
+
+    def _stop_router(self) -> None:
+        if self._router is not None and self._path is not None:
+            self._path.set_router(False)
+            self._router.stop()
+            self._router = None
 
     def _refused(self, reason: Reason, detail: str) -> None:
         self._login, self._request = Login.REFUSED, None

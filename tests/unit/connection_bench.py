@@ -60,6 +60,7 @@ class End:
         self.role, self.identity, self.password = role, identity, password
         self.phases: list[Phase] = []
         self.gates = Gate.NONE
+        self.asked: list[bytes] = []
         self.ended: list[tuple[Reason, str]] = []
         self.tun, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tun.setblocking(False)
@@ -100,6 +101,9 @@ class End:
 
     def gates_changed(self, connection: Connection, gates: Gate) -> None:
         self.gates = gates
+
+    def router_asked(self, connection: Connection, frame: bytes) -> None:
+        self.asked.append(frame)
 
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:
         self.ended.append((reason, detail))
