@@ -17,7 +17,7 @@ from typing import Final
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.client_messages import InterfaceWanted
-from sstpfarm.net import sysctl
+from sstpfarm.net import autoconf, sysctl
 from sstpfarm.net.bridge import leave_bridge
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, Kind, make_tun
@@ -97,6 +97,8 @@ class Device:
         # The addresses of two sessions have the same peer, so the kernel takes the new one for a secondary of the old
         # one, and would delete both (Documentation/networking/ip-sysctl.rst, promote_secondaries).
         sysctl.write(f"net/ipv4/conf/{self.name}/promote_secondaries", "1")
+        if not self._bridge:
+            autoconf.learn(self.name)
         if self._quiet:
             with suppress(OSError):  # no IPv6
                 sysctl.write(f"net/ipv6/conf/{self.name}/router_solicitations", "0")
@@ -179,11 +181,20 @@ class Device:
             ipv6_local=None if same6 else before.ipv6_local,
         )
         self._links.take_off(self.index, gone)
+        if not same6:  # another session, and perhaps another prefix
+            self._links.take_off_ipv6(self.index, autoconf.learned_addresses(self.index))
+
+    def follow_router(self, metric: int) -> None:
+        """Let its default route of IPv6 come as the session's router says, until it rests."""
+        if not self._bridge:
+            autoconf.follow_router(self.name, metric)
 
     def rest(self) -> None:
         """Take it down, without addresses and routes; OSError when the kernel refuses."""
         self._has = None
         if self._fd >= 0 and self._is_there():
+            if not self._bridge:
+                autoconf.learn(self.name)
             self._links.lay_down(self.index)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from sstpfarm.net.vrf import find_vrf
 from sstpfarm.net.ways import RTPROT_CLIENT, Way, list_ways, way_to
 
 DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
+DEFAULT_IPV6: Final = ipaddress.IPv6Network("::/0")  # the kernel makes it when a router advertises itself (`autoconf`)
 OURS: Final = frozenset({RTPROT_CLIENT, RTPROT_SSTPFARM})
 
 
@@ -115,6 +116,8 @@ class TunnelRoutes:
         wished: list[IpNetwork] = [ipaddress.ip_network(route.destination) for route in self._wishes.routes]
         if self._wishes.default_route:
             wished.append(DEFAULT)
+            if not server.is_link_local:  # each link has a way of its own there
+                wished.append(DEFAULT_IPV6)
         return any(server in network for network in wished)
 
     async def follow(self, server: IpAddress, before: Way | None, now: Way | None) -> bool:

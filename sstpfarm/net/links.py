@@ -256,6 +256,11 @@ class Links:
         if requests:
             check(self._sessions.send(requests), ignore=NO_ADDRESS)
 
+    def take_off_ipv6(self, index: int, addresses: Sequence[tuple[bytes, int]]) -> None:
+        """Take these off a link: (address, prefix length); one that is gone already is no error."""
+        if addresses:
+            check(self._sessions.send([rtnetlink.delete_ipv6(index, *one) for one in addresses]), ignore=NO_ADDRESS)
+
     def set_alias(self, index: int, text: str) -> None:
         """Write about a link what its owner wants to read there (IFLA_IFALIAS): at most 255 bytes are kept."""
         alias = text.encode()[:MAX_ALIAS].decode(errors="ignore").encode()
