@@ -33,7 +33,7 @@ from sstpfarm.dataplane.interface import CELLS as _CELLS
 from sstpfarm.dataplane.interface import HEADROOM as _HEADROOM
 from sstpfarm.dataplane.interface import MAX_FRAME as _MAX_FRAME
 from sstpfarm.dataplane.interface import MAX_PACKET as _MAX_PACKET
-from sstpfarm.dataplane.interface import Cell, FramingError, Gate, Offload
+from sstpfarm.dataplane.interface import Cell, FramingError, Gate, Offload, RouterRole
 from sstpfarm.errors import LocalError
 
 include "_numbers.pxi"
@@ -63,7 +63,7 @@ cdef class FastPath:
     cdef int _tun, _tun_offload
     cdef int _offload  # of the device that is attached: a TAP has none
     cdef bint _bridged
-    cdef bint _router
+    cdef int _router
     cdef int _gates
     cdef size_t _receive_limit, _send_limit
     cdef size_t _fragment_header  # 0: no multilink
@@ -129,9 +129,9 @@ cdef class FastPath:
         """Accept packets from the peer only from these (network, mask) pairs."""
         set_networks(&self._sources, ipv4, ipv6)
 
-    def set_router(self, bint on):
-        """Hand back what asks the router of the link."""
-        self._router = on
+    def set_router(self, role):
+        """Choose who answers what asks the router of the link."""
+        self._router = role
 
     # -- from the peer -----------------------------------------------------------------------------------------------
 
@@ -256,8 +256,11 @@ cdef class FastPath:
                 _counts[fault] += 1
                 return CARRIED
             part(packet, packet, 0, total)  # without the padding that PPP allows
-            if self._router and protocol == PPP_IPV6 and asks_router(packet):
-                return ASKS_ROUTER
+            if self._router != KERNEL and protocol == PPP_IPV6 and asks_router(packet):
+                if self._router == PYTHON:
+                    return ASKS_ROUTER
+                _counts[DROP_RATE] += 1
+                return CARRIED
             take_packet(self._tun, self._offload, packet)
         elif protocol == PPP_BRIDGED:
             if self._bridged and self._gates & BRIDGE_GATE:

@@ -12,6 +12,8 @@ cdef enum:
     IPV6_GATE = 2
     BRIDGE_GATE = 4
     TAGGED_GATE = 8
+    KERNEL = 0
+    PYTHON = 1
     SSTP_HEADER = 4
     HEADROOM = 8
     MAX_FRAME = 4095
@@ -22,6 +24,8 @@ if [*Cell] != [*range(CELLS)] or (_CELLS, _HEADROOM, _MAX_FRAME, _MAX_PACKET) !=
 ):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
 if (Offload.TSO, Offload.USO) != (TSO, USO) or (Cell.DROP_QUEUE, Cell.ACTIVE) != (DROP_QUEUE, ACTIVE):
+    raise ImportError("_fast was built for another interface.py: install sstpfarm again")
+if (RouterRole.KERNEL, RouterRole.PYTHON) != (KERNEL, PYTHON):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")
 if (Gate.IPV4, Gate.IPV6, Gate.BRIDGE, Gate.TAGGED) != (IPV4_GATE, IPV6_GATE, BRIDGE_GATE, TAGGED_GATE):
     raise ImportError("_fast was built for another interface.py: install sstpfarm again")

@@ -33,7 +33,7 @@ class Cell(IntEnum):
     DROP_TUN = 10  # the kernel refused the write (device down, no memory)
     CONTROL_IN = 11  # control frames handed to Python
     DROP_QUEUE = 12  # shed because the way to the peer is too slow
-    DROP_RATE = 13  # shed because the session has used up its rate limit
+    DROP_RATE = 13  # shed because the session has used up its rate limit, or has asked its router too often
     DROP_FRAGMENT = 14  # fragments of RFC 1990 that followed nothing, packets that stayed unfinished
     ACTIVE = 15  # milliseconds of CLOCK_MONOTONIC at the last packet that passed; 0 before, and in the totals
 
@@ -61,6 +61,18 @@ class Gate(IntFlag):
     IPV6 = 2
     BRIDGE = 4
     TAGGED = 8  # frames with an IEEE 802.1Q tag towards the peer too
+
+
+class RouterRole(IntEnum):
+    """Who answers the peer when it asks the router of the link.
+
+    It asks with router solicitations (RFC 4861 4.1) and DHCPv6 messages (RFC 8415) that are directly behind the fixed
+    header and go to ff02::2, ff02::1:2 or a link-local address.
+    """
+
+    KERNEL = 0  # they pass like any other packet
+    PYTHON = 1  # `feed` and `deliver` hand them out
+    NOBODY = 2  # they are dropped: too many of them
 
 
 class Offload(IntEnum):
@@ -114,12 +126,8 @@ class PacketPath(Protocol):
         of Ethernet frames are not looked at: a bridge's networks are not known here.
         """
 
-    def set_router(self, on: bool) -> None:
-        """Hand back, from now on, what asks the router of the link, which nobody in the kernel answers.
-
-        These are the peer's router solicitations (RFC 4861 4.1) and DHCPv6 messages (RFC 8415), directly behind the
-        fixed header, to ff02::2, ff02::1:2 or a link-local address. Off at first.
-        """
+    def set_router(self, role: RouterRole) -> None:
+        """Choose who answers what asks the router of the link from now on; at first it is the kernel."""
 
     def feed(self, data: memoryview) -> tuple[int, bytes | None]:
         """Take decrypted bytes; write network packets that pass to the TUN.

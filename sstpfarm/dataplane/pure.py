@@ -24,6 +24,7 @@ from sstpfarm.dataplane.interface import (
     Cell,
     FramingError,
     Gate,
+    RouterRole,
 )
 from sstpfarm.errors import LocalError
 
@@ -118,7 +119,7 @@ class PurePath:
         self._ipv4_open = self._ipv6_open = self._bridge_open = False
         self._ipv4_sources: Networks = ()
         self._ipv6_sources: Networks = ()
-        self._router = False
+        self._router = RouterRole.KERNEL
         self._receive_limit = _DEFAULT_LIMIT
         self._send_limit = _DEFAULT_LIMIT
         self._fragment_header = 0  # no multilink
@@ -177,9 +178,9 @@ class PurePath:
         self._ipv4_sources = ipv4
         self._ipv6_sources = ipv6
 
-    def set_router(self, on: bool) -> None:
-        """Hand back what asks the router of the link."""
-        self._router = on
+    def set_router(self, role: RouterRole) -> None:
+        """Choose who answers what asks the router of the link."""
+        self._router = role
 
     # -- from the peer -----------------------------------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ class PurePath:
         if not _belongs(int.from_bytes(data[start + 8 : start + 24], "big"), self._ipv6_sources):
             return Cell.DROP_SOURCE
         if self._router and _asks_router(data[start : start + total]):
-            return Cell.CONTROL_IN
+            return Cell.CONTROL_IN if self._router is RouterRole.PYTHON else Cell.DROP_RATE
         return self._write(data[start : start + total])
 
     def _write(self, packet: memoryview) -> Cell:

@@ -92,9 +92,9 @@ COUNTERS: Final = (
     Counter(SESSION_ENDS, "Sessions that were open and ended, by the reason of the end", "reason", REASONS),
     Counter(
         ROUTER_MESSAGES,
-        "What clients were told of their IPv6 (advertisement, dhcpv6), and what they asked that was not answered",
+        "What clients were told of their IPv6: router advertisements, answers by DHCPv6; and what got no answer",
         "message",
-        ("advertisement", "dhcpv6", "refused", "rate"),
+        ("advertisement", "dhcpv6", "unanswered"),
     ),
     Counter(LOG_LINES_LOST, "Log lines that could not be written"),
 )

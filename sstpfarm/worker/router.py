@@ -14,6 +14,7 @@ from pathlib import Path
 from random import uniform
 from typing import Final
 
+from sstpfarm.dataplane.interface import PacketPath, RouterRole
 from sstpfarm.errors import PeerError
 from sstpfarm.ipc import messages as m
 from sstpfarm.proto.ipv6 import dhcpv6, neighbor
@@ -22,9 +23,10 @@ from sstpfarm.proto.ipv6.packet import ICMPV6, Ipv6Packet, decode_packet, decode
 from sstpfarm.proto.ppp.frame import decode_frame
 from sstpfarm.telemetry.catalogue import ROUTER_MESSAGES
 from sstpfarm.telemetry.stats import Stats
+from sstpfarm.transport.deadlines import Deadlines
 
-ANSWER_RATE: Final = 10.0  # questions a second that are answered; a client asks a handful in all
-ANSWER_BURST: Final = 20.0
+QUESTIONS: Final = 20  # that are answered in `WINDOW` seconds, the rest is dropped; a client asks a handful in all
+WINDOW: Final = 2.0
 MACHINE_ID: Final = Path("/etc/machine-id")  # machine-id(5)
 
 
@@ -36,12 +38,13 @@ class Router:
         local, peer: the interface identifiers that IPV6CP agreed on.
         mtu: bytes of the largest packet towards the client, at least 1280.
         server_id: our DUID.
+        path: hands out what the client asks, from `start` to `stop`.
         send: takes an IPv6 packet for the client.
     """
 
     __slots__ = (
-        "_advertised", "_client", "_mtu", "_next", "_offer", "_ours", "_send", "_server_id", "_stats", "_tokens",
-        "_tokens_at", "scheduled",
+        "_advertised", "_client", "_deadlines", "_mtu", "_next", "_offer", "_ours", "_path", "_questions", "_send",
+        "_server_id", "_stats", "_window_ends", "scheduled",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +56,8 @@ class Router:
         mtu: int,
         server_id: bytes,
         stats: Stats,
+        deadlines: Deadlines,
+        path: PacketPath,
         send: Callable[[bytes], None],
     ) -> None:
         self._offer = offer
@@ -60,29 +65,42 @@ class Router:
         self._mtu = mtu
         self._server_id = server_id
         self._stats = stats
+        self._deadlines = deadlines
+        self._path: PacketPath | None = path
         self._send: Callable[[bytes], None] | None = send
-        self._next: float | None = None
-        self._advertised = 0  # to all nodes
-        self._tokens, self._tokens_at = ANSWER_BURST, 0.0
+        self._next = inf  # advertisement to all nodes
+        self._advertised = 0
+        self._window_ends = inf  # it begins with a question
+        self._questions = 0  # of this window
         self.scheduled = inf
 
     def start(self, now: float) -> None:
-        """Packets may pass: advertise now and from time to time, as `next_deadline` says."""
-        self._tokens_at = now
+        """Packets may pass: advertise now and from time to time. Idempotent."""
+        if self._next < inf or self._path is None:
+            return
+        self._path.set_router(RouterRole.PYTHON)
         self._next = now
         self.tick(now)
+        self._deadlines.watch(self)
 
     def stop(self) -> None:
         """Say nothing any more. The timers' heap knows us for a while: nothing is kept alive by it."""
-        self._send = self._next = None
+        if self._path is not None:
+            self._path.set_router(RouterRole.KERNEL)
+        self._path = self._send = None
+        self._next = self._window_ends = inf
 
     def next_deadline(self) -> float | None:
-        """When the next advertisement is due, in seconds of the monotonic clock; None for never."""
-        return self._next
+        """When there is something to do, in seconds of the monotonic clock; None for never."""
+        soonest = min(self._next, self._window_ends)
+        return soonest if soonest < inf else None
 
     def tick(self, now: float) -> None:
-        """Advertise, if it is time (RFC 4861 6.2.4)."""
-        if self._next is None or now < self._next:
+        """Do what is due: hear questions again; advertise (RFC 4861 6.2.4)."""
+        if now >= self._window_ends and self._path is not None:
+            self._path.set_router(RouterRole.PYTHON)
+            self._window_ends, self._questions = inf, 0
+        if now < self._next or self._send is None:
             return
         interval = uniform(neighbor.MIN_INTERVAL, neighbor.MAX_INTERVAL)  # noqa: S311 - it spreads load, no secret
         self._advertised += 1
@@ -92,19 +110,21 @@ class Router:
         self._advertise(neighbor.ALL_NODES)
 
     def asked(self, frame: bytes, now: float) -> None:
-        """Answer what the client asks in this PPP frame, or count why not."""
-        self._tokens = min(ANSWER_BURST, self._tokens + (now - self._tokens_at) * ANSWER_RATE)
-        self._tokens_at = now
-        if self._tokens < 1:
-            self._stats.inc(ROUTER_MESSAGES, "rate")
+        """Answer what the client asks in this PPP frame, or count that it is not answered."""
+        if self._path is None:
             return
-        self._tokens -= 1
+        if self._window_ends == inf:
+            self._window_ends = now + WINDOW
+            self._deadlines.watch(self)
+        self._questions += 1
+        if self._questions == QUESTIONS:
+            self._path.set_router(RouterRole.NOBODY)
         try:
             answered = self._answer(decode_packet(decode_frame(frame)[1]))
         except PeerError:
             answered = False
         if not answered:
-            self._stats.inc(ROUTER_MESSAGES, "refused")
+            self._stats.inc(ROUTER_MESSAGES, "unanswered")
 
     def _answer(self, packet: Ipv6Packet) -> bool:
         if packet.source != self._client:

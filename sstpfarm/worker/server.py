@@ -210,7 +210,9 @@ class WorkerServer:
         """Return the protocol core of a connection; `settings` are those of the identity that it was admitted with."""
         return Tunnel(settings[available and not self._stopping], os.urandom)
 
-    def make_router(self, connection: Connection, terms: m.Terms, opened: Ipv6Opened) -> Router | None:
+    def make_router(
+        self, connection: Connection, path: PacketPath, terms: m.Terms, opened: Ipv6Opened
+    ) -> Router | None:
         """Return the router of a session's link; None when there is nothing to tell, or IPv6 does not fit."""
         mtu = min(connection.mtu, terms.mtu or connection.mtu)
         if terms.ipv6_offer == NO_OFFER or mtu < IPV6_MINIMUM_MTU:
@@ -222,13 +224,10 @@ class WorkerServer:
             mtu=mtu,
             server_id=self._server_id,
             stats=self.stats,
+            deadlines=self._around.deadlines,
+            path=path,
             send=connection.send_ipv6,
         )
-
-    def start_router(self, router: Router) -> None:
-        """Packets may pass: let it speak, now and when its time comes."""
-        router.start(monotonic())
-        self._around.deadlines.watch(router)
 
     def ask_auth(self, request: m.AccessRequest) -> None:
         """Send the request to auth, now or when there is an auth process again."""

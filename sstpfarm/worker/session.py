@@ -166,7 +166,7 @@ class Session:
             self._ipv6 = ((LINK_LOCAL | int.from_bytes(event.peer, "big"), LINK_LOCAL_MASK), *ipv6)
             self._worker.ipv6_opened(self.id, event.peer)
             self._stop_router()
-            self._router = self._worker.make_router(connection, self._terms, event)
+            self._router = self._worker.make_router(connection, self._path, self._terms, event)
         self._path.set_sources(tuple(ipv4), self._ipv6)
 
     def router_asked(self, connection: Connection, frame: bytes) -> None:
@@ -178,9 +178,8 @@ class Session:
         """With the first open gate the session counts as opened; with that of IPv6 the client is told of its offer."""
         if Gate.IPV6 not in gates:
             self._stop_router()
-        elif self._router is not None and self._router.next_deadline() is None and self._path is not None:
-            self._path.set_router(True)
-            self._worker.start_router(self._router)
+        elif self._router is not None:
+            self._router.start(monotonic())
         if gates and self._opened_at is None and self._terms is not None:
             self._opened_at = monotonic()
             self._worker.session_opened(self.id, connection)
@@ -312,8 +311,7 @@ class Session:
         )
 
     def _stop_router(self) -> None:
-        if self._router is not None and self._path is not None:
-            self._path.set_router(False)
+        if self._router is not None:
             self._router.stop()
             self._router = None
 

@@ -12,6 +12,7 @@ The raw peer makes every byte by itself; `sstpfarm connect` leaves it to its ker
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv6Address, IPv6Network
@@ -252,16 +253,17 @@ def test_questions_have_a_bound(place: Place) -> None:
     """A flood of solicitations is answered some times, and the session lives."""
     with opened(place, "told") as peer:
         peer.advertisement()
-        before = [place.farm.metric(METRIC, message=label) for label in ("advertisement", "rate")]
+        drops = "sstpfarm_drops_total"
+        before = place.farm.metric(METRIC, message="advertisement"), place.farm.metric(drops, reason="rate")
         question = data(IPV6, ipv6(peer.local, ALL_ROUTERS, ICMPV6, bytes([SOLICITATION]) + bytes(7), 2))
         peer.raw.send(question * 500)
         assert peer.raw.ping()  # behind them, on the same way
-        answered, dropped = (
-            place.farm.metric(METRIC, message=label) - old
-            for label, old in zip(("advertisement", "rate"), before, strict=True)
-        )
-    assert answered + dropped == 500
-    assert 10 <= answered <= 60
+        answered = place.farm.metric(METRIC, message="advertisement") - before[0]
+        assert 10 <= answered <= 40
+        assert place.farm.metric(drops, reason="rate") - before[1] == 500 - answered
+        time.sleep(2)  # what was too much is forgotten
+        peer.raw.send(question)
+        until(lambda: place.farm.metric(METRIC, message="advertisement") > before[0] + answered, "an answer again")
 
 
 def test_who_is_granted_nothing_is_told_nothing(place: Place) -> None:
@@ -298,6 +300,7 @@ def test_the_default_route_of_our_client(place: Place) -> None:
         one.up()
         until(lambda: client.ping(str(BEHIND), "-6"), "an answer from behind the server")
         assert "dev uplink" in client.run("ip", "-6", "route", "get", place.wire.SERVER6).stdout
+        assert client.run("ip", "-6", "route", "show", place.wire.SERVER6).stdout  # one past the tunnel
         assert "metric 1 " in client.run("ip", "-6", "route", "show", "default", "dev", "sstp0").stdout
         assert client.ping(str(BEHIND), "-6", count=3)
         one.stop()

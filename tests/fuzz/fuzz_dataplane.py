@@ -18,14 +18,14 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from sstpfarm.dataplane.interface import MAX_FRAME, Gate, Offload
+from sstpfarm.dataplane.interface import MAX_FRAME, Gate, Offload, RouterRole
 from tests.twin.bench import Bench, native
 from tests.twin.compare import by_flow, run
 
 CORPUS: Final = Path(__file__).with_name("corpus")
 LIMITS: Final = (1500, 1400, 600, 4087)
 WHOLE: Final = 1600
-MULTILINK, BRIDGED, ROUTER = 2, 4, 8  # bits of the first byte; the lowest chooses feed()
+MULTILINK, BRIDGED, ROUTER = 2, 4, 8  # bits of the first byte; the lowest chooses feed(), from ROUTER up RouterRole
 PROTOCOLS: Final = {4: b"\x00\x21", 6: b"\x00\x57"}
 FINDING: Final = Path("build/fuzz/finding")
 HEADER: Final = 5  # bytes of choices
@@ -52,7 +52,7 @@ def prepare(bench: Bench, target: int, gates: Gate, receive: int, send: int) -> 
     if target & MULTILINK:
         bench.path.set_multilink(header=4, receive=WHOLE, send=WHOLE)
     bench.path.set_gates(gates)
-    bench.path.set_router(bool(target & ROUTER))
+    bench.path.set_router(RouterRole(target // ROUTER % len(RouterRole)))
 
 
 def fuzz_feed(stream: bytes, target: int, offload: Offload, gates: Gate, limit: int, chunking: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sstpfarm.dataplane.interface import Cell
+from sstpfarm.dataplane.interface import Cell, RouterRole
 from sstpfarm.proto.roles import AuthMethod, Role
 from sstpfarm.proto.sstp.packets import encode_data
 from sstpfarm.proto.tunnel import TunnelSettings
@@ -62,3 +62,28 @@ def test_packets_in_one_fragment_each_never_reach_python(world: World, size: int
     (fragment,) = world.client.tunnel.fragments(b"\x00\x21" + ipv4(20, source=ADDRESS)[:size])
     assert world.server.path.feed(memoryview(fragment * 2000)) == (2000 * len(fragment), None)
     assert world.server.cells[Cell.DROP_TUN if size == 20 else Cell.DROP_MALFORMED] == 2000
+
+
+def test_the_router_in_fragments(world: World) -> None:
+    """What asks it may come in fragments, and its answer may need them."""
+    asked = (
+        b"\x00\x57\x60\0\0\0\x05\xb4\x3a\xff" + bytes(15) + b"\7" + b"\xff\x02" + bytes(13) + b"\2\x85" + bytes(1459)
+    )
+    world.server.path.set_sources((), ((0, 0),))
+    world.server.path.set_router(RouterRole.PYTHON)
+    pieces = world.client.tunnel.fragments(asked)
+    assert len(pieces) == 2
+    for piece in pieces:
+        consumed, frame = world.server.path.feed(memoryview(piece))
+        assert (consumed, frame) == (len(piece), piece)
+        assert frame is not None
+        world.server.tunnel.receive_frame(frame, 0.0)
+    (packet,) = world.server.tunnel.packets()
+    assert packet == asked
+    assert world.server.path.deliver(packet)
+    world.server.tunnel.data_to_send()
+    for size in (1400, 1401, 1600):
+        world.server.tunnel.send_ipv6(asked[2:].ljust(size, b"\0")[:size])
+        sent = world.server.tunnel.data_to_send()
+        assert sent[4:8] == (b"\xff\x03\x00\x57" if size == 1400 else b"\xff\x03\x00\x3d")
+        assert len(sent) > size

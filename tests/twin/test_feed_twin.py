@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sstpfarm.dataplane.interface import Gate, Offload
+from sstpfarm.dataplane.interface import Gate, Offload, RouterRole
 from tests.twin.bench import Bench, native
 from tests.twin.compare import by_flow, run
 from tests.twin.streams import PPP6, chunks, seeds, stream
@@ -21,7 +21,7 @@ def test_both_do_the_same(offload: Offload, mutated: bool) -> None:
         frames = stream(random, mutated=mutated)
         gates = random.choices([Gate.IPV4 | Gate.IPV6, Gate.IPV4, Gate.IPV6, Gate.NONE], weights=[6, 1, 1, 1], k=5)
         limit = random.choice((1500, 1400, 600, 4087))
-        router = random.random() < 0.7
+        router = random.choices(list(RouterRole), weights=[2, 7, 1])[0]
         outcomes = []
         for bench, level in ((Bench(), Offload.NONE), (Bench(native(offload)), offload)):
             bench.path.set_limits(receive=limit, send=1400)

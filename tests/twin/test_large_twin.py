@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sstpfarm.dataplane.interface import MAX_FRAME, Gate, Offload, PacketPath
+from sstpfarm.dataplane.interface import MAX_FRAME, Gate, Offload, PacketPath, RouterRole
 from tests.twin.bench import Bench, native
 from tests.twin.compare import by_flow, run
 from tests.twin.packets import UDP, ip_packet
@@ -49,6 +49,7 @@ def test_delivered_packets(offload: Offload) -> None:
     asked = 0
     for seed in seeds(120):
         random = Random(seed)
+        router = random.choices(list(RouterRole), weights=[1, 8, 1])[0]
         flow = some_flow(random, 1)
         packets = []
         for _ in range(20):
@@ -61,7 +62,7 @@ def test_delivered_packets(offload: Offload) -> None:
         found = []
         for bench, level in ((Bench(), Offload.NONE), (Bench(native(offload)), offload)):
             bench.path.set_multilink(header=4, receive=1500, send=1500)
-            bench.path.set_router(True)
+            bench.path.set_router(router)
             asks = [bench.path.deliver(packet) for packet in packets]
             found.append(
                 (asks, [one for m in bench.messages() for one in (expand(m) if level else [m])], bench.counted())

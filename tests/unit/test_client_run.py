@@ -50,6 +50,9 @@ class Done:
     def configure_for(self, wanted: c.InterfaceWanted) -> None:
         self.done.append(f"address {wanted.local_address}" if wanted.local_address else "link")
 
+    def follow_router(self, metric: int) -> None:
+        self.done.append(f"default route of IPv6, metric {metric}")
+
     async def lead(self, servers: list[Any], index: int) -> None:
         self.done += [f"routes past {server}" for server in servers]
 
@@ -132,7 +135,7 @@ def test_ipv4_that_opens_after_ipv6_still_gets_the_default_route() -> None:
         return made, done
 
     made, done = asyncio.run(serve())
-    assert done.done == ["link", "address 10.0.0.2", "routes past 192.0.2.1"]
+    assert done.done == ["link", "address 10.0.0.2", "routes past 192.0.2.1", "default route of IPv6, metric 0"]
     assert isinstance(made._observer, Watcher)
     assert [up.local_address for up in made._observer.ups] == [None, "10.0.0.2"]
 

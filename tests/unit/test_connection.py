@@ -6,11 +6,11 @@ import asyncio
 import socket
 import ssl
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from sstpfarm.dataplane.interface import Cell
+from sstpfarm.dataplane.interface import Cell, RouterRole
 from sstpfarm.proto.events import Phase
 from sstpfarm.proto.sstp.http import SSTP_PATH
 from sstpfarm.reasons import Reason
@@ -177,5 +177,36 @@ def test_a_silent_peer_is_closed_at_the_tls_deadline(identity: ServerIdentity) -
         async with raw_pair(identity, 0.2) as (_, end):
             await until(lambda: bool(end.ended), 2)
             assert end.ended[0][0] is Reason.TLS_TIMEOUT
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("role", list(RouterRole))
+def test_what_asks_the_router_comes_to_the_delegate(identity: ServerIdentity, role: RouterRole) -> None:
+    """In order with the packets around it, which go to the device."""
+    head = b"\x60\0\0\0\0\x08\x3a\xff" + IPv6Address("fe80::7").packed
+    question = head + IPv6Address("ff02::2").packed + b"\x85" + bytes(7)
+    answer = head + IPv6Address("ff02::1").packed + b"\x86" + bytes(7)
+
+    async def scenario() -> None:
+        async with pair(identity) as both:
+            both.server.send_ipv6(answer)  # no gate is open: nobody gets it
+            await both.open()
+            assert both.server._path is not None
+            assert both.client._path is not None
+            both.server._path.set_sources(((0, 0),), ((0, 0),))
+            both.client._path.set_sources(((0, 0),), ((0, 0),))
+            both.server._path.set_router(role)
+            for one in (packet(ADDRESS, GATEWAY, b"before"), question, packet(ADDRESS, GATEWAY, b"behind")):
+                both.client_end.tun.send(one)
+            expected = 3 if role is RouterRole.KERNEL else 2
+            await until(lambda: both.server_end.cells[Cell.PACKETS_IN] == expected)
+            assert both.server_end.received()[1:-1] == ([question] if role is RouterRole.KERNEL else [])
+            asked = [b"\xff\x03\x00\x57" + question] if role is RouterRole.PYTHON else []
+            assert both.server_end.asked == asked
+            both.server.send_ipv6(answer)
+            await until(lambda: both.client_end.cells[Cell.PACKETS_IN] == 1)
+            assert both.client_end.received() == [answer]
+            assert both.server_end.cells[Cell.PACKETS_OUT] == 0
 
     asyncio.run(scenario())

@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from sstpfarm.dataplane.interface import Cell
+from sstpfarm.dataplane.interface import Cell, RouterRole
 from tests.unit.pure_bench import BOTH, CLIENT6, Bench, data_packet
 
 SOLICITATION = bytes([133, 0, 0, 0, 0, 0, 0, 0])
@@ -32,7 +32,7 @@ ASKING = [
 @pytest.fixture(params=BOTH)
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made = Bench(request.param)
-    made.path.set_router(True)
+    made.path.set_router(RouterRole.PYTHON)
     yield made
     made.close()
 
@@ -48,7 +48,7 @@ def test_what_asks_the_router_comes_back(bench: Bench, asking: bytes, head: byte
 
 @pytest.mark.parametrize("asking", ASKING)
 def test_unless_nobody_wants_it(bench: Bench, asking: bytes) -> None:
-    bench.path.set_router(False)
+    bench.path.set_router(RouterRole.KERNEL)
     assert bench.feed(data_packet(PPP + asking)) == []
     assert bench.packets() == [asking]
 
@@ -92,6 +92,14 @@ def test_without_a_device_it_comes_back_all_the_same(bench: Bench) -> None:
     bench.path.detach()
     framed = data_packet(PPP + ASKING[0])
     assert bench.feed(framed) == [framed]
+
+
+def test_too_many_questions_are_dropped(bench: Bench) -> None:
+    bench.path.set_router(RouterRole.NOBODY)
+    other = packet("2001:db8::1", 17, DHCPV6)
+    assert bench.feed(b"".join(data_packet(PPP + one) for one in (*ASKING, other))) == []
+    assert bench.packets() == [other]
+    assert bench.counted() == {Cell.DROP_RATE: len(ASKING), Cell.PACKETS_IN: 1, Cell.BYTES_IN: len(other)}
 
 
 def test_in_fragments(bench: Bench) -> None:

@@ -61,7 +61,7 @@ def test_names_follow_the_conventions() -> None:
         *(counter.label for counter in catalogue.PACKET_COUNTERS),
         *(histogram.label for histogram in catalogue.HISTOGRAMS),
     }
-    assert labels == {"", "outcome", "reason", "direction", "phase"}  # never a user, never an address
+    assert labels == {"", "outcome", "reason", "direction", "phase", "message"}  # never a user, never an address
     assert all(list(h.buckets) == sorted(set(h.buckets)) for h in catalogue.HISTOGRAMS)
 
 
