@@ -10,7 +10,6 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
@@ -36,6 +35,7 @@ from sstpfarm.transport.downlink import Downlink
 from sstpfarm.transport.farewell import Farewell
 from sstpfarm.transport.outlet import Outlet, Overflow
 from sstpfarm.transport.path_settings import gates_of, set_limits
+from sstpfarm.transport.stage import Stage
 from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import TlsPump
 from sstpfarm.transport.tun_source import TunSource
@@ -44,15 +44,6 @@ from sstpfarm.transport.uplink import Uplink
 NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
 TCP_NOTSENT_LOWAT: Final = 25
-
-
-class Stage(Enum):
-    """The connection's own stages; the tunnel has its own inside of OPEN."""
-
-    HANDSHAKE = auto()
-    OPEN = auto()
-    ENDING = auto()  # the tunnel has ended, the socket is being closed well
-    CLOSED = auto()
 
 
 class Connection:
