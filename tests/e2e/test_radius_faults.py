@@ -63,7 +63,7 @@ def farm(wire: Wire, servers: tuple[RadiusDouble, RadiusDouble]) -> Iterator[Far
     shared = {"secret": SECRET, "timeout-s": 0.5, "retries": 1, "dead-time-s": 0.3}
     with running(
         wire.server,
-        server={"authentication": ["eap", "mschap2", "pap"], "failure-delay-s": 0.1},
+        server={"authentication": ["eap", "mschap2", "chap", "pap"], "failure-delay-s": 0.1},
         auth={"backends": ["local", "radius"]},
         tables={
             "radius": {
@@ -203,7 +203,6 @@ def test_what_is_no_answer_is_ignored(wire: Wire, farm: Farm, servers: tuple[Rad
             b"".join(attribute(79, LONG_REQUEST[at : at + 253]) for at in range(0, len(LONG_REQUEST), 253)),
             "an EAP Request of 1600 bytes; the peer takes 1500",
         ),
-        ("pap", CHALLENGE, attribute(18, b"Token?"), "Access-Challenge, which pap cannot answer: 'Token?'"),
         (
             "pap",
             ACCEPT,
@@ -228,6 +227,28 @@ def test_answers_that_cannot_be_used(
     with trying(wire, method=method) as client:
         assert client.end()[0] == ExitCode.AUTHENTICATION
     assert farm.wait_event("login.denied", mark)["detail"].endswith(f": {detail}")
+
+
+@pytest.mark.parametrize("method", ["mschap2", "chap", "pap"])
+def test_a_challenge_that_the_method_cannot_answer(
+    wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble], method: str
+) -> None:
+    """RFC 2865 4.4: it is a refusal; its text reaches the log and the user, who learns what is wanted."""
+    challenge = attribute(24, b"state") + attribute(18, b"Send your token\n")
+    for server in servers:
+        server.script = lambda request: [request.reply(CHALLENGE, challenge) if request.code == 1 else request.reply(2)]
+    all_alive(farm)
+    mark = farm.log.mark()
+    with (
+        farm.counts("sstpfarm_logins_total", outcome="auth-refused"),
+        trying(wire, method=method) as client,
+    ):
+        code, closed = client.end()
+        assert (code, closed["reason"]) == (ExitCode.AUTHENTICATION, "auth-refused")
+        assert "Send your token" in closed["detail"], closed
+    denied = farm.wait_event("login.denied", mark)
+    assert denied["detail"].endswith(f": Access-Challenge, which {method} cannot answer: Send your token?")
+    assert (denied["user"], denied["method"]) == ("rita", method)
 
 
 def test_a_server_that_asks_without_end(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]) -> None:

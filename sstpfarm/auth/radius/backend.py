@@ -100,9 +100,11 @@ class RadiusBackend:
         return Accepted(granted, hlak, b"" if request.method == "eap" else message)
 
     def _challenged(self, holder: Holder, request: AccessRequest, endpoint: Endpoint, reply: Reply) -> Verdict:
-        if request.method != "eap":
-            said = decode_text(_reply_message(reply))
-            raise ContradictionError(f"Access-Challenge, which {request.method} cannot answer: {said!r}")
+        if request.method != "eap":  # RFC 2865 4.4: who cannot answer takes it for an Access-Reject
+            text = _reply_message(reply)
+            said = f"RADIUS server {endpoint.name}: Access-Challenge, which {request.method} cannot answer"
+            detail = f"{said}: {readable(text)}" if text else said
+            return Denied(detail, message=self._failure(request, reply, text))
         packet = reply.joined("EAP-Message")
         try:
             code = decode_packet(packet).code
