@@ -66,6 +66,11 @@ class AccountingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     reason: str = ""
 
     @property
+    def ipv6_networks(self) -> str:
+        """All of IPv6 that the session had, separated by spaces."""
+        return " ".join((*self.framed_prefixes, *self.delegated_prefixes, *self.ipv6_addresses))
+
+    @property
     def terminate_cause(self) -> int:
         """Acct-Terminate-Cause (RFC 2866 5.10) of a STOP."""
         return OUTCOMES[Reason(self.reason)].terminate_cause

@@ -65,6 +65,7 @@ def history(path: Path, user: str | None, since: float, limit: int, as_json: boo
 
 def _texts(row: dict[str, Any]) -> list[str]:
     times = (datetime.fromtimestamp(row[key], UTC).astimezone() for key in ("started_at", "ended_at"))
-    facts = (row[key] for key in ("user", "caller_id", "address", "interface", "method"))
+    address = f"{row['address']} {row['ipv6_networks']}".rstrip()
+    facts = (row["user"], row["caller_id"], address, row["interface"], row["method"])
     sizes = (f"{row[key]:,}" for key in ("bytes_in", "bytes_out"))
     return [*(f"{time:%Y-%m-%d %H:%M:%S}" for time in times), *facts, *sizes, row["reason"]]

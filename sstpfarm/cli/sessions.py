@@ -152,5 +152,5 @@ def _text(key: str, value: object) -> str:
 
 def console() -> Console:
     """Return where tables go: as wide as they are when nobody looks."""
-    found = Console(highlight=False, markup=False)
-    return found if found.is_terminal else Console(highlight=False, markup=False, width=WIDE)
+    found = Console(highlight=False, markup=False, emoji=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)

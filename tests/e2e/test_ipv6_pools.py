@@ -131,6 +131,10 @@ def test_every_attribute_of_radius_that_names_a_pool(wire: Wire, farm: Farm, rad
         assert record["Framed-IPv6-Prefix"] == "fd42:a::/64"
         assert record["Delegated-IPv6-Prefix"] == "fd42:b::/56"
         assert record["Framed-IPv6-Address"] == "fd42:c::10"
+    (row,) = json.loads(farm.cli("show", "history", "--user", "pools", "--json").stdout)
+    assert row["ipv6_networks"] == "fd42:a::/64 fd42:b::/56 fd42:c::10"
+    words = farm.cli("show", "history", "--user", "pools").stdout.split()
+    assert words[words.index(row["address"]) :][1:4] == row["ipv6_networks"].split()
 
 
 def test_what_the_server_gives_itself_comes_from_no_pool(wire: Wire, farm: Farm, radius: FreeRadius) -> None:

@@ -13,6 +13,7 @@ from sstpfarm.auth.accounting import AccountingRecord, Kind
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.ipv6 import ipv6_offer
 from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.sqlite.history import read_history
 from sstpfarm.config.addresses import parse_range, parse_span
 from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Password
@@ -102,6 +103,8 @@ def test_what_is_leased_is_told_routed_accepted_and_accounted(tmp_path: Path) ->
             assert record.delegated_prefixes == (networks[1],)
             assert record.ipv6_addresses == ("2001:db8:2::10",)
         assert used(made) == dict.fromkeys(POOLS, 0)
+        (row,) = read_history(tmp_path, user="alice", since=0, limit=10)
+        assert row["ipv6_networks"] == "2001:db8::/64 2001:db8:1::/56 2001:db8:2::10"
 
     run(tmp_path, story, settings())
 

@@ -222,7 +222,7 @@ def test_a_file_of_another_program_version_is_refused(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / FILE_NAME)
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(SystemRefusal, match="version 7, this program knows 2"):
+    with pytest.raises(SystemRefusal, match="version 7, this program knows 3"):
         opened(tmp_path)
 
 

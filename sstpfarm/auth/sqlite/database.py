@@ -11,7 +11,7 @@ from typing import Final
 from sstpfarm.errors import SystemRefusal
 
 FILE_NAME: Final = "auth.sqlite3"
-VERSION: Final = 2  # PRAGMA user_version of the tables below
+VERSION: Final = 3  # PRAGMA user_version of the tables below
 SESSION_COLUMNS: Final = (
     "worker",
     "session",
@@ -69,6 +69,7 @@ TABLES: Final = (
         method TEXT NOT NULL,
         interface TEXT NOT NULL,
         address TEXT NOT NULL,
+        ipv6_networks TEXT NOT NULL,
         caller_id TEXT NOT NULL,
         called_id TEXT NOT NULL,
         connect_info TEXT NOT NULL,

@@ -23,6 +23,7 @@ HISTORY_COLUMNS: Final = (
     "method",
     "interface",
     "address",
+    "ipv6_networks",
     "caller_id",
     "called_id",
     "connect_info",
@@ -34,7 +35,7 @@ HISTORY_COLUMNS: Final = (
     "packets_out",
     "reason",
 )
-"""Columns of the table history that are fields of an AccountingRecord of the same name."""
+"""Columns of the table history; an AccountingRecord has them under the same names."""
 _ADD_HISTORY: Final = (
     f"INSERT INTO history (ended_at, {', '.join(HISTORY_COLUMNS)}) "  # noqa: S608 - constants
     f"VALUES (?, {', '.join('?' * len(HISTORY_COLUMNS))})"
