@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .rawpeer import EAP, Packet, RawPeer, des, ppp
+from .frames import EAP, Packet, ppp
+from .mschap2 import des
+from .rawpeer import RawPeer
 
 REQUEST, RESPONSE, SUCCESS, FAILURE = 1, 2, 3, 4  # RFC 3748 4
 IDENTITY, EAP_TLS, PEAP, MSCHAPV2, EXTENSIONS = 1, 13, 25, 26, 33

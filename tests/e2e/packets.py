@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+ICMP: Final = 1
 TCP: Final = 6
 UDP: Final = 17
 ETH_P_IP: Final = 0x0800  # linux/if_ether.h
@@ -101,3 +102,15 @@ def _pseudo_header(source: bytes, destination: bytes, protocol: int, transport: 
     if len(source) == 4:
         return source + destination + struct.pack("!BBH", 0, protocol, len(transport)) + transport
     return source + destination + struct.pack("!II", len(transport), protocol) + transport
+
+
+def icmp_echo(source: str, destination: str, number: int) -> bytes:
+    """An ICMP echo request in IPv4 (RFC 792)."""
+    body = struct.pack("!HH", 0x5354, number) + b"sstpfarm"
+    echo = struct.pack("!BBH", 8, 0, checksum(b"\x08\0\0\0" + body)) + body
+    return build(ICMP, source, destination, echo, number)
+
+
+def udp(source: str, destination: str, port: int, payload: bytes) -> bytes:
+    """A UDP datagram in IPv4, from that port to the same (RFC 768)."""
+    return build(UDP, source, destination, udp_datagram(source, destination, (port, port), payload))

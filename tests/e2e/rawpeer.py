@@ -13,270 +13,46 @@ import os
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Final, Protocol
+from contextlib import contextmanager
 
-from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
-
-from .farm import GATEWAY, NT_HASH, NT_HASH_HASH, PASSWORD, PORT
-from .netns import PATIENCE, Namespace
-
-SSTP_PATH: Final = "/sra_{BA195980-CD49-458b-9E23-C84EE0ADCD75}/"
-REQUEST: Final = (
-    f"SSTP_DUPLEX_POST {SSTP_PATH} HTTP/1.1\r\nHost: farm.test\r\nContent-Length: 18446744073709551615\r\n"
-    "SSTPCORRELATIONID: {5BE5A7D9-6A0B-4BCE-9B6B-4B6AFAE72A67}\r\n\r\n"
-).encode()
-
-# MS-SSTP 2.2.2: message types
-CONNECT_REQUEST, CONNECT_ACK, CONNECT_NAK, CONNECTED, ABORT, DISCONNECT, DISCONNECT_ACK = 1, 2, 3, 4, 5, 6, 7
-ECHO_REQUEST, ECHO_RESPONSE = 8, 9
-# PPP protocol numbers and codes (RFC 1661)
-IPV4, IPCP, IPV6CP, LCP, PAP, CHAP, EAP = 0x0021, 0x8021, 0x8057, 0xC021, 0xC023, 0xC223, 0xC227
-REQ, ACK, NAK, REJ, TERM_REQ, TERM_ACK, PROTO_REJ, LCP_ECHO_REQ, LCP_ECHO_REPLY, DISCARD_REQUEST = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    8,
-    9,
-    10,
-    11,
+from .bytestream import Stream, StreamEndError, TcpStream, name_of, tls_context
+from .farm import GATEWAY, PASSWORD, PORT
+from .frames import (
+    ABORT,
+    ACK,
+    AUTH_OPTIONS,
+    CHAP,
+    CONNECT_ACK,
+    CONNECTED,
+    DISCONNECT,
+    DISCONNECT_ACK,
+    ECHO_REQUEST,
+    ECHO_RESPONSE,
+    GOOD_REQUEST,
+    IPCP,
+    IPV4,
+    LCP,
+    LCP_ECHO_REPLY,
+    LCP_ECHO_REQ,
+    NAK,
+    PAP,
+    REQ,
+    REQUEST,
+    TERM_ACK,
+    TERM_REQ,
+    Packet,
+    attribute,
+    data,
+    message,
+    options,
+    ppp,
 )
-AUTH_OPTIONS: Final = {
-    "pap": b"\x03\x04\xc0\x23",
-    "chap": b"\x03\x05\xc2\x23\x05",
-    "mschap1": b"\x03\x05\xc2\x23\x80",
-    "mschap2": b"\x03\x05\xc2\x23\x81",
-    "eap": b"\x03\x04\xc2\x27",
-}
-
-
-class StreamEndError(Exception):
-    """The peer ended the stream: `close-notify` (TLS end, then TCP), `eof` (TCP only), `reset` or `timeout`."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__(how)
-        self.how = how
-
-
-class Stream(Protocol):
-    """A byte stream to the server."""
-
-    def send(self, data: bytes) -> None:
-        """Write all of `data`."""
-
-    def receive(self, timeout: float) -> bytes:
-        """Some bytes, at least one; raises StreamEndError."""
-
-    def close(self) -> None:
-        """Drop it."""
-
-
-class TcpStream:
-    """Plain TCP, before or instead of TLS."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-
-    def send(self, data: bytes) -> None:
-        """Write all of `data`."""
-        self.sock.settimeout(PATIENCE)
-        try:
-            self.sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise StreamEndError("reset") from error
-
-    def receive(self, timeout: float) -> bytes:
-        """Some bytes; raises StreamEndError."""
-        self.sock.settimeout(timeout)
-        try:
-            data = self.sock.recv(65536)
-        except ssl.SSLError as error:
-            if error.reason != "UNEXPECTED_EOF_WHILE_READING":  # SSLEOFError from Python 3.11.4 on
-                raise
-            raise StreamEndError("eof") from error
-        except ConnectionResetError as error:
-            raise StreamEndError("reset") from error
-        except TimeoutError as error:
-            raise StreamEndError("timeout") from error
-        if not data:
-            raise StreamEndError("close-notify" if isinstance(self.sock, ssl.SSLSocket) else "eof")
-        return data
-
-    def close(self) -> None:
-        """Drop it without a TLS end."""
-        self.sock.close()
-
-
-class PipeStream:
-    """`openssl s_client` as the TLS layer, because it can do what Python's ssl cannot."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._in, self._out = process.stdin, process.stdout
-        os.set_blocking(self._out.fileno(), False)
-
-    def send(self, data: bytes) -> None:
-        """Write all of `data`."""
-        self._in.write(data)
-        self._in.flush()
-
-    def receive(self, timeout: float) -> bytes:
-        """Some bytes; raises StreamEndError."""
-        deadline = time.monotonic() + timeout
-        while True:
-            with suppress(BlockingIOError):
-                data = os.read(self._out.fileno(), 65536)
-                if not data:
-                    raise StreamEndError("eof")
-                return data
-            if time.monotonic() > deadline:
-                raise StreamEndError("timeout")
-            time.sleep(0.005)
-
-    def close(self) -> None:
-        """Kill the program."""
-        self.process.kill()
-        self.process.communicate()
-
-
-# -- encoding --------------------------------------------------------------------------------------------------------
-
-
-def packet(control: int, body: bytes, *, version: int = 0x10, length: int | None = None) -> bytes:
-    """One SSTP packet (MS-SSTP 2.2.1)."""
-    return struct.pack(">BBH", version, control, 4 + len(body) if length is None else length) + body
-
-
-def message(kind: int, *attributes: bytes, count: int | None = None) -> bytes:
-    """One SSTP control packet (MS-SSTP 2.2.2)."""
-    number = len(attributes) if count is None else count
-    return packet(1, struct.pack(">HH", kind, number) + b"".join(attributes))
-
-
-def attribute(identifier: int, value: bytes, *, length: int | None = None) -> bytes:
-    """One attribute (MS-SSTP 2.2.4)."""
-    return struct.pack(">BBH", 0, identifier, 4 + len(value) if length is None else length) + value
-
-
-GOOD_REQUEST: Final = message(CONNECT_REQUEST, attribute(1, b"\x00\x01"))
-
-
-def data(protocol: int, information: bytes) -> bytes:
-    """One SSTP data packet with a PPP frame."""
-    return packet(0, b"\xff\x03" + struct.pack(">H", protocol) + information)
-
-
-def ppp(protocol: int, code: int, identifier: int, body: bytes = b"") -> bytes:
-    """One SSTP data packet with a PPP control packet (RFC 1661 5)."""
-    return data(protocol, struct.pack(">BBH", code, identifier, 4 + len(body)) + body)
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    padded = data + b"\0" * (len(data) % 2)
-    total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def ipv4(source: str, target: str, protocol: int, payload: bytes) -> bytes:
-    """One IPv4 packet (RFC 791)."""
-    head = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0,
-        socket.inet_aton(source), socket.inet_aton(target),
-    )  # fmt: skip
-    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
-
-
-def icmp_echo(source: str, target: str, number: int) -> bytes:
-    """An ICMP echo request in IPv4 (RFC 792)."""
-    body = struct.pack(">HH", 0x5354, number) + b"sstpfarm"
-    echo = struct.pack(">BBH", 8, 0, checksum(b"\x08\0\0\0" + body)) + body
-    return ipv4(source, target, 1, echo)
-
-
-def udp(source: str, target: str, port: int, payload: bytes) -> bytes:
-    """A UDP datagram in IPv4, without checksum (RFC 768)."""
-    return ipv4(source, target, 17, struct.pack(">HHHH", port, port, 8 + len(payload), 0) + payload)
-
-
-def des(block: bytes, key: bytes) -> bytes:
-    """DES of one block with a 7-byte key (RFC 2759 8.6), as 3DES with three equal keys."""
-    bits = int.from_bytes(key, "big")
-    spread = bytes((bits >> (49 - 7 * at) & 0x7F) << 1 for at in range(8))
-    return Cipher(TripleDES(spread * 3), modes.ECB()).encryptor().update(block)
-
-
-@dataclass(frozen=True)
-class Packet:
-    """One SSTP packet that came: `kind` is the message type of a control packet, 0 for data."""
-
-    kind: int
-    body: bytes
-
-    @property
-    def status(self) -> int:
-        """The status of the first Status Info attribute (MS-SSTP 2.2.7); -1 when there is none."""
-        attributes = self.body[4:]
-        if len(attributes) >= 12 and attributes[1] == 2:
-            return int.from_bytes(attributes[8:12], "big")
-        return -1
-
-    @property
-    def complaint(self) -> tuple[int, int, bytes]:
-        """(attribute complained about, status, value) of the first Status Info."""
-        attributes = self.body[4:]
-        length = int.from_bytes(attributes[2:4], "big") & 0x0FFF
-        return attributes[7], self.status, attributes[12:length]
-
-    @property
-    def protocol(self) -> int:
-        """PPP protocol of a data packet."""
-        return int.from_bytes(self.body[2:4], "big") if self.kind == 0 else -1
-
-    @property
-    def information(self) -> bytes:
-        """PPP information field of a data packet."""
-        return self.body[4:]
-
-    @property
-    def code(self) -> int:
-        """Code of a PPP control packet."""
-        return self.body[4]
-
-    @property
-    def identifier(self) -> int:
-        """Identifier of a PPP control packet."""
-        return self.body[5]
-
-    @property
-    def options(self) -> bytes:
-        """What follows code, identifier and length in a PPP control packet."""
-        return self.body[8 : 4 + int.from_bytes(self.body[6:8], "big")]
-
-
-def options(data: bytes) -> dict[int, bytes]:
-    """PPP configuration options by type (RFC 1661 6)."""
-    found = {}
-    while len(data) >= 2 and 2 <= data[1] <= len(data):
-        found[data[0]] = data[2 : data[1]]
-        data = data[data[1] :]
-    return found
-
-
-# -- the peer --------------------------------------------------------------------------------------------------------
+from .mschap2 import hlak, nt_response
+from .netns import PATIENCE, Namespace
+from .packets import icmp_echo
 
 
 class RawPeer:
@@ -498,18 +274,12 @@ class RawPeer:
         challenge = self.frame(CHAP, 1)
         size = challenge.options[0]
         ours, theirs, name = os.urandom(16), challenge.options[1 : 1 + size], user.encode()
-        short = hashlib.sha1(ours + theirs + name).digest()[:8]
-        response = b"".join(des(short, NT_HASH.ljust(21, b"\0")[at : at + 7]) for at in (0, 7, 14))
+        response = nt_response(theirs, ours, user)
         value = ours + bytes(8) + response + b"\0"
         self.send(ppp(CHAP, 2, challenge.identifier, bytes([len(value)]) + value + name))
         answer = self.frame(CHAP, 3, 4)
         assert answer.code == 3, answer
-        master = hashlib.sha1(NT_HASH_HASH + response + b"This is the MPPE Master Key").digest()[:16]
-        keys = []
-        for first, second in (("send", "receive"), ("receive", "send")):
-            magic = f"On the client side, this is the {first} key; on the server side, it is the {second} key."
-            keys.append(hashlib.sha1(master + bytes(40) + magic.encode() + b"\xf2" * 40).digest()[:16])
-        return b"".join(keys)
+        return hlak(response)
 
     # traffic and end
 
@@ -561,21 +331,6 @@ class RawPeer:
         self.send(message(DISCONNECT, attribute(2, bytes(8))))
         self.control(DISCONNECT_ACK)
         self.close()
-
-
-def tls_context() -> ssl.SSLContext:
-    """A TLS client that checks nothing and notices how a stream ends."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python 3.11.2 sets it: then eof looks like close-notify
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def name_of(sock: socket.socket) -> str:
-    """Our end of a connection as the server writes it."""
-    address, port, *_ = sock.getsockname()
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @contextmanager

@@ -11,23 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .bytestream import StreamEndError, TcpStream
+from .frames import ACK, CHAP, CONNECT_ACK, CONNECT_REQUEST, LCP, REQ, TERM_ACK, TERM_REQ, attribute, message, ppp
 from .netns import Namespace
-from .rawpeer import (
-    ACK,
-    CHAP,
-    CONNECT_ACK,
-    CONNECT_REQUEST,
-    LCP,
-    REQ,
-    TERM_ACK,
-    TERM_REQ,
-    RawPeer,
-    StreamEndError,
-    TcpStream,
-    attribute,
-    message,
-    ppp,
-)
+from .rawpeer import RawPeer
 
 Script = Callable[["RawServer"], None]
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\nServer: raw\r\n\r\n"

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from .farm import Farm
+from .frames import CONNECTED, attribute, data, message
 from .netns import Wire
-from .rawpeer import CONNECTED, attribute, data, icmp_echo, message, tls_peer
+from .packets import icmp_echo
+from .rawpeer import tls_peer
 
 STATUS_INVALID_FRAME = 7  # MS-SSTP 2.2.7 ATTRIB_STATUS_INVALID_FRAME_RECEIVED
 

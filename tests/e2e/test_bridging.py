@@ -21,8 +21,10 @@ import pytest
 from .client import TRUST_ANY, connected, connecting
 from .client_service import interface, serving
 from .farm import PASSWORD, Farm, running
+from .frames import ACK, IPCP, LCP, REQ, data, ppp
 from .netns import Namespace, Wire, connect, namespace, until
-from .rawpeer import ACK, IPCP, LCP, REQ, RawPeer, data, ipv4, ppp, tls_peer
+from .packets import UDP, build
+from .rawpeer import RawPeer, tls_peer
 from .test_multilink import packet_path
 
 LEFT, RIGHT = "10.7.0.1", "10.7.0.2"
@@ -105,7 +107,7 @@ def dhcp(kind: int, operation: int) -> bytes:
     body += b"\x63\x82\x53\x63\x35\x01" + bytes([kind]) + b"\xff"
     ports = (68, 67) if operation == 1 else (67, 68)
     udp = struct.pack("!HHHH", *ports, 8 + len(body), 0) + body
-    return ipv4("0.0.0.0", "255.255.255.255", 17, udp)
+    return build(UDP, "0.0.0.0", "255.255.255.255", udp)
 
 
 @pytest.mark.parity("ros-example/bcp", "ros-ppp/bridge")

@@ -23,9 +23,10 @@ from typing import NamedTuple, Self, TypeVar, cast
 import pytest
 
 from .authority import Authority, Pair
+from .bytestream import TcpStream, name_of, tls_context
 from .farm import PORT, Farm, running
 from .netns import Wire, until
-from .rawpeer import RawPeer, TcpStream, name_of, tls_context, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 Value = TypeVar("Value")
 CONNECTIONS = 12  # enough to meet both workers

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from .farm import Farm, running
+from .frames import GOOD_REQUEST, REQUEST
 from .netns import Wire, until
-from .rawpeer import GOOD_REQUEST, REQUEST, RawPeer, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 ROUNDS = 8
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from .authority import Authority, Pair
+from .bytestream import tls_context
 from .farm import PASSWORD, Farm, running
+from .frames import PAP
 from .netns import Wire
-from .rawpeer import PAP, RawPeer, tls_context, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 

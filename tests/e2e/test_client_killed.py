@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from .bytestream import TcpStream
 from .client import TRUST_ANY, Client, connecting
 from .farm import GATEWAY, Farm
+from .frames import DISCARD_REQUEST, ECHO_REQUEST, LCP, message, ppp
 from .netns import Wire, until
-from .rawpeer import DISCARD_REQUEST, ECHO_REQUEST, LCP, TcpStream, message, ppp, tls_peer
+from .rawpeer import tls_peer
 
 
 def family(pid: int) -> list[int]:

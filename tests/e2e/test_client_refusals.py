@@ -19,8 +19,7 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, Client, connecting
 from .farm import Event, Farm, Journal
-from .netns import Wire
-from .rawpeer import (
+from .frames import (
     ABORT,
     AUTH_OPTIONS,
     CONNECT_NAK,
@@ -36,11 +35,12 @@ from .rawpeer import (
     TERM_REQ,
     attribute,
     data,
-    icmp_echo,
     message,
     packet,
     ppp,
 )
+from .netns import Wire
+from .packets import icmp_echo
 from .rawserver import RESPONSE, RawServer, Script, make_certificate, serving
 
 Pair = tuple[Path, Path]

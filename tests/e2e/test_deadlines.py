@@ -19,21 +19,12 @@ import pytest
 
 from sstpfarm.reasons import ExitCode
 
+from .bytestream import StreamEndError
 from .client import TRUST_ANY, connecting
 from .farm import GATEWAY, Farm, running
+from .frames import ABORT, CHAP, ECHO_REQUEST, GOOD_REQUEST, LCP, REQUEST, TERM_REQ
 from .netns import Wire
-from .rawpeer import (
-    ABORT,
-    CHAP,
-    ECHO_REQUEST,
-    GOOD_REQUEST,
-    LCP,
-    REQUEST,
-    TERM_REQ,
-    StreamEndError,
-    tcp_peer,
-    tls_peer,
-)
+from .rawpeer import tcp_peer, tls_peer
 
 DEADLINES = {
     "tls-deadline-s": 1,

@@ -12,8 +12,10 @@ from __future__ import annotations
 import socket
 
 from .farm import GATEWAY, Farm, running
+from .frames import IPCP, IPV4, IPV6CP, LCP, PROTO_REJ, REQ, data, ppp
 from .netns import Wire, until, wired
-from .rawpeer import IPCP, IPV4, IPV6CP, LCP, PROTO_REJ, REQ, RawPeer, data, icmp_echo, ppp, tls_peer, udp
+from .packets import icmp_echo, udp
+from .rawpeer import RawPeer, tls_peer
 
 UDP_PORT = 5353
 

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 import pytest
 
 from .farm import Farm, running
+from .frames import GOOD_REQUEST, REQUEST, SSTP_PATH
 from .netns import Wire, wired
-from .rawpeer import GOOD_REQUEST, REQUEST, SSTP_PATH, tcp_peer, tls_peer
+from .rawpeer import tcp_peer, tls_peer
 
 LENGTH = b"Content-Length: 18446744073709551615\r\n"
 

@@ -21,10 +21,13 @@ from typing import Final
 import pytest
 
 from ..radius_double import SECRET, RadiusDouble, Received, attribute
+from .bytestream import StreamEndError
 from .client import TRUST_ANY, connected, connecting
 from .farm import Farm, running
+from .frames import ACK, IPV6CP, NAK, REQ, Packet, data, options, ppp
 from .netns import Namespace, Wire, connect, namespace, until, wired
-from .rawpeer import ACK, IPV6CP, NAK, REQ, Packet, RawPeer, StreamEndError, checksum, data, options, ppp, tls_peer
+from .packets import checksum
+from .rawpeer import RawPeer, tls_peer
 
 IPV6: Final = 0x0057
 INSIDE, BEHIND = "fd42:99::1", IPv6Address("fd42:99::2")

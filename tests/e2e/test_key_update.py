@@ -12,9 +12,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from .bytestream import PipeStream, tls_context
 from .farm import PORT, Farm
+from .frames import ECHO_REQUEST, ECHO_RESPONSE, message
 from .netns import Wire, until
-from .rawpeer import ECHO_REQUEST, ECHO_RESPONSE, PipeStream, RawPeer, message, tls_context
+from .rawpeer import RawPeer
 
 
 def test_key_update_in_mid_session(wire: Wire, farm: Farm, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ import pytest
 
 from .client import connected
 from .farm import GATEWAY, PASSWORD, Farm, running
+from .frames import IPV4, LCP, TERM_REQ, data
 from .measured_rate import rates, samples, stream, whole_rate
 from .netns import Wire
-from .rawpeer import IPV4, LCP, TERM_REQ, RawPeer, data, tls_peer, udp
+from .packets import udp
+from .rawpeer import RawPeer, tls_peer
 from .transfer import transfer
 
 LATE = 2.5  # seconds: a look each second, and a busy machine

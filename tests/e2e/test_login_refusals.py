@@ -19,8 +19,9 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connecting
 from .farm import Farm, running
+from .frames import AUTH_OPTIONS, CHAP, LCP, NAK, PAP, REQ, ppp
 from .netns import Wire, wired
-from .rawpeer import AUTH_OPTIONS, CHAP, LCP, NAK, PAP, REQ, RawPeer, ppp, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 FAILURE = re.compile(rb"E=691 R=0 C=[0-9A-F]{32} V=3( M=.*)?", re.DOTALL)
 

@@ -18,8 +18,10 @@ from sstpfarm.dataplane.select import PATH_VARIABLE
 
 from .client import connected
 from .farm import GATEWAY, Farm, running
+from .frames import ACK, LCP, REJ, REQ, data, options, ppp
 from .netns import Namespace, Wire, wired
-from .rawpeer import ACK, LCP, REJ, REQ, RawPeer, data, icmp_echo, options, ppp, tls_peer
+from .packets import icmp_echo
+from .rawpeer import RawPeer, tls_peer
 from .transfer import transfer
 
 FRAMES = {"authentication": ["mschap2", "pap"], "max-mtu": 1400, "max-mru": 1400}

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from .bytestream import StreamEndError
 from .farm import Farm, running
+from .frames import IPV4
 from .netns import Wire, until
-from .rawpeer import IPV4, RawPeer, StreamEndError, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 FLOOD = 3000  # datagrams; the interface's queue holds 500
 

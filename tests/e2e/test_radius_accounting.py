@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from .bytestream import TcpStream
 from .client import connected
 from .farm import GATEWAY, Event, Farm, running
 from .farm import PASSWORD as LOCAL_PASSWORD
+from .frames import ABORT, attribute, message
 from .freeradius import SECRET, FreeRadius, freeradius, radclient
 from .netns import Wire, until
-from .rawpeer import ABORT, RawPeer, TcpStream, attribute, message, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 PASSWORD = "radius pass"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s

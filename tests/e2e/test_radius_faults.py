@@ -21,9 +21,10 @@ from sstpfarm.reasons import ExitCode
 from ..radius_double import RadiusDouble, Received, attribute
 from .client import TRUST_ANY, Client, connected, connecting
 from .farm import GATEWAY, Farm, running
+from .frames import EAP, LCP, TERM_REQ, ppp
 from .freeradius import SECRET, freeradius
 from .netns import Namespace, Wire, until, wired
-from .rawpeer import EAP, LCP, TERM_REQ, ppp, tls_peer
+from .rawpeer import tls_peer
 
 PASSWORD = "radius pass"
 ACCEPT, REJECT, CHALLENGE = 2, 3, 11

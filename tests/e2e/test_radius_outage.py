@@ -17,9 +17,10 @@ from datetime import datetime
 from typing import Final
 
 from .farm import PASSWORD, Farm, running
+from .frames import ACK, PAP
 from .freeradius import SECRET, FreeRadius, freeradius
 from .netns import Wire, until
-from .rawpeer import ACK, PAP, tls_peer
+from .rawpeer import tls_peer
 
 OUTAGE: Final = float(os.environ.get("SSTPFARM_OUTAGE_S", "15"))
 AROUND: Final = 2.0  # seconds of churn before and behind it

@@ -18,10 +18,11 @@ import pytest
 from sstpfarm.reasons import ExitCode
 
 from .authority import Authority
+from .bytestream import tls_context
 from .client import TRUST_ANY, connecting
 from .farm import GATEWAY, PORT, Farm, running
 from .netns import Wire, wired
-from .rawpeer import tls_context, tls_peer
+from .rawpeer import tls_peer
 
 OTHER_PORT = 8443
 AEAD_TLS12 = {"ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"}

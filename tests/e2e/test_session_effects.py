@@ -21,10 +21,13 @@ from typing import Any, Final
 
 import pytest
 
+from .bytestream import StreamEndError
 from .client import TRUST_ANY, connecting
 from .farm import GATEWAY, PASSWORD, Farm, running
+from .frames import IPV4, Packet, data
 from .netns import Namespace, Wire, connect, namespace, until, wired
-from .rawpeer import IPV4, Packet, RawPeer, StreamEndError, data, icmp_echo, tls_peer
+from .packets import icmp_echo
+from .rawpeer import RawPeer, tls_peer
 
 BEHIND: Final = "172.31.7.2"
 SITE: Final = "10.77.1.0/24"

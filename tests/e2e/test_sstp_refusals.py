@@ -12,8 +12,7 @@ import struct
 import pytest
 
 from .farm import Farm
-from .netns import Wire
-from .rawpeer import (
+from .frames import (
     ABORT,
     CONNECT_ACK,
     CONNECT_NAK,
@@ -26,8 +25,9 @@ from .rawpeer import (
     attribute,
     message,
     packet,
-    tls_peer,
 )
+from .netns import Wire
+from .rawpeer import tls_peer
 
 # MS-SSTP 2.2.7: status codes
 INVALID_LENGTH, NOT_SUPPORTED, UNACCEPTED_FRAME, RETRY_EXCEEDED, INVALID_FRAME = 3, 4, 5, 6, 7

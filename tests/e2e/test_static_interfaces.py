@@ -17,19 +17,9 @@ import pytest
 from sstpfarm.ipc.control import control_request
 
 from .farm import Farm, running
+from .frames import ECHO_REQUEST, ECHO_RESPONSE, LCP, LCP_ECHO_REPLY, LCP_ECHO_REQ, PAP, message, ppp
 from .netns import Wire, until, wired
-from .rawpeer import (
-    ECHO_REQUEST,
-    ECHO_RESPONSE,
-    LCP,
-    LCP_ECHO_REPLY,
-    LCP_ECHO_REQ,
-    PAP,
-    RawPeer,
-    message,
-    ppp,
-    tls_peer,
-)
+from .rawpeer import RawPeer, tls_peer
 
 SERVER: Final = {"authentication": ["pap"]}
 TABLES: Final = {

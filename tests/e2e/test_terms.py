@@ -14,8 +14,9 @@ import pytest
 
 from .client import connected
 from .farm import GATEWAY, PASSWORD, Farm, running
+from .frames import ACK, IPCP, NAK, PAP, REQ, options, ppp
 from .netns import Wire
-from .rawpeer import ACK, IPCP, NAK, PAP, REQ, options, ppp, tls_peer
+from .rawpeer import tls_peer
 
 SECRETS = {
     "fixed": {"password": PASSWORD, "remote-address": "10.77.0.9", "local-address": "10.77.0.1"},

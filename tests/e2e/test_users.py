@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from .farm import PASSWORD, Farm, running
+from .frames import ACK, DISCONNECT, LCP, NAK, PAP, TERM_REQ, Packet
 from .netns import Wire, until, wired
-from .rawpeer import ACK, DISCONNECT, LCP, NAK, PAP, TERM_REQ, Packet, RawPeer, tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 FIXED = "10.20.14.7"
 

@@ -17,10 +17,12 @@ from typing import Any, Final
 
 import pytest
 
+from tests.e2e.bytestream import StreamEndError
 from tests.e2e.farm import PASSWORD, write_config
+from tests.e2e.frames import Packet, data
 from tests.e2e.freeradius import SECRET
 from tests.e2e.netns import until
-from tests.e2e.rawpeer import Packet, RawPeer, StreamEndError, data, tls_peer
+from tests.e2e.rawpeer import RawPeer, tls_peer
 from tests.e2e.test_bridging import BRIDGE_DATA, open_bridge
 from tests.radius_double import RadiusDouble, Received, attribute, vendor
 
