@@ -5,6 +5,7 @@ raw peer --SSTP, PPP, EAP--> [server namespace: farm --RADIUS, EAP-Message--> Fr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from .netns import Wire
 from .rawpeer import RawPeer, tls_peer
 
 PASSWORD = "radius pass"
+FAILURES = 5  # in a minute
+CROWD = 3 * FAILURES
 SERVER_NAMES = ["radius.test", *(f"n{number:03d}.of.a.certificate.that.is.long.test" for number in range(60))]
 USERS = {
     "tina": (PASSWORD, ["Framed-IP-Address = 10.30.0.7"]),
@@ -62,7 +65,7 @@ def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
     with running(
         wire.server,
         server={"authentication": ["eap"], "failure-delay-s": 0.1},
-        auth={"backends": ["local", "radius"]},
+        auth={"backends": ["local", "radius"], "failures-per-minute": FAILURES},
         tables={"radius": {"server": [{"address": "127.0.0.1", "secret": SECRET, "message-authenticator": "require"}]}},
     ) as made:
         yield made
@@ -116,6 +119,24 @@ def test_peap(wire: Wire, farm: Farm, certificates: Certificates) -> None:
     assert max(outcome.requests) > 1000
     assert len(outcome.requests) > 8
     assert farm.wait_event("session.opened", mark)["user"] == "rita@inner"
+
+
+def test_many_at_once(wire: Wire, farm: Farm, certificates: Certificates) -> None:
+    """An office whose people all call themselves anonymous outside: more than may fail in a minute, and all come in."""
+    outcomes: list[Outcome] = []
+
+    def login() -> None:
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            to_authentication(peer)
+            outcomes.append(peap(peer, "anonymous", PASSWORD, client_tls(certificates.authority)))
+
+    threads = [threading.Thread(target=login) for _ in range(CROWD)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [outcome.last.code for outcome in outcomes] == [SUCCESS] * CROWD
+    farm.idle()
 
 
 def test_a_binding_without_the_keys_of_tls(wire: Wire, farm: Farm, certificates: Certificates) -> None:
