@@ -20,8 +20,9 @@ from sstpfarm.ipc.client_messages import InterfaceWanted
 from sstpfarm.net import autoconf, sysctl
 from sstpfarm.net.bridge import leave_bridge
 from sstpfarm.net.links import LinkPlan, Links
+from sstpfarm.net.rtnetlink import RT_TABLE_MAIN
 from sstpfarm.net.tun import InterfaceExists, Kind, make_tun
-from sstpfarm.net.vrf import join_vrf
+from sstpfarm.net.vrf import find_vrf, join_vrf
 
 INTERFACE_NAMES: Final = 1000
 PLACEHOLDERS: Final = ipaddress.IPv4Network("10.112.112.0/24")  # where RouterOS takes them from
@@ -164,6 +165,8 @@ class Device:
         before = self._has or LinkPlan(mtu=plan.mtu)
         same4 = (before.local, before.remote) == (plan.local, plan.remote)
         same6 = before.ipv6_local == plan.ipv6_local
+        if not same6:  # another session, and perhaps another prefix
+            self._forget_router()
         self._links.configure(
             self.index,
             LinkPlan(
@@ -181,13 +184,16 @@ class Device:
             ipv6_local=None if same6 else before.ipv6_local,
         )
         self._links.take_off(self.index, gone)
-        if not same6:  # another session, and perhaps another prefix
-            self._links.take_off_ipv6(self.index, autoconf.learned_addresses(self.index))
 
     def follow_router(self, metric: int) -> None:
-        """Let its default route of IPv6 come as the session's router says, until it rests."""
+        """Let its default route of IPv6 come as the session's router says, until another session or a rest."""
         if not self._bridge:
             autoconf.follow_router(self.name, metric)
+
+    def _forget_router(self) -> None:
+        table = find_vrf(self._vrf).table if self._vrf else RT_TABLE_MAIN
+        autoconf.learn(self.name)
+        self._links.forget_router(self.index, autoconf.learned_addresses(self.index), table)
 
     def rest(self) -> None:
         """Take it down, without addresses and routes; OSError when the kernel refuses."""

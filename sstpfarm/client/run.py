@@ -327,8 +327,8 @@ class Tunnel:
         if newly:
             self._addressed = True
             await self._routes.lead([ipaddress.ip_address(self._facts.server_address)], self._device.index)
-            if self._wishes.default_route:  # only now: the way to the server is there
-                self._device.follow_router(self._wishes.default_route_distance)
+        if self._addressed and self._wishes.default_route:  # not before: now the way to the server is there
+            self._device.follow_router(self._wishes.default_route_distance)
         return newly
 
     def _tick(self) -> None:

@@ -256,8 +256,15 @@ class Links:
         if requests:
             check(self._sessions.send(requests), ignore=NO_ADDRESS)
 
-    def take_off_ipv6(self, index: int, addresses: Sequence[tuple[bytes, int]]) -> None:
-        """Take these off a link: (address, prefix length); one that is gone already is no error."""
+    def forget_router(self, index: int, addresses: Sequence[tuple[bytes, int]], table: int) -> None:
+        """Take off a link that stays up what the kernel made as a router advertised; what is gone is no error.
+
+        Args:
+            addresses: (address, prefix length).
+            table: where the default route is, if there is one.
+        """
+        if self._has_ipv6:
+            check(self._sessions.send([rtnetlink.delete_advertised_default(index, table)]), ignore=errno.ESRCH)
         if addresses:
             check(self._sessions.send([rtnetlink.delete_ipv6(index, *one) for one in addresses]), ignore=NO_ADDRESS)
 

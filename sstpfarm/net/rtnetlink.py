@@ -32,6 +32,8 @@ RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
+RTA_TABLE: Final = 15
+RTPROT_RA: Final = 9  # of routes that the kernel makes as a router advertises
 RT_TABLE_MAIN: Final = 254
 RT_TABLE_LOCAL: Final = 255
 RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of it
@@ -137,6 +139,12 @@ def host_route(kind: int, index: int, address: bytes) -> Request:
     """
     body = _ROUTE.pack(socket.AF_INET6, 128, 0, 0, RT_TABLE_MAIN, RTPROT_SSTPFARM, 0, RTN_UNICAST, 0)
     return kind, NLM_F_CREATE | NLM_F_APPEND if kind == RTM_NEWROUTE else 0, body + _on_link(index, address)
+
+
+def delete_advertised_default(index: int, table: int) -> Request:
+    """Return the request that deletes the default route to a router on the link that advertised itself; or ESRCH."""
+    body = _ROUTE.pack(socket.AF_INET6, 0, 0, 0, 0, RTPROT_RA, 0, 0, 0)
+    return RTM_DELROUTE, 0, body + number(RTA_OIF, index) + number(RTA_TABLE, table)
 
 
 def delete_multicast(index: int) -> Request:

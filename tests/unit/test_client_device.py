@@ -82,6 +82,12 @@ def test_what_a_router_says_holds_for_its_session() -> None:
             (route,) = until(default, "a default route")
             assert "dev tunnel0" in route
             assert "metric 7 " in route
+            device.configure(LinkPlan(mtu=1400, local=local, remote=remote, ipv6_local=ours))
+            until(learned, "an address in the next session")
+            assert default() == []
+            device.follow_router(0)
+            (route,) = until(default, "a default route again")
+            assert "metric 1 " in route
             device.rest()
             assert learned_addresses(device.index) == []
             device.configure(LinkPlan(mtu=1400, local=local, remote=remote, ipv6_local=ours))
