@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sstpfarm.auth.authorization import Accepted, Challenged, Denied, Unknown, Verdict
+from sstpfarm.auth.authorization import Challenged, Denied, Unknown, Verdict
 from sstpfarm.auth.leases import Holder
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp.eap import identity_of
@@ -74,7 +74,7 @@ class EapLogins:
                 self._logins[holder] = login
                 return Challenged(step.request, failed=login.denied is not None and not login.denied.told)
             case Turn.ACCEPTED if login.known is not None:
-                return Accepted(self._users.authorization(login.known), step.hlak)
+                return self._users.accepted(login.known, step.hlak)
         if login.denied is not None:
             return replace(login.denied, counts=False)
         return Denied("the EAP conversation broke off")

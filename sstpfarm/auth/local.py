@@ -75,6 +75,7 @@ class LocalBackend:
         self._profiles: Mapping[str, Profile] = view.profiles
         self._default_profile = view.default_profile
         self._hashes: dict[str, bytes] = {}  # NT hashes of passwords, made at the first login
+        self._authorizations: dict[str, Authorization] = {}  # the same
         self._slow = any(secret.password_hash is not None for secret in view.secrets.values())
 
     def find(self, user: bytes) -> KnownUser | None:
@@ -136,7 +137,7 @@ class LocalBackend:
         if accept is None or (not slow and not _serves(known.secret, method)):
             return Denied("wrong password" if _serves(known.secret, method) else f"its secret does not serve {method}")
         refusal = self.admissible(known, request.caller_id)
-        return refusal or Accepted(self.authorization(known), accept.hlak, accept.message)
+        return refusal or self.accepted(known, accept.hlak, accept.message)
 
     def forget(self, holder: Holder) -> None:
         """End the session's EAP conversation."""
@@ -159,10 +160,19 @@ class LocalBackend:
             return Denied("not allowed from this address", NO_DIALIN_PERMISSION, told=True)
         return None
 
-    def authorization(self, known: KnownUser) -> Authorization:
-        """Return what a user is granted: the secret's terms, and the profile's where it says nothing."""
-        secret = known.secret
-        return authorize(known.name, secret, self._profiles[secret.profile or self._default_profile])
+    def accepted(self, known: KnownUser, hlak: bytes, message: bytes = b"") -> Accepted | Denied:
+        """Accept a user, with the secret's terms and the profile's where it says nothing.
+
+        Not one whom a reload has changed while the proof was judged: the password may be another one by now.
+        """
+        secret = self._secrets.get(known.name)
+        if secret != known.secret:
+            return Denied("the user was changed meanwhile", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+        found = self._authorizations.get(known.name)
+        if found is None:
+            found = authorize(known.name, secret, self._profiles[secret.profile or self._default_profile])
+            self._authorizations[known.name] = found
+        return Accepted(found, hlak, message)
 
     def _password(self, known: KnownUser | None, method: AuthMethod) -> str | bytes:
         if method in NT_METHODS or (known is not None and known.secret.nt_hash is not None):

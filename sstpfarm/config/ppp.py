@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from sstpfarm.config.fields import (
@@ -148,7 +147,7 @@ class Interface(Table, frozen=True):
 def merged(secret: Secret, profile: Profile) -> Terms:
     """Return the terms of a secret, filled in from its profile; None is left where both say nothing."""
     values = {}
-    for field in msgspec.structs.fields(Terms):
-        own = getattr(secret, field.name)
-        values[field.name] = getattr(profile, field.name) if own is None else own
+    for name in Terms.__struct_fields__:
+        own = getattr(secret, name)
+        values[name] = getattr(profile, name) if own is None else own
     return Terms(**values)

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 
 from sstpfarm.auth.admission import RELEASE_PATIENCE
-from sstpfarm.auth.authorization import Backend, Verdict
+from sstpfarm.auth.authorization import Accepted, Backend, Denied, Verdict
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.leases import Holder
+from sstpfarm.auth.local import LocalBackend
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Password
@@ -27,10 +28,11 @@ from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.proto.sstp.call import SstpSettings
 from sstpfarm.proto.tunnel import TunnelSettings
+from sstpfarm.reasons import Reason
 from sstpfarm.transport.farewell import FLUSH, LINGER
 from tests.radius_double import RadiusDouble, Received, attribute, local
 from tests.unit.auth_bench import Bench, run
-from tests.unit.logins import request, secret, view
+from tests.unit.logins import PROFILE, request, secret, view
 
 ADDRESS = "10.20.0.77"
 MANY = 200
@@ -318,3 +320,38 @@ def test_our_own_address_is_given_to_nobody(tmp_path: Path) -> None:
         server = RadiusServer(address="127.0.0.1", auth_port=double.port, secret=Password("testing123"))
         radius = Radius(server=(server,), accounting=False)
         run(tmp_path, story, msgspec.structs.replace(settings(), auth=Auth(backends=("radius",)), radius=radius))
+
+
+@pytest.mark.parametrize("change", [{}, {"password": Password("another")}, {"profile": "new"}, None])
+def test_a_user_whom_a_reload_changes_while_his_proof_is_judged_asks_again(
+    change: dict[str, Any] | None,
+) -> None:
+    """Who is the same in the new configuration comes in, and nobody with the terms of before."""
+    user = secret("wonderland", profile="old")
+    before = msgspec.structs.replace(view(), profiles={**view().profiles, "old": PROFILE}, secrets={"alice": user})
+    after = msgspec.structs.replace(
+        before,
+        profiles={**view().profiles, **({"old": PROFILE} if change == {} else {"new": PROFILE})},
+        secrets={} if change is None else {"alice": msgspec.structs.replace(user, **change)},
+    )
+    backend = LocalBackend(before, os.urandom)
+    known = backend.find(b"alice")
+    assert known is not None
+    backend.reload(msgspec.msgpack.decode(msgspec.msgpack.encode(after), type=AuthView))
+    verdict = backend.accepted(known, bytes(32))
+    if change == {}:
+        assert isinstance(verdict, Accepted)
+    else:
+        assert isinstance(verdict, Denied)
+        assert (verdict.reason, verdict.told) == (Reason.AUTH_UNAVAILABLE, False)
+
+
+def test_a_reload_brings_new_terms() -> None:
+    backend = LocalBackend(view(), os.urandom)
+    for address in ("10.20.0.50", "10.20.0.51"):
+        backend.reload(msgspec.structs.replace(view(), secrets={"alice": secret("x", remote_address=address)}))
+        known = backend.find(b"alice")
+        assert known is not None
+        accepted = backend.accepted(known, b"")
+        assert isinstance(accepted, Accepted)
+        assert accepted.authorization.remote_address == address

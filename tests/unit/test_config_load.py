@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.authorization import Accepted, Authorization
 from sstpfarm.auth.local import LocalBackend
 from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
 from sstpfarm.config.fields import STRENGTH, Password
@@ -150,9 +150,12 @@ def test_no_repr_shows_a_password(file: Path) -> None:
 
 def granted(view: AuthView, name: str) -> Authorization:
     """What auth grants that user."""
-    known = LocalBackend(view, os.urandom).find(name.encode())
+    backend = LocalBackend(view, os.urandom)
+    known = backend.find(name.encode())
     assert known is not None
-    return LocalBackend(view, os.urandom).authorization(known)
+    accepted = backend.accepted(known, b"")
+    assert isinstance(accepted, Accepted)
+    return accepted.authorization
 
 
 def test_auth_gets_resolved_accounts(file: Path) -> None:
