@@ -23,7 +23,7 @@ import pytest
 from ..radius_double import SECRET, RadiusDouble, Received, attribute
 from .bytestream import StreamEndError
 from .client import TRUST_ANY, connected, connecting
-from .farm import Farm, running
+from .farm import GATEWAY, PASSWORD, Farm, running
 from .frames import ACK, IPV6CP, NAK, REQ, Packet, data, options, ppp
 from .netns import Namespace, Wire, connect, namespace, until, wired
 from .packets import checksum
@@ -33,6 +33,8 @@ IPV6: Final = 0x0057
 INSIDE, BEHIND = "fd42:99::1", IPv6Address("fd42:99::2")
 PREFIX, ADDRESS = IPv6Network("fd42:6::/64"), IPv6Address("fd42:4::9")
 SITE, DNS = IPv6Network("fd42:2::/56"), IPv6Address("fd42:99::53")
+HOMES, SITES = IPv6Network("fd42:a000::/40"), IPv6Network("fd42:b000::/40")
+SINGLES: Final = IPv6Network("fd42:c::/112")
 ALL_NODES, ALL_ROUTERS, ALL_DHCP = IPv6Address("ff02::1"), IPv6Address("ff02::2"), IPv6Address("ff02::1:2")
 ICMPV6, UDP = 58, 17
 SOLICITATION, ADVERTISEMENT, ECHO, ECHO_REPLY = 133, 134, 128, 129
@@ -52,6 +54,7 @@ GRANTS: Final = {
     + attribute(168, ADDRESS.packed)
     + attribute(169, DNS.packed),
     b"plain": b"",
+    b"small": attribute(12, struct.pack(">I", 1000)) + attribute(97, prefix_value(PREFIX)),
 }
 
 
@@ -81,8 +84,22 @@ def place() -> Iterator[Place]:
                 wire.server,
                 server={"authentication": ["mschap2", "pap"], "forwarding": True},
                 auth={"backends": ["local", "radius"]},
+                secrets={"anna": {"password": PASSWORD, "profile": "pooled"}},
+                pools={
+                    "homes": {"ranges": [str(HOMES)], "prefix-length": 64},
+                    "sites": {"ranges": [str(SITES)], "prefix-length": 56},
+                    "singles": {"ranges": [str(SINGLES)], "prefix-length": 128},
+                },
                 tables={
-                    "radius": {"accounting": False, "server": [{"address": "127.0.0.1", "secret": SECRET.decode()}]}
+                    "profile.pooled": {
+                        "local-address": GATEWAY,
+                        "remote-address": "pool:main",
+                        "remote-ipv6-prefix-pool": "homes",
+                        "dhcpv6-pd-pool": "sites",
+                        "ipv6-address-pool": "singles",
+                        "dns-server": [str(DNS)],
+                    },
+                    "radius": {"accounting": False, "server": [{"address": "127.0.0.1", "secret": SECRET.decode()}]},
                 },
             ) as farm,
         ):
@@ -108,13 +125,14 @@ class Peer:
 
     def __init__(self, raw: RawPeer) -> None:
         self.raw = raw
-        self.local = IPv6Address(b"\xfe\x80" + bytes(6) + OURS)
+        self.local = IPv6Address("::")
         self.router = IPv6Address("::")
 
-    def open(self) -> None:
-        """IPV6CP to Opened on both sides (RFC 5072 4.1)."""
+    def open(self, identifier: bytes = OURS) -> None:
+        """IPV6CP to Opened on both sides (RFC 5072 4.1), also once more."""
         raw = self.raw
-        raw.send(ppp(IPV6CP, REQ, 1, b"\x01\x0a" + OURS))
+        self.local = IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
+        raw.send(ppp(IPV6CP, REQ, 1, b"\x01\x0a" + identifier))
         ours = theirs = False
         while not (ours and theirs):
             came = raw.frame(IPV6CP, REQ, ACK, NAK)
@@ -170,9 +188,9 @@ class Peer:
 
 
 @contextmanager
-def opened(place: Place, user: str) -> Iterator[Peer]:
+def opened(place: Place, user: str, password: str = "any") -> Iterator[Peer]:
     with tls_peer(place.wire.client, place.wire.SERVER4) as raw:
-        raw.open_session(user, "any")
+        raw.open_session(user, password)
         peer = Peer(raw)
         peer.open()
         yield peer
@@ -230,6 +248,36 @@ def option_of(advertisement: bytes, kind: int) -> bytes:
     return value
 
 
+def test_ipv6_that_closes_and_opens_again(place: Place) -> None:
+    """The client has another link-local address then, and the old one is nobody's."""
+    with opened(place, "told") as peer:
+        assert peer.advertisement()[24:40] == ALL_NODES.packed
+        peer.open(bytes.fromhex("0200000000000043"))
+        assert peer.advertisement()[24:40] == ALL_NODES.packed
+        peer.ask(ALL_ROUTERS, ICMPV6, bytes([SOLICITATION]) + bytes(7), 2)
+        assert peer.advertisement()[24:40] == peer.local.packed
+        old = IPv6Address(b"\xfe\x80" + bytes(6) + OURS)
+        with place.farm.counts("sstpfarm_drops_total", reason="source"):
+            peer.ask(ALL_ROUTERS, ICMPV6, bytes([SOLICITATION]) + bytes(7), 2, old)
+
+
+def test_a_local_user_and_pools(place: Place) -> None:
+    client, wishes = option(1, b"\0\3\0\1" + OURS), option(6, b"\0\x17")
+    na, pd = option(3, b"\0\0\0\1" + bytes(8)), option(25, b"\0\0\0\2" + bytes(8))
+    with opened(place, "anna", PASSWORD) as peer:
+        advertisement = peer.advertisement()
+        prefix = option_of(advertisement, 3)[14:]
+        assert IPv6Address(prefix) in HOMES
+        assert option_of(advertisement, 25)[6:] == DNS.packed
+        reply = told(peer.dhcp(b"\1abc" + client + option(14) + wishes + na + pd))
+        address, site = IPv6Address(reply[3][16:32]), IPv6Address(reply[25][25:41])
+        assert address in SINGLES
+        assert site in SITES
+        assert reply[23] == DNS.packed
+        for source in (IPv6Address(prefix[:8] + OURS), address, site + 1):
+            until(lambda: peer.ping(source, BEHIND, 1), f"an answer to {source}")  # noqa: B023 - asked at once
+
+
 def test_dhcpv6(place: Place) -> None:
     """Solicit, Advertise, Request, Reply: an address that works, a prefix, DNS servers; then Renew and Release."""
     client = option(1, b"\0\3\0\1" + OURS)
@@ -269,9 +317,10 @@ def test_questions_have_a_bound(place: Place) -> None:
         until(lambda: place.farm.metric(METRIC, message="advertisement") > before[0] + answered, "an answer again")
 
 
-def test_who_is_granted_nothing_is_told_nothing(place: Place) -> None:
-    """The kernel gets the solicitation, and says nothing either."""
-    with opened(place, "plain") as peer:
+@pytest.mark.parametrize("user", ["plain", "small"])
+def test_who_is_granted_nothing_is_told_nothing(place: Place, user: str) -> None:
+    """The kernel gets the solicitation, and says nothing either. Below an MTU of 1280 bytes there is no IPv6."""
+    with opened(place, user) as peer:
         peer.ask(ALL_ROUTERS, ICMPV6, bytes([SOLICITATION]) + bytes(7), 2)
         assert peer.raw.ping()
         with pytest.raises(StreamEndError, match="timeout"):

@@ -84,6 +84,13 @@ def test_four_messages() -> None:
     assert ask(request) == message(REPLY, CLIENT_ID, SERVER_ID, GIVEN_NA, GIVEN_PD, TOLD_DNS)
 
 
+def test_what_a_client_tells_of_itself_is_passed_over() -> None:
+    """Vendor classes may be there more than once (RFC 8415 21.16); Windows sends one, and its name."""
+    vendor = option(16, bytes.fromhex("00000137 0008") + b"MSFT 5.0")
+    solicit = message(SOLICIT, option(8, b"\0\0"), CLIENT_ID, ia_na(), option(39, b"\0\2pc"), vendor, vendor, WANTS_DNS)
+    assert ask(solicit) == message(ADVERTISE, CLIENT_ID, SERVER_ID, option(7, b"\xff"), GIVEN_NA, TOLD_DNS)
+
+
 def test_two_messages() -> None:
     solicit = message(SOLICIT, CLIENT_ID, option(14), ia_na(), WANTS_DNS)
     assert ask(solicit) == message(REPLY, CLIENT_ID, SERVER_ID, option(14), GIVEN_NA, TOLD_DNS)
@@ -227,6 +234,8 @@ def test_to_our_own_address() -> None:
         message(SOLICIT, CLIENT_ID, b"\0"),
         message(SOLICIT, CLIENT_ID, b"\0\1\0\1"),
         message(SOLICIT, CLIENT_ID, CLIENT_ID),
+        message(SOLICIT, CLIENT_ID, option(14), option(14)),
+        message(SOLICIT, CLIENT_ID, WANTS_DNS, WANTS_DNS),
         message(SOLICIT, option(1, b"\0\3")),
         message(SOLICIT, option(1, bytes(131))),
         message(SOLICIT, CLIENT_ID, option(3, bytes(11))),

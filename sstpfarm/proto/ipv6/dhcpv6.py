@@ -90,6 +90,7 @@ _RULES: Final = {
     MessageType.DECLINE: _Rule(client_id=True, server_id=True),
     MessageType.INFORMATION_REQUEST: _Rule(client_id=False, server_id=None),
 }
+_READ: Final = (OptionCode.CLIENT_ID, OptionCode.SERVER_ID, OptionCode.REQUESTED, OptionCode.RAPID_COMMIT)
 _GIVING: Final = (MessageType.SOLICIT, MessageType.REQUEST, MessageType.RENEW, MessageType.REBIND)
 
 
@@ -132,6 +133,8 @@ def decode_query(data: bytes) -> Query:
         if code in (OptionCode.IA_NA, OptionCode.IA_PD):
             if len(associations) < MAX_ASSOCIATIONS:
                 associations.append(_decode_association(OptionCode(code), value))
+        elif code not in _READ:
+            continue
         elif code in single:
             raise PeerError("DHCPv6: an option twice", spec="RFC 8415 21.1")
         else:
