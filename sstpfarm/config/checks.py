@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from sstpfarm.config.addresses import (
@@ -69,6 +69,8 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append("server.masquerade: has no effect without forwarding = true")
     if server.proxy_arp and not server.forwarding:
         found.append("server.proxy-arp: has no effect without forwarding = true")
+    if not server.ipv6:
+        found += _unused_pools(config)
     found += tls_warnings(server)
     found += interface_warnings(config)
     for name, secret in config.secret.items():
@@ -76,6 +78,18 @@ def warnings(config: Config) -> tuple[str, ...]:
     if not config.secret and "radius" not in config.auth.backends:
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
+
+
+def _unused_pools(config: Config) -> Iterator[str]:
+    """Where users would get IPv6, if the server spoke it."""
+    tables = (
+        *(("profile", *item) for item in config.profile.items()),
+        *(("secret", *item) for item in config.secret.items()),
+    )
+    for kind, name, terms in tables:
+        fixed = terms.remote_ipv6_prefix if isinstance(terms, Secret) else ""
+        if fixed or terms.remote_ipv6_prefix_pool or terms.dhcpv6_pd_pool or terms.ipv6_address_pool:
+            yield f"{kind}.{name}: its prefixes and pools of IPv6 have no effect without server.ipv6 = true"
 
 
 def _unusable(secret: Secret, methods: tuple[Method, ...]) -> tuple[str, ...]:

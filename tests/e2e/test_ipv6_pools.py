@@ -2,7 +2,7 @@
 `show pools` and in the accounting records.
 
 +-- client ----------------+                    +-- server ---------------------------------+
-| sstp0 fe80::id           |====tunnel====>     | sstp... what was leased is routed there   |
+| sstp0 fe80::id, PREFIX:id|====tunnel====>     | sstp... what was leased is routed there   |
 | uplink 10.99.1.2         |------veth----------| downlink 10.99.1.1:443                    |
 +--------------------------+                    | lo: FreeRADIUS 127.0.0.1:1812, :1813      |
                                                 |     UDP 3799 <-- radclient                |
@@ -15,6 +15,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 
@@ -87,6 +88,13 @@ def routed(place: Namespace, interface: str) -> set[str]:
     return {word for word in words if not word.startswith("fe80") and word != "multicast"}
 
 
+def made_from(place: Namespace, interface: str, prefix: str) -> bool:
+    """Whether an interface has an address of that prefix."""
+    found = place.ip("-6", "address", "show", "dev", interface, "scope", "global")
+    addresses = [address["local"] for entry in found for address in entry.get("addr_info", []) if "local" in address]
+    return any(IPv6Address(address) in IPv6Network(prefix) for address in addresses)
+
+
 def used(farm: Farm) -> dict[str, int]:
     """How much of each pool `show pools` says is used."""
     return {pool["pool"]: pool["used"] for pool in json.loads(farm.cli("show", "pools", "--json").stdout)}
@@ -117,6 +125,8 @@ def test_every_attribute_of_radius_that_names_a_pool(wire: Wire, farm: Farm, rad
         until(lambda: farm.metric("sstpfarm_pool_addresses", pool="homes", state="used") == 1, "the metric says so")
         assert farm.metric("sstpfarm_pool_addresses", pool="homes", state="free") == 65_535
         assert farm.metric("sstpfarm_pool_addresses", pool="sites", state="free") == 255
+
+        until(lambda: made_from(wire.client, "sstp0", "fd42:a::/64"), "the client has made an address from the prefix")
 
         # who is meant by an order: the prefix that was leased, and no other
         target = "127.0.0.1:3799"

@@ -89,3 +89,13 @@ def test_the_example_loads(tmp_path: Path) -> None:
     config = load(file)
     assert set(config.secret) == {"alice", "bob@example.org"}
     assert "\n" not in describe(load(file), file)  # the example gives no warning
+
+
+def test_the_example_of_ipv6_loads(tmp_path: Path) -> None:
+    _, _, rest = DOCUMENT.partition("## IPv6\n")
+    example = re.search(r"```toml\n(.*?)```", rest, re.DOTALL)
+    assert example is not None
+    profile = '[profile.default]\nlocal-address = "10.20.0.1"\nremote-address = "10.20.0.2"'
+    file = tmp_path / "farm.toml"
+    file.write_text(example[1].replace("[profile.default]", profile))
+    assert {name: pool.prefix_length for name, pool in load(file).pool.items()} == {"homes": None, "sites": 56}

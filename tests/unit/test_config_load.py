@@ -212,6 +212,20 @@ def test_check_warns_of_what_is_allowed_and_yet_unwise(file: Path) -> None:
     ]
 
 
+def test_check_warns_of_pools_of_ipv6_that_nobody_gets(file: Path) -> None:
+    six = '[pool.six]\nranges = ["2001:db8::/40"]\n[profile.six]\nremote-ipv6-prefix-pool = "six"\n'
+    six += '[secret.carol]\npassword = "p"\nremote-ipv6-prefix = "fd42::/64"\n'
+    file.write_text(TEXT + six)
+    warned = [line for line in describe(load(file), file).split("\n") if "server.ipv6" in line]
+    assert warned == []
+    file.write_text(TEXT.replace("[server]", "[server]\nipv6 = false") + six)
+    warned = [
+        line.partition("warning: ")[2] for line in describe(load(file), file).split("\n") if "server.ipv6" in line
+    ]
+    said = "its prefixes and pools of IPv6 have no effect without server.ipv6 = true"
+    assert warned == [f"profile.six: {said}", f"secret.carol: {said}"]
+
+
 def test_check_of_a_faulty_file_raises(file: Path) -> None:
     file.write_text("[server]\nmax-mtuu = 1\n")
     with pytest.raises(ConfigError, match="did you mean max-mtu"):
