@@ -1,7 +1,7 @@
-"""EAP-TLS (RFC 5216) and PEAPv0 with EAP-MSCHAPv2 as a raw peer speaks them; it shares no code with the product.
+"""EAP-TLS (RFC 5216, 9190) and PEAPv0 with EAP-MSCHAPv2 as a raw peer speaks them; it shares no code with the product.
 
-TLS is that of Python, version 1.2: its key log gives the master secret, and from that the keys are made that Python
-itself cannot export.
+TLS is that of Python: its key log gives the master secret (in version 1.3 that of the exporter), and from that come the
+keys that Python itself cannot export.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ class Outcome:
     said: bytes = b""
 
 
-def client_tls(authority: Path, certificate: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-    """TLS 1.2 of a peer that trusts that authority, with its own certificate for EAP-TLS."""
+def client_tls(
+    authority: Path,
+    certificate: tuple[Path, Path] | None = None,
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+) -> ssl.SSLContext:
+    """TLS of a peer that trusts that authority, with its own certificate for EAP-TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHER)
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers(CIPHER)  # of 1.2 only
     context.load_verify_locations(authority)
     if certificate is not None:
         context.load_cert_chain(*certificate)
@@ -66,6 +70,17 @@ def prf(secret: bytes, label: bytes, seed: bytes, size: int) -> bytes:
     while len(found) < size:
         block = hmac.digest(secret, block, "sha256")
         found += hmac.digest(secret, block + label + seed, "sha256")
+    return found[:size]
+
+
+def expand_label(secret: bytes, label: str, context: bytes, size: int, name: str) -> bytes:
+    """HKDF-Expand-Label of TLS 1.3 (RFC 8446 7.1, RFC 5869 2.3)."""
+    full = b"tls13 " + label.encode()
+    info = struct.pack(">HB", size, len(full)) + full + bytes([len(context)]) + context
+    found, block = b"", b""
+    for number in range(1, 2 + size // hashlib.new(name).digest_size):
+        block = hmac.digest(secret, block + info + bytes([number]), name)
+        found += block
     return found[:size]
 
 
@@ -167,9 +182,18 @@ class Conversation:
         return Outcome(last, self.hlak() if last.code == SUCCESS else b"", self.requests, said)
 
     def hlak(self) -> bytes:
-        """The first half of the MSK (RFC 5216 2.3, PROTOCOL 5.1)."""
-        (line,) = (line for line in self._key_log.read_text().splitlines() if line.startswith("CLIENT_RANDOM "))
-        _, client_random, master_secret = line.split()
+        """The first half of the MSK (RFC 5216 2.3, RFC 9190 2.3, PROTOCOL 5.1)."""
+        secrets = {line.split()[0]: line.split()[1:] for line in self._key_log.read_text().splitlines()}
+        if self.tls.version() == "TLSv1.3":
+            cipher = self.tls.cipher()
+            assert cipher is not None
+            name = cipher[0].rpartition("_")[2].lower()
+            secret = bytes.fromhex(secrets["EXPORTER_SECRET"][1])
+            empty, kind = hashlib.new(name).digest(), hashlib.new(name, bytes([self.kind])).digest()
+            size = hashlib.new(name).digest_size
+            derived = expand_label(secret, "EXPORTER_EAP_TLS_Key_Material", empty, size, name)
+            return expand_label(derived, "exporter", kind, 128, name)[:32]
+        client_random, master_secret = secrets["CLIENT_RANDOM"]
         server_random = self._first_flight[11:43]  # record header 5, handshake header 4, version 2 (RFC 5246 7.4.1.3)
         seed = bytes.fromhex(client_random) + server_random
         return prf(bytes.fromhex(master_secret), b"client EAP encryption", seed, 64)[:32]
@@ -178,13 +202,15 @@ class Conversation:
 def eap_tls(
     peer: RawPeer, identity: str, context: ssl.SSLContext, *, server: str = "radius.test", fragment: int = 1300
 ) -> Outcome:
-    """A login by EAP-TLS (RFC 5216)."""
+    """A login by EAP-TLS (RFC 5216, RFC 9190)."""
     talk = Conversation(peer, EAP_TLS, identity, context, server, fragment)
     try:
         last = talk.handshake()
-        if last.code == REQUEST:
-            talk.send(last)  # the server's Finished is acknowledged
+        while last.code == REQUEST:
+            talk.send(last)  # with 1.2 the server's Finished is acknowledged, with 1.3 ours goes out
             last = talk.receive()
+        if last.code == SUCCESS and talk.tls.version() == "TLSv1.3":
+            assert talk.tls.read(1) == b"\0"  # the server's word that it is content, RFC 9190 2.1.1
         return talk.outcome(last)
     finally:
         talk.close()

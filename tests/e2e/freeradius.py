@@ -140,7 +140,7 @@ EAP_TLS: Final = """
             ca_file = {authority}
             cipher_list = "DEFAULT"
             tls_min_version = "1.2"
-            tls_max_version = "1.2"
+            tls_max_version = "1.3"
             fragment_size = 4000
         }}
         tls {{

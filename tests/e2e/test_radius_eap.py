@@ -5,6 +5,7 @@ raw peer --SSTP, PPP, EAP--> [server namespace: farm --RADIUS, EAP-Message--> Fr
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_eap_tls(
     assert len(outcome.requests) >= rounds
     opened = farm.wait_event("session.opened", mark)
     assert opened["user"] == "tina"
+
+
+def test_eap_tls_with_tls_1_3(wire: Wire, farm: Farm, certificates: Certificates) -> None:
+    """Its keys come from the exporter, and the server speaks once more behind the handshake (RFC 9190)."""
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        to_authentication(peer)
+        own = (certificates.client.chain, certificates.client.key)
+        outcome = eap_tls(peer, "tina", client_tls(certificates.authority, own, ssl.TLSVersion.TLSv1_3))
+        packets_pass(farm, peer, outcome, "10.30.0.7")
+    assert max(outcome.requests) == 1400
 
 
 def test_peap(wire: Wire, farm: Farm, certificates: Certificates) -> None:
