@@ -46,7 +46,7 @@ lint: setup
 test: setup .venv/test-installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/arch tests/unit tests/property tests/sim tests/twin
 	$(BIN)/python -m pytest tests/e2e
-	SSTPFARM_DATAPLANE=pure $(BIN)/python -m pytest -m parity tests/e2e
+	SSTPFARM_DATAPLANE=pure $(BIN)/python -m pytest -n 2 --dist loadfile -m parity tests/e2e
 
 demo: setup
 	$(BIN)/sstpfarm demo
