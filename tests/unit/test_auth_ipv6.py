@@ -234,6 +234,19 @@ def test_pools_that_a_radius_server_names(tmp_path: Path) -> None:
         run(tmp_path, story, asking(double))
 
 
+def test_as_many_routes_as_a_grant_can_have_leave_room_for_what_is_leased(tmp_path: Path) -> None:
+    async def story(made: Bench) -> None:
+        answer = await made.ask(made.worker(0), request(b"ruth", "x", "pap"))
+        assert isinstance(answer, AccessAccept), made.events
+        assert len(answer.terms.networks) == 131
+        assert made.auth.radius is not None
+        await made.auth.radius.close()
+
+    data = b"".join(attribute(22, b"10.%d.0.0/16" % number) for number in range(100, 228))
+    with RadiusDouble(local(), accepting(data)) as double:
+        run(tmp_path, story, asking(double))
+
+
 def accepting(attributes: bytes) -> Any:
     def accept(received: Received) -> Iterable[bytes]:
         yield received.reply(2, attributes)

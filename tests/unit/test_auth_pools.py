@@ -115,18 +115,22 @@ def test_a_pool_tells_its_size_and_use() -> None:
     st.lists(st.tuples(st.integers(1, 30), st.integers(0, 6)), min_size=1, max_size=4),
     st.sets(st.integers(1, 60), max_size=4),
     st.lists(st.one_of(st.just("take"), st.just("fixed"), st.integers(0, 40), st.integers(-60, -1)), max_size=120),
+    st.sampled_from([1, 8, 2**64]),
 )
 def test_no_address_is_ever_used_twice_or_lost(
-    spans: list[tuple[int, int]], reserved: set[int], steps: list[str | int]
+    spans: list[tuple[int, int]], reserved: set[int], steps: list[str | int], size: int
 ) -> None:
-    """Against a model that keeps the whole list of addresses; a negative step asks for that very address."""
+    """Against a model that keeps the whole list, of addresses or prefixes; a negative step asks for that very one."""
     ranges: list[AddressRange] = []
     end = 0
     for gap, length in spans:
         ranges.append(AddressRange(end + gap, end + gap + length))
         end = ranges[-1].last
-    assignable = {address for found in ranges for address in range(found.first, found.last + 1)} - reserved
-    book = AddressBook({"main": ranges}, reserved)
+    assignable = {address * size for found in ranges for address in range(found.first, found.last + 1)}
+    reserved = {address * size for address in reserved}
+    assignable -= reserved
+    whole = [AddressRange(found.first * size, (found.last + 1) * size - 1) for found in ranges]
+    book = AddressBook({"main": whole}, reserved, steps={"main": size})
     assert book.pools["main"].size == len(assignable)
     live: list[int] = []
     for step in steps:
@@ -141,9 +145,20 @@ def test_no_address_is_ever_used_twice_or_lost(
                 assert book.take(address) == (address not in live)
                 live.extend([address] if address not in live else [])
         elif isinstance(step, int) and step < 0:
-            assert book.take(-step) == (-step not in live)
-            live.extend([-step] if -step not in live else [])
+            wanted = -step * size
+            assert book.hands_out(AddressRange(wanted, wanted + size - 1)) == (wanted in assignable)
+            assert book.take(wanted) == (wanted not in live)
+            live.extend([wanted] if wanted not in live else [])
         elif live:
             book.give_back(live.pop(int(step) % len(live)))
         assert len(book) == len(live)
         assert book.pools["main"].used == len(assignable & set(live))
+
+
+def test_a_part_of_a_prefix_is_none() -> None:
+    book = AddressBook({"main": [AddressRange(64, 127)]}, steps={"main": 16})
+    expected = {(64, 79): True, (64, 64): False, (72, 87): False, (64, 95): False, (112, 127): True, (128, 143): False}
+    assert {addresses: book.hands_out(AddressRange(*addresses)) for addresses in expected} == expected
+    touched = {(0, 63): False, (0, 64): True, (70, 71): True, (127, 200): True, (128, 128): False, (0, 500): True}
+    assert {addresses: book.touches(AddressRange(*addresses)) for addresses in touched} == touched
+    assert not book.is_free(72, "main")

@@ -137,6 +137,8 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
             {"ipv6_prefix_pool": "six", "delegated_pool": "sites", "ipv6_address_pool": "singles", "pool": "main"},
         ),
         (attribute(171, b"six"), {"delegated_pool": "six", "ipv6_prefix_pool": ""}),
+        (vendor(MIKROTIK, 22, b"sites"), {"delegated_pool": "sites"}),
+        (vendor(MIKROTIK, 22, b"sites") + attribute(171, b"six"), {"delegated_pool": "six"}),
         (  # what it gives itself comes from no pool, neither its own nor the profile's
             vendor(MIKROTIK, 3, b"sixth")
             + attribute(100, b"nowhere")
@@ -249,6 +251,7 @@ def test_each_attribute(data: bytes, expected: dict[str, Any]) -> None:
             "Delegated-IPv6-Prefix-Pool is 'singles', which is a pool of IPv6 addresses, "
             "not of IPv6 prefixes of 48 to 64 bits",
         ),
+        (vendor(MIKROTIK, 22, b"nowhere"), "Mikrotik-Delegated-IPv6-Pool is 'nowhere', and there is no such pool"),
         (attribute(172, b"nowhere"), "Stateful-IPv6-Address-Pool is 'nowhere', and there is no such pool"),
         (
             attribute(172, b"main"),

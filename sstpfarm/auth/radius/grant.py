@@ -338,12 +338,15 @@ def _ipv6_pool(
     reply: Attributes, given: Collection[object], purpose: Purpose, base: Authorization, offer: Offer
 ) -> str:
     """Return the pool for one purpose: none where the reply gives what is wanted itself."""
-    name, of_base = {
-        Purpose.PREFIX: ("Framed-IPv6-Pool", base.ipv6_prefix_pool),
-        Purpose.DELEGATED: ("Delegated-IPv6-Prefix-Pool", base.delegated_pool),
-        Purpose.IPV6_ADDRESS: ("Stateful-IPv6-Address-Pool", base.ipv6_address_pool),
+    names, of_base = {
+        Purpose.PREFIX: (("Framed-IPv6-Pool",), base.ipv6_prefix_pool),
+        Purpose.DELEGATED: (("Delegated-IPv6-Prefix-Pool", "Mikrotik-Delegated-IPv6-Pool"), base.delegated_pool),
+        Purpose.IPV6_ADDRESS: (("Stateful-IPv6-Address-Pool",), base.ipv6_address_pool),
     }[purpose]
-    return "" if given else _pool(reply, name, LENGTHS[purpose], offer.pools) or of_base
+    if given:
+        return ""
+    found = [_pool(reply, name, LENGTHS[purpose], offer.pools) for name in names]
+    return next(filter(None, found), of_base)
 
 
 def _ipv6_servers(reply: Attributes) -> tuple[str, ...]:
