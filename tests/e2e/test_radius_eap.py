@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from .authority import Authority, Pair
-from .eap_tls import FAILURE, SUCCESS, Outcome, client_tls, eap_tls, peap
+from .eap_tls import EAP_TLS, FAILURE, IDENTITY, RESPONSE, SUCCESS, Outcome, client_tls, eap_tls, peap
 from .farm import Farm, running
+from .frames import EAP, ppp
 from .freeradius import SECRET, FreeRadius, TlsFiles, freeradius
 from .netns import Wire
 from .rawpeer import RawPeer, tls_peer
@@ -174,6 +175,19 @@ def test_a_wrong_password_within_the_tunnel(wire: Wire, farm: Farm, certificates
         peer.answer_disconnect()
     assert farm.wait_event("login.denied", mark)["detail"] == "refused by RADIUS"
     assert farm.wait_event("login.refused", mark)["reason"] == "auth-refused"
+    farm.idle()
+
+
+def test_a_response_that_radius_cannot_carry(wire: Wire, farm: Farm) -> None:
+    """4,000 bytes of it do not fit into a packet of 4,096 with all that is said beside them (RFC 2865 3)."""
+    mark = farm.log.mark()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        to_authentication(peer)
+        peer.send(ppp(EAP, RESPONSE, peer.frame(EAP).identifier, bytes([IDENTITY]) + b"tina"))
+        peer.send(ppp(EAP, RESPONSE, peer.frame(EAP).identifier, bytes([EAP_TLS, 0]) + bytes(4000)))
+        assert peer.frame(EAP).code == FAILURE
+        peer.answer_disconnect()
+    assert farm.wait_event("login.denied", mark)["detail"] == "RADIUS carries packets of 4096 bytes at most"
     farm.idle()
 
 
