@@ -109,24 +109,7 @@ class Namespace:
 
     def open_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket of this process that lives inside."""
-        made: list[socket.socket] = []
-        failed: list[BaseException] = []
-
-        def make() -> None:
-            try:
-                with Path("/run/netns", self.name).open() as handle:
-                    if _libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
-                        raise OSError(ctypes.get_errno(), f"setns {self.name}")
-                made.append(socket.socket(family, kind))
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=make, name=f"socket in {self.name}")
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return made[0]
+        return inside(self, lambda: socket.socket(family, kind))
 
     def dial(self, host: str, port: int, timeout: float = PATIENCE) -> socket.socket:
         """A TCP connection from inside."""
@@ -147,6 +130,28 @@ class Namespace:
         sock.bind((host, port))
         sock.listen(16)
         return sock
+
+
+def inside(place: Namespace, function: Callable[[], Value]) -> Value:
+    """Return what `function` returns in a thread that has entered the namespace (setns(2) changes one thread)."""
+    results: list[Value] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with Path("/run/netns", place.name).open() as handle:
+                if _libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), f"setns {place.name}")
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=f"inside {place.name}")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 @contextmanager

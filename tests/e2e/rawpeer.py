@@ -256,6 +256,13 @@ class RawPeer:
         self.address = socket.inet_ntoa(wishes[3])
         return self.address
 
+    def log_in(self, user: str = "alice", password: str = PASSWORD) -> None:
+        """LCP, PAP, Call Connected, IPCP: all that follows the Call Connect Ack."""
+        self.open_lcp("pap")
+        self.authenticate_pap(user, password)
+        self.send(self.call_connected())
+        self.open_ipcp()
+
     def until_authenticated(self, user: str = "alice", password: str = PASSWORD) -> None:
         """HTTP, Call Connect, LCP, PAP."""
         self.open_http()
@@ -265,9 +272,9 @@ class RawPeer:
 
     def open_session(self, user: str = "alice", password: str = PASSWORD) -> None:
         """A whole login by PAP, to the point where packets pass."""
-        self.until_authenticated(user, password)
-        self.send(self.call_connected())
-        self.open_ipcp()
+        self.open_http()
+        self.call_connect()
+        self.log_in(user, password)
 
     def authenticate_mschap2(self, user: str = "alice") -> bytes:
         """MS-CHAPv2 that must be accepted, with the common password; returns the HLAK (RFC 2759, RFC 3079)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,20 +17,6 @@ from .rawpeer import RawPeer
 
 Script = Callable[["RawServer"], None]
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\nServer: raw\r\n\r\n"
-
-
-def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for a host name or an address, and its key."""
-    chain, key = directory / f"{name}.pem", directory / f"{name}.key"
-    kind = "IP" if name.replace(".", "").isdigit() else "DNS"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}", "-keyout", str(key), "-out", str(chain),
-        ],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
-    return chain, key
 
 
 class RawServer(RawPeer):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sstpfarm.reasons import ExitCode
+from tests.certificates import make_certificate
 
 from .client import TRUST_ANY, Client, connecting
 from .farm import Event, Farm, Journal
@@ -41,7 +42,7 @@ from .frames import (
 )
 from .netns import Wire
 from .packets import icmp_echo
-from .rawserver import RESPONSE, RawServer, Script, make_certificate, serving
+from .rawserver import RESPONSE, RawServer, Script, serving
 
 Pair = tuple[Path, Path]
 

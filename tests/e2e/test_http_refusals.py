@@ -96,10 +96,7 @@ def test_bytes_in_one_record_with_the_head_are_kept(wire: Wire, farm: Farm) -> N
         peer.send(REQUEST + GOOD_REQUEST)  # one write of less than 16 KiB is one TLS record
         assert peer.read_head().startswith(b"HTTP/1.1 200")
         peer.take_ack()
-        peer.open_lcp("pap")
-        peer.authenticate_pap()
-        peer.send(peer.call_connected())
-        peer.open_ipcp()
+        peer.log_in()
         assert peer.ping()
         peer.disconnect()
     farm.idle()

@@ -12,6 +12,7 @@ from sstpfarm.dataplane.interface import CELLS, Cell, Gate, Offload, PacketPath
 from sstpfarm.dataplane.pure import PurePath
 from tests.twin.packets import CLIENT4, CLIENT6
 from tests.twin.supers import expand
+from tests.unit.pure_bench import feed_all
 
 MESSAGE: Final = 1 << 17
 ALL32, ALL128 = (1 << 32) - 1, (1 << 128) - 1
@@ -51,15 +52,7 @@ class Bench:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Feed all of it; the control frames."""
-        controls: list[bytes] = []
-        view = memoryview(data)
-        while True:
-            consumed, control = self.path.feed(view)
-            view = view[consumed:]
-            if control is None:
-                assert not view
-                return controls
-            controls.append(control)
+        return feed_all(self.path, data)
 
     def drain(self, room: int = 1 << 18, calls: int = 10_000) -> bytes:
         """All that comes out, through a buffer of that size."""

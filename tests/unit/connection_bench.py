@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import struct
-import subprocess
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity, client_context, server_identity
+from tests.certificates import make_certificate
 
 GATEWAY, ADDRESS = IPv4Address("10.20.0.1"), IPv4Address("10.20.0.7")
 PASSWORD = "correct horse"
@@ -36,14 +36,7 @@ PASSWORD = "correct horse"
 
 def make_identity(folder: Path) -> ServerIdentity:
     """A TLS identity with a fresh self-signed certificate, whose files are left in the folder."""
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=vpn.example "
-        f"-keyout {key} -out {chain}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    chain, key = make_certificate(folder, "vpn.example")
     return server_identity(str(chain), str(key), chain.read_text())
 
 

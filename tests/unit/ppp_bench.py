@@ -16,6 +16,7 @@ from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.ppp.packet import Option, Packet, decode_options, decode_packet, encode_options, encode_packet
 from sstpfarm.proto.roles import AuthDecision, AuthMethod, Entropy, Ipv4Terms, Ipv6Terms, Role
+from sstpfarm.reasons import Reason
 from tests.unit.judging import PasswordJudge
 
 LCP, IPCP, IPV6CP, CCP = PppProtocol.LCP, PppProtocol.IPCP, PppProtocol.IPV6CP, PppProtocol.CCP
@@ -107,6 +108,11 @@ class Script:
         ends = self.took(LinkClosed)
         assert len(ends) <= 1
         return ends[0] if ends else None
+
+    def end_reason(self) -> Reason | None:
+        """Return why the link has ended, None while it lives."""
+        end = self.closed()
+        return end.reason if end is not None else None
 
     def open_lcp(self, *options: Option) -> list[tuple[int, Packet]]:
         """Let the peer agree to all and ask for `options`; return what came once LCP was open."""

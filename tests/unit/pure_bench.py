@@ -39,6 +39,19 @@ def data_packet(ppp: bytes) -> bytes:
     return struct.pack("!BBH", 0x10, 0, 4 + len(ppp)) + ppp
 
 
+def feed_all(path: PacketPath, data: bytes) -> list[bytes]:
+    """Feed all of `data`; returns the control frames."""
+    controls: list[bytes] = []
+    view = memoryview(data)
+    while True:
+        consumed, control = path.feed(view)
+        view = view[consumed:]
+        if control is None:
+            assert not view
+            return controls
+        controls.append(control)
+
+
 class Bench:
     """A path, its counters, and a socketpair in the place of the TUN."""
 
@@ -75,15 +88,13 @@ class Bench:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Feed all of `data`; returns the control frames."""
-        controls: list[bytes] = []
-        view = memoryview(data)
-        while True:
-            consumed, control = self.path.feed(view)
-            view = view[consumed:]
-            if control is None:
-                assert not view
-                return controls
-            controls.append(control)
+        return feed_all(self.path, data)
+
+    def drain(self, size: int = 65536) -> tuple[bytes, bool]:
+        """One drain() into a buffer of that size that holds rubbish."""
+        buffer = bytearray(b"\xaa" * size)
+        filled, more = self.path.drain(memoryview(buffer))
+        return bytes(buffer[:filled]), more
 
     def close(self) -> None:
         self.kernel.close()

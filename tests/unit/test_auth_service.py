@@ -123,13 +123,15 @@ def test_a_worker_releases_nothing_by_going_away(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
-def test_after_a_restart_the_masters_list_frees_the_rest(tmp_path: Path) -> None:
-    async def before(made: Bench) -> None:
-        worker = made.worker(0)
-        for session in (1, 2):
-            worker.channel.send(request(b"alice", "wonderland", session=session))
-            assert isinstance(await worker.next(), AccessAccept)
+async def two_logins(made: Bench) -> None:
+    """Sessions 1 and 2 of one worker."""
+    worker = made.worker(0)
+    for session in (1, 2):
+        worker.channel.send(request(b"alice", "wonderland", session=session))
+        assert isinstance(await worker.next(), AccessAccept)
 
+
+def test_after_a_restart_the_masters_list_frees_the_rest(tmp_path: Path) -> None:
     async def after(made: Bench) -> None:
         assert len(made.auth.leases) == 2
         made.master.channel.send(LiveSessions(sessions=(f"{2:016x}",)))
@@ -139,17 +141,11 @@ def test_after_a_restart_the_masters_list_frees_the_rest(tmp_path: Path) -> None
         await made.settled()
         assert len(made.auth.leases) == 0
 
-    run(tmp_path, before)
+    run(tmp_path, two_logins)
     run(tmp_path, after)
 
 
 def test_the_masters_list_may_come_in_parts(tmp_path: Path) -> None:
-    async def before(made: Bench) -> None:
-        worker = made.worker(0)
-        for session in (1, 2):
-            worker.channel.send(request(b"alice", "wonderland", session=session))
-            assert isinstance(await worker.next(), AccessAccept)
-
     async def after(made: Bench) -> None:
         made.master.channel.send(LiveSessions(sessions=(f"{1:016x}",), more=True))
         made.master.channel.send(LiveSessions(sessions=("f" * 16,), more=True))
@@ -159,7 +155,7 @@ def test_the_masters_list_may_come_in_parts(tmp_path: Path) -> None:
         await made.settled()
         assert len(made.auth.leases) == 2
 
-    run(tmp_path, before)
+    run(tmp_path, two_logins)
     run(tmp_path, after)
 
 

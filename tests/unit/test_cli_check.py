@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from sstpfarm.cli.app import main
 from sstpfarm.reasons import ExitCode
+from tests.certificates import make_certificate
 
 CONFIG = """
 [server]
@@ -21,11 +21,7 @@ remote-address = "10.20.0.2"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=a",
-         "-keyout", tmp_path / "a.key", "-out", tmp_path / "a.pem"],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+    make_certificate(tmp_path, "a")
     path = tmp_path / "sstpfarm.toml"
     path.write_text(CONFIG)
     return path

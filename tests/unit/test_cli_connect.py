@@ -15,6 +15,7 @@ from sstpfarm.cli.connect import ConsoleDisplay
 from sstpfarm.config.addresses import parse_server
 from sstpfarm.config.pem import read_authorities
 from sstpfarm.reasons import ExitCode, Reason
+from tests.certificates import make_certificate
 
 SHA = "ab" * 32
 
@@ -116,12 +117,7 @@ def test_what_a_server_says_is_no_markup(words: str) -> None:
 
 
 def test_a_bundle_may_have_comments_in_any_language(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=ca",
-         "-keyout", tmp_path / "key.pem", "-out", plain],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+    plain, _ = make_certificate(tmp_path, "ca")
     certificate = plain.read_text("ascii")
     bundle = tmp_path / "bundle.pem"
     bundle.write_text(f"# Főtanúsítvány\n{certificate}", "utf-8")

@@ -11,8 +11,8 @@ import pytest
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.fields import NtHash, PasswordHash
 from sstpfarm.config.load import describe, load
-from sstpfarm.errors import ConfigError
-from tests.unit.test_config_faults import REST, Fault
+from tests.unit.config_faults import Fault, assert_told
+from tests.unit.test_config_faults import REST
 
 ALICE: Final = REST + '[secret.alice]\npassword = "x"\n'  # the next line is the 9th
 POOL: Final = '[profile.default]\nlocal-address = "10.20.0.1"\nremote-address = "pool:main"\n[pool.main]\n'
@@ -128,12 +128,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_told_with_file_line_key_and_what_is_right(name: str, tmp_path: Path) -> None:
-    fault = FAULTS[name]
-    file = tmp_path / "farm.toml"
-    file.write_text(fault.text)
-    with pytest.raises(ConfigError) as caught:
-        load(file)
-    assert str(caught.value).split("\n") == [f"{file}:{line.replace('DIR', str(tmp_path))}" for line in fault.message]
+    assert_told(FAULTS[name], tmp_path)
 
 
 def test_methods_that_a_hash_cannot_serve_are_warned_of(tmp_path: Path) -> None:

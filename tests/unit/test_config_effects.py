@@ -10,9 +10,9 @@ import pytest
 from sstpfarm.auth.local import authorize
 from sstpfarm.config.load import describe, load
 from sstpfarm.config.views import for_auth
-from sstpfarm.errors import ConfigError
 from sstpfarm.ipc.messages import FramedRoute
-from tests.unit.test_config_faults import REST, Fault
+from tests.unit.config_faults import Fault, assert_told
+from tests.unit.test_config_faults import REST
 
 ALICE: Final = REST + '[secret.alice]\npassword = "a"\n'
 ROUTES: Final = "secret.alice.routes"
@@ -105,12 +105,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_told_with_file_line_key_and_what_is_right(name: str, tmp_path: Path) -> None:
-    fault = FAULTS[name]
-    file = tmp_path / "farm.toml"
-    file.write_text(fault.text)
-    with pytest.raises(ConfigError) as caught:
-        load(file)
-    assert str(caught.value).split("\n") == [f"{file}:{line.replace('DIR', str(tmp_path))}" for line in fault.message]
+    assert_told(FAULTS[name], tmp_path)
 
 
 def test_auth_gets_what_sessions_change(tmp_path: Path) -> None:

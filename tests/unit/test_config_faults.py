@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import pytest
 
 from sstpfarm.config.load import load
 from sstpfarm.errors import ConfigError
-
-
-class Fault(NamedTuple):
-    """A file, and the lines of the message without ``DIRECTORY/farm.toml:``; DIR stands for the directory."""
-
-    text: str
-    message: tuple[str, ...]
-
+from tests.unit.config_faults import Fault, assert_told
 
 REST: Final = """
 [profile.default]
@@ -506,26 +499,11 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_told_with_file_line_key_and_what_is_right(name: str, tmp_path: Path) -> None:
-    fault = FAULTS[name]
-    file = tmp_path / "farm.toml"
-    file.write_text(fault.text)
-    with pytest.raises(ConfigError) as caught:
-        load(file)
-    assert str(caught.value).split("\n") == [f"{file}:{line.replace('DIR', str(tmp_path))}" for line in fault.message]
+    assert_told(FAULTS[name], tmp_path)
 
 
 def test_there_are_enough_of_them() -> None:
     assert len(FAULTS) >= 14
-
-
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_no_message_shows_a_password(fault: Fault, tmp_path: Path) -> None:
-    file = tmp_path / "farm.toml"
-    file.write_text(fault.text)
-    with pytest.raises(ConfigError) as caught:
-        load(file)
-    for password in ("hunter2", "1234567", "\N{GRINNING FACE}"):
-        assert password not in str(caught.value)
 
 
 def test_the_number_of_lines_is_bounded(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import pytest
@@ -13,14 +13,7 @@ from sstpfarm.config.fields import Password
 from sstpfarm.config.load import load
 from sstpfarm.config.radius import CoaClient, Radius, RadiusCoa, RadiusServer, reloaded_radius
 from sstpfarm.errors import ConfigError
-
-
-class Fault(NamedTuple):
-    """What stands behind the ordinary tables, and the messages without ``DIRECTORY/farm.toml:``."""
-
-    text: str
-    message: tuple[str, ...]
-
+from tests.unit.config_faults import Fault, assert_told
 
 REST: Final = """[profile.default]
 local-address = "10.20.0.1"
@@ -178,14 +171,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_told_with_file_line_key_and_what_is_right(name: str, tmp_path: Path) -> None:
-    fault = FAULTS[name]
-    file = tmp_path / "farm.toml"
-    file.write_text(REST + fault.text)
-    with pytest.raises(ConfigError) as caught:
-        load(file)
-    told = str(caught.value)
-    assert told.split("\n") == [f"{file}:{line.replace('DIR', str(tmp_path))}" for line in fault.message]
-    assert "hunter2" not in told
+    assert_told(FAULTS[name], tmp_path, REST)
 
 
 def test_the_defaults_and_the_secret_of_a_file(tmp_path: Path) -> None:

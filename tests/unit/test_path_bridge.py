@@ -30,18 +30,12 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made.close()
 
 
-def drain(bench: Bench, size: int = 65536) -> tuple[bytes, bool]:
-    buffer = bytearray(b"\xaa" * size)
-    filled, more = bench.path.drain(memoryview(buffer))
-    return bytes(buffer[:filled]), more
-
-
 @pytest.mark.parametrize("vector", load("ppp-bcp-*"), ids=str)
 def test_the_frame_of_the_vector_both_ways(bench: Bench, vector: Vector) -> None:
     bench.feed(vector["sstp_data_packet"])
     assert bench.packets() == [ARP]
     bench.kernel.send(ARP)
-    assert drain(bench) == (vector["sstp_data_packet"], False)
+    assert bench.drain() == (vector["sstp_data_packet"], False)
     size = len(ARP)
     assert bench.counted() == {
         Cell.PACKETS_IN: 1,
@@ -102,7 +96,7 @@ def test_neighbours_of_the_reserved_addresses_pass(bench: Bench, address: str) -
     bench.feed(data_packet(HEAD + to(address)))
     bench.kernel.send(to(address))
     assert bench.packets() == [to(address)]
-    assert len(drain(bench)[0]) == len(ARP) + 2 + HEADROOM
+    assert len(bench.drain()[0]) == len(ARP) + 2 + HEADROOM
 
 
 def test_no_ip_packet_is_written_to_a_tap(bench: Bench) -> None:
@@ -125,7 +119,7 @@ def test_the_gate(bench: Bench, gates: Gate) -> None:
     bench.path.set_gates(gates)
     bench.feed(data_packet(HEAD + ARP))
     bench.kernel.send(ARP)
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.packets() == []
     assert bench.counted() == {Cell.DROP_GATE_IN: 1, Cell.DROP_GATE_OUT: 1}
 
@@ -150,18 +144,18 @@ def test_without_a_device(bench: Bench) -> None:
 )
 def test_what_is_not_sent(bench: Bench, frame: bytes, cell: Cell) -> None:
     bench.kernel.send(frame)
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.counted() == {cell: 1}
 
 
 @pytest.mark.parametrize("frame", [TAGGED, SERVICE_TAGGED])
 def test_tags_go_only_to_a_peer_that_takes_them(bench: Bench, frame: bytes) -> None:
     bench.kernel.send(frame)
-    assert drain(bench) == (data_packet(HEAD + frame), False)
+    assert bench.drain() == (data_packet(HEAD + frame), False)
     bench.path.set_gates(Gate.BRIDGE)
     bench.kernel.send(frame)
     bench.kernel.send(ARP)
-    assert drain(bench) == (data_packet(HEAD + ARP), False)
+    assert bench.drain() == (data_packet(HEAD + ARP), False)
     assert bench.counted()[Cell.DROP_PROTOCOL] == 1
 
 
@@ -169,7 +163,7 @@ def test_tags_go_only_to_a_peer_that_takes_them(bench: Bench, frame: bytes) -> N
 def test_the_send_limit_counts_the_header_of_bridging(bench: Bench, size: int, passes: bool) -> None:
     frame = ARP + bytes(size - len(ARP))
     bench.kernel.send(frame)
-    assert drain(bench) == (data_packet(HEAD + frame) if passes else b"", False)
+    assert bench.drain() == (data_packet(HEAD + frame) if passes else b"", False)
 
 
 def test_a_full_frame_goes_in_fragments(bench: Bench) -> None:
@@ -177,7 +171,7 @@ def test_a_full_frame_goes_in_fragments(bench: Bench) -> None:
     frame = ARP + bytes(1514 - len(ARP))
     bench.kernel.send(ARP)
     bench.kernel.send(frame)
-    assert drain(bench) == (data_packet(HEAD + ARP), True)
+    assert bench.drain() == (data_packet(HEAD + ARP), True)
     assert bench.path.large() == b"\x00\x31\x00\x01" + frame
     bench.path.deliver(b"\x00\x31\x00\x01" + frame)
     bench.feed(data_packet(b"\xff\x03\x00\x3d\xc0\0\0\0\x31\x00\x01" + frame))
@@ -191,7 +185,7 @@ def test_limits_in_which_no_frame_fits_do_no_harm(bench: Bench, limit: int, cell
     """Of what is too large only so much is read that it shows."""
     bench.path.set_limits(receive=1500, send=limit)
     bench.kernel.send(ARP)
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.counted() == {cell: 1}
 
 
@@ -199,4 +193,4 @@ def test_a_session_without_a_bridge_again(bench: Bench) -> None:
     bench.path.attach(bench.tun.fileno())
     bench.path.set_gates(Gate.IPV4)
     bench.kernel.send(ipv4())
-    assert drain(bench) == (data_packet(b"\xff\x03\x00\x21" + ipv4()), False)
+    assert bench.drain() == (data_packet(b"\xff\x03\x00\x21" + ipv4()), False)

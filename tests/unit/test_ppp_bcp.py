@@ -137,9 +137,7 @@ def test_a_peer_without_ethernet_has_nothing_to_bridge() -> None:
     script, ours = started()
     script.say(BCP, Packet(REJECT, ours.identifier, encode_options([MAC_ETHERNET])))
     script.wait(20)
-    closed = script.closed()
-    assert closed is not None
-    assert closed.reason is Reason.NCP_FAILED
+    assert script.end_reason() is Reason.NCP_FAILED
 
 
 def test_where_it_is_not_wanted_it_is_refused() -> None:
@@ -153,6 +151,4 @@ def test_a_peer_that_does_not_know_it_ends_a_link_that_has_nothing_else() -> Non
     script, _ = started()
     script.say(LCP, Packet(8, 1, b"\x80\x31"))
     script.wait(20)
-    closed = script.closed()
-    assert closed is not None
-    assert closed.reason is Reason.NCP_FAILED
+    assert script.end_reason() is Reason.NCP_FAILED

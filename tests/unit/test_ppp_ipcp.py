@@ -113,9 +113,7 @@ def test_address_that_is_not_assigned_is_never_accepted(without_at_the_end: bool
     assert codes[:6] == [NAK] * 5 + [REJECT]
     script.wait(20)
     assert script.took(Ipv4Opened) == []
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.NCP_FAILED
+    assert script.end_reason() is Reason.NCP_FAILED
 
 
 def test_server_keeps_its_own_address() -> None:
@@ -210,9 +208,7 @@ def test_client_without_an_address_gives_up(how: str) -> None:
     script.say(IPCP, request(1, address(3, GATEWAY)))
     script.wait(20)
     assert script.took(Ipv4Opened) == []
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.NCP_FAILED
+    assert script.end_reason() is Reason.NCP_FAILED
 
 
 @pytest.mark.parametrize("given", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])

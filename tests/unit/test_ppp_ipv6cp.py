@@ -119,9 +119,7 @@ def test_reject_of_the_identifier_ends_the_protocol() -> None:
     assert answer.code == Code.TERMINATE_REQUEST
     script.say(IPV6CP, Packet(Code.TERMINATE_ACK, answer.identifier))
     script.wait(20)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.NCP_FAILED
+    assert script.end_reason() is Reason.NCP_FAILED
 
 
 def test_peer_that_never_names_an_identifier_is_given_up() -> None:

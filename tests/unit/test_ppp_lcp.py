@@ -221,18 +221,14 @@ def test_server_ends_when_no_method_is_left() -> None:
     script = Script(replace(SERVER, methods=(AuthMethod.MSCHAP2, AuthMethod.CHAP)))
     assert offers(script, auth("eap"), auth("pap"), auth("pap")) == ["mschap2", "chap"]
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 def test_server_offers_each_method_once_to_a_peer_that_changes_its_mind() -> None:
     script = Script(replace(SERVER, methods=(AuthMethod.MSCHAP2, AuthMethod.PAP)))
     assert offers(script, auth("pap"), auth("mschap2"), auth("pap")) == ["mschap2", "pap"]
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 def test_server_ends_when_authentication_is_rejected() -> None:
@@ -242,9 +238,7 @@ def test_server_ends_when_authentication_is_rejected() -> None:
     (_, terminate), *_ = script.say(LCP, Packet(REJECT, ours.identifier, encode_options([offered])))
     assert terminate.code == Code.TERMINATE_REQUEST
     script.say(LCP, Packet(Code.TERMINATE_ACK, terminate.identifier))
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 @pytest.mark.parametrize("offered", ["eap", "none", "pap", "chap", "mschap1"])
@@ -254,9 +248,7 @@ def test_client_asks_for_its_method_and_ends_when_the_server_insists(offered: st
     assert script.only_answer(LCP, request(1, auth(offered))) == Packet(NAK, 1, bytes.fromhex("0305c22381"))
     assert script.only_answer(LCP, request(2, auth(offered))).code == Code.TERMINATE_REQUEST
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 def test_client_names_each_of_its_methods_before_it_ends() -> None:
@@ -290,9 +282,7 @@ def test_client_with_methods_does_not_let_a_server_off() -> None:
     assert script.only_answer(LCP, request(1, MAGIC)) == Packet(NAK, 1, bytes.fromhex("0305c22381"))
     assert script.only_answer(LCP, request(2, MAGIC)).code == Code.TERMINATE_REQUEST
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 # -- magic numbers ---------------------------------------------------------------------------------------------------
@@ -305,9 +295,7 @@ def test_looped_link_is_recognised(settings: PppSettings) -> None:
         for protocol, packet in script.sent():
             script.link.receive(encode_frame(protocol, encode_packet(packet)), script.now)
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.LOOPED_LINK
+    assert script.end_reason() is Reason.LOOPED_LINK
 
 
 def test_our_own_magic_number_in_a_request_gets_another_one() -> None:
@@ -334,9 +322,7 @@ def test_echo_with_our_own_magic_number_is_a_loop(code: Code) -> None:
     script.say(LCP, request(1, MAGIC))
     script.say(LCP, Packet(code, 1, options_of(ours)[5]))
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.LOOPED_LINK
+    assert script.end_reason() is Reason.LOOPED_LINK
 
 
 # -- the other codes -------------------------------------------------------------------------------------------------
@@ -394,9 +380,7 @@ def test_losing_a_fundamental_code_or_lcp_itself_is_fatal(packet: Packet) -> Non
     script.open_lcp()
     assert script.only_answer(LCP, packet).code == Code.TERMINATE_REQUEST
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.LCP_FAILED
+    assert script.end_reason() is Reason.LCP_FAILED
 
 
 def test_protocol_reject_only_after_authentication() -> None:

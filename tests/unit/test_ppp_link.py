@@ -256,9 +256,7 @@ def test_protocol_reject_of_the_authentication_protocol_ends_the_link() -> None:
     script.open_lcp()
     script.say(LCP, Packet(Code.PROTOCOL_REJECT, 1, bytes.fromhex("c223")))
     script.wait(10)
-    end = script.closed()
-    assert end is not None
-    assert end.reason is Reason.AUTH_NO_COMMON_METHOD
+    assert script.end_reason() is Reason.AUTH_NO_COMMON_METHOD
 
 
 # -- renegotiation -----------------------------------------------------------------------------------------------------

@@ -22,17 +22,10 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made.close()
 
 
-def drain(bench: Bench, size: int = 65536) -> tuple[bytes, bool]:
-    """One drain() into a buffer of that size that holds rubbish."""
-    buffer = bytearray(b"\xaa" * size)
-    filled, more = bench.path.drain(memoryview(buffer))
-    return bytes(buffer[:filled]), more
-
-
 def test_headers_are_put_in_front(bench: Bench) -> None:
     bench.kernel.send(ipv4(60))
     bench.kernel.send(ipv6(1500))
-    filled, more = drain(bench)
+    filled, more = bench.drain()
     assert filled == (
         bytes.fromhex("10000044ff030021") + ipv4(60) + bytes.fromhex("100005e4ff030057") + ipv6(1500)  # 68, 1508
     )
@@ -41,13 +34,13 @@ def test_headers_are_put_in_front(bench: Bench) -> None:
 
 
 def test_an_empty_tun(bench: Bench) -> None:
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.counted() == {}
 
 
 def test_what_was_drained_can_be_fed(bench: Bench) -> None:
     bench.kernel.send(ipv4(77))
-    filled, _ = drain(bench)
+    filled, _ = bench.drain()
     bench.feed(filled)
     assert bench.packets() == [ipv4(77)]
 
@@ -57,7 +50,7 @@ def test_gates_for_each_family(bench: Bench, gates: Gate) -> None:
     bench.path.set_gates(gates)
     for packet in (ipv4(), ipv6(), ipv4()):
         bench.kernel.send(packet)
-    filled, more = drain(bench)
+    filled, more = bench.drain()
     v4, v6 = Gate.IPV4 in gates, Gate.IPV6 in gates
     assert len(filled) == v4 * 2 * (28 + HEADROOM) + v6 * (48 + HEADROOM)
     assert not more
@@ -71,7 +64,7 @@ def test_the_send_limit(bench: Bench, size: int, passes: bool) -> None:
     bench.path.set_limits(receive=1500, send=1400)
     bench.kernel.send(ipv4(size))
     bench.kernel.send(ipv4(28))
-    filled, _ = drain(bench)
+    filled, _ = bench.drain()
     assert filled == (
         bytes.fromhex("1000") + struct.pack("!H", size + 8) + b"\xff\x03\x00\x21" + ipv4(size)
     ) * passes + (bytes.fromhex("10000024ff030021") + ipv4(28))
@@ -83,7 +76,7 @@ def test_discard_reads_to_the_same_bound(bench: Bench) -> None:
         bench.kernel.send(ipv4(60))
     assert bench.path.discard()
     assert not bench.path.discard()
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.counted() == {Cell.DROP_RATE: DRAIN_PACKETS + 5}
     assert not bench.slot[Cell.ACTIVE]
     bench.path.detach()
@@ -94,7 +87,7 @@ def test_packets_that_pass_are_activity_and_nothing_else_is(bench: Bench) -> Non
     """Milliseconds of the coarse monotonic clock, which may be some 10 ms late."""
     bench.path.set_gates(Gate.IPV4)
     bench.kernel.send(ipv6())  # the gate is closed
-    drain(bench)
+    bench.drain()
     bench.feed(data_packet(b"\0\x57" + ipv6()) + bytes.fromhex("1001000800080000"))  # and an Echo-Request
     assert not bench.slot[Cell.ACTIVE]
     for inbound in (True, False):
@@ -104,14 +97,14 @@ def test_packets_that_pass_are_activity_and_nothing_else_is(bench: Bench) -> Non
             bench.feed(data_packet(b"\0\x21" + ipv4()))
         else:
             bench.kernel.send(ipv4())
-            drain(bench)
+            bench.drain()
         assert before <= bench.slot[Cell.ACTIVE] <= monotonic() * 1000
 
 
 def test_a_packet_that_is_not_ip_is_dropped(bench: Bench) -> None:
     bench.kernel.send(b"\x00rubbish")
     bench.kernel.send(b"\xf0")
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     assert bench.counted() == {Cell.DROP_PROTOCOL: 2}
 
 
@@ -119,13 +112,13 @@ def test_the_smallest_buffer_takes_the_largest_packet(bench: Bench) -> None:
     bench.path.set_limits(receive=4087, send=4087)
     bench.kernel.send(ipv4(4087))
     bench.kernel.send(ipv4(28))
-    filled, more = drain(bench, MAX_FRAME)
+    filled, more = bench.drain(MAX_FRAME)
     assert len(filled) == MAX_FRAME
     assert more
-    filled, more = drain(bench, MAX_FRAME)
+    filled, more = bench.drain(MAX_FRAME)
     assert len(filled) == 28 + HEADROOM
     assert more  # no room for another: the caller asks again
-    assert drain(bench, MAX_FRAME) == (b"", False)
+    assert bench.drain(MAX_FRAME) == (b"", False)
 
 
 @pytest.mark.parametrize(("second", "fits"), [(1291, True), (1292, False)])
@@ -133,11 +126,11 @@ def test_a_packet_is_read_only_into_room_for_the_largest(bench: Bench, second: i
     """The third packet ends with the buffer, or would end one byte behind it."""
     for size in (1280, second, 1500):
         bench.kernel.send(ipv4(size))
-    filled, more = drain(bench, MAX_FRAME)
+    filled, more = bench.drain(MAX_FRAME)
     assert more
     assert len(filled) == (MAX_FRAME if fits else 1280 + second + 2 * HEADROOM)
     if not fits:
-        filled, _ = drain(bench, MAX_FRAME)
+        filled, _ = bench.drain(MAX_FRAME)
     assert filled.endswith(data_packet(b"\xff\x03\x00\x21" + ipv4(1500)))
 
 
@@ -147,7 +140,7 @@ def test_the_buffer_bounds_one_call_and_nothing_is_lost(bench: Bench) -> None:
     sizes = []
     more = True
     while more:
-        filled, more = drain(bench, 4095)
+        filled, more = bench.drain(4095)
         assert len(filled) <= 4095
         while filled:
             length = struct.unpack_from("!H", filled, 2)[0]
@@ -160,27 +153,27 @@ def test_the_work_of_one_call_is_bounded(bench: Bench) -> None:
     """Also when every packet is dropped."""
     for _ in range(DRAIN_PACKETS + 1):
         bench.kernel.send(ipv4())
-    filled, more = drain(bench)
+    filled, more = bench.drain()
     assert (len(filled), more) == (DRAIN_PACKETS * (28 + HEADROOM), True)
     bench.path.set_gates(Gate.NONE)
     for _ in range(DRAIN_PACKETS):
         bench.kernel.send(ipv4())
-    assert drain(bench) == (b"", True)
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", True)
+    assert bench.drain() == (b"", False)
     assert bench.counted()[Cell.DROP_GATE_OUT] == DRAIN_PACKETS + 1
 
 
 def test_detached_reads_nothing(bench: Bench) -> None:
     bench.kernel.send(ipv4())
     bench.path.detach()
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
     bench.path.attach(bench.tun.fileno())
-    assert len(drain(bench)[0]) == 28 + HEADROOM
+    assert len(bench.drain()[0]) == 28 + HEADROOM
 
 
 def test_the_other_end_is_closed(bench: Bench) -> None:
     bench.kernel.close()
-    assert drain(bench) == (b"", False)
+    assert bench.drain() == (b"", False)
 
 
 def test_a_tun_that_no_longer_reads_is_told(bench: Bench) -> None:
@@ -190,14 +183,14 @@ def test_a_tun_that_no_longer_reads_is_told(bench: Bench) -> None:
     try:
         bench.path.attach(write_end)
         with pytest.raises(OSError, match="Bad file descriptor"):
-            drain(bench)
+            bench.drain()
     finally:
         os.close(write_end)
 
 
 def test_a_buffer_that_is_too_small_is_a_bug(bench: Bench) -> None:
     with pytest.raises(LocalError):
-        drain(bench, MAX_FRAME - 1)
+        bench.drain(MAX_FRAME - 1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

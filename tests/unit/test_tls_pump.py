@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,12 @@ from sstpfarm.proto.sstp.binding import CertificateHash
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity, client_context, first_certificate, server_identity
+from tests.certificates import make_certificate
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=vpn.example "
-        f"-addext subjectAltName=DNS:vpn.example -keyout {key} -out {chain}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
-    return chain, key
+    return make_certificate(tmp_path_factory.mktemp("tls"), "vpn.example")
 
 
 @pytest.fixture(scope="module")
