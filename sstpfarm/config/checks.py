@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from sstpfarm.config.addresses import (
@@ -161,18 +161,20 @@ def _check_terms(config: Config, terms: Profile | Secret, path: tuple[str, ...],
         _parsed(parse_rate_limit, terms.rate_limit, (*path, "rate-limit"), RATE_FORMS, report)
     for index, text in enumerate(terms.wins_server or ()):
         _parsed(parse_host, text, (*path, "wins-server", index), host, report)
-    servers = terms.dns_server or ()
-    for index, text in enumerate(servers):
-        _parsed(parse_name_server, text, (*path, "dns-server", index), "an IPv4 or IPv6 address", report)
-    for version, there in (
-        ("IPv4", [":" not in text for text in servers]),
-        ("IPv6", [":" in text for text in servers]),
-    ):
-        if sum(there) > NAME_SERVERS:
-            report.add((*path, "dns-server"), f"has {sum(there)} {version} addresses; allowed: at most {NAME_SERVERS}")
+    if terms.dns_server:
+        _check_name_servers(terms.dns_server, (*path, "dns-server"), report)
     for name, command in (("on-up", terms.on_up), ("on-down", terms.on_down)):
         if command and not command[0].startswith("/"):
             report.add_value((*path, name, 0), command[0], "is no absolute path", COMMAND_FORM)
+
+
+def _check_name_servers(servers: Sequence[str], key: tuple[str, ...], report: Report) -> None:
+    for index, text in enumerate(servers):
+        _parsed(parse_name_server, text, (*key, index), "an IPv4 or IPv6 address", report)
+    of_ipv6 = sum(":" in text for text in servers)
+    for version, count in (("IPv4", len(servers) - of_ipv6), ("IPv6", of_ipv6)):
+        if count > NAME_SERVERS:
+            report.add(key, f"has {count} {version} addresses; allowed: at most {NAME_SERVERS}")
 
 
 def _check_secret(config: Config, secret: Secret, name: str, report: Report) -> None:
