@@ -79,6 +79,14 @@ class Ledger:
             self._leases.restore(session.holder, address, networks)
             self._plan(session, first=True)
 
+    def group(self, later: Callable[[Callable[[], None]], object]) -> None:
+        """Write the books once in a turn of the event loop; `later` calls a function in the next turn."""
+        self._store.group(later, self._complain)
+
+    def then(self, act: Callable[[bool], None]) -> None:
+        """Act once what stands in the books by now outlives this process; False tells that it does not."""
+        self._store.then(act)
+
     def granted(self, facts: SessionFacts) -> Session:
         """Take a session in, before anybody hears of it.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -161,6 +162,7 @@ class AuthService:
     def start(self, loop: asyncio.AbstractEventLoop, master: socket.socket) -> None:
         """Begin to serve, and tell the master so."""
         self._loop = loop
+        self._ledger.group(loop.call_soon)
         self._master = Channel(master, FROM_MASTER, self._from_master, self._on_end)
         self._master.start(loop)
         self._master.send(AuthReady())
@@ -186,10 +188,14 @@ class AuthService:
 
     def change(self, change: ChangeSession) -> None:
         """Have the master change a session."""
-        self._master.send(change)
+        self._tell(change)
 
     def _end(self, holder: Holder, reason: Reason) -> None:
-        self._master.send(Revoke(worker=holder.worker, session=holder.session, reason=reason.value))
+        self._tell(Revoke(worker=holder.worker, session=holder.session, reason=reason.value))
+
+    def _tell(self, order: Revoke | ChangeSession) -> None:
+        """Tell the master something about a session, behind its grant, which may wait for the books."""
+        self._ledger.then(lambda _: self._master.send(order))
 
     # -- the master ------------------------------------------------------------------------------------------------
 
@@ -345,16 +351,8 @@ class AuthService:
             if login.guess is not None and not isinstance(decision, Challenged):
                 login.guess.give_back()
         match decision:
-            case Granted(grant=grant, answer=answer):
-                try:
-                    self._master.send(msgspec.structs.replace(grant, generation=worker.generation))
-                except LocalError as error:  # larger than a message may be: programs with very long arguments
-                    self._emit("internal.error", detail=str(error))
-                    self._ledger.released(holder, Counters(), Reason.INTERNAL_ERROR, opened=False)
-                    denied = Denied("the grant is too large", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
-                    self._refuse(worker, request, denied, delay=0.0)
-                    return
-                self._answer(worker, answer)
+            case Granted():
+                self._ledger.then(partial(self._deliver, worker, request, decision))
             case Challenged(message=text, failed=failed):
                 worker.talking[request.session] = None if failed else login.guess
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
@@ -395,6 +393,22 @@ class AuthService:
             case Denied():
                 return verdict
         raise LocalError(f"a chain's verdict is {type(verdict).__name__}")
+
+    def _deliver(self, worker: _Worker, request: AccessRequest, granted: Granted, kept: bool) -> None:
+        """Tell of a grant that stands in the books; one that does not is none."""
+        detail = "the books could not be written"
+        if kept:
+            try:
+                self._master.send(msgspec.structs.replace(granted.grant, generation=worker.generation))
+            except LocalError as error:  # larger than a message may be: programs with very long arguments
+                self._emit("internal.error", detail=str(error))
+                detail = "the grant is too large"
+            else:
+                self._answer(worker, granted.answer)
+                return
+        self._ledger.released(Holder(worker.number, request.session), Counters(), Reason.INTERNAL_ERROR, opened=False)
+        denied = Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+        self._refuse(worker, request, denied, delay=0.0)
 
     def _refuse(self, worker: _Worker, request: AccessRequest, denied: Denied, *, delay: float) -> None:
         """Answer, after that delay. The operator is told what neither the peer nor the worker may know."""

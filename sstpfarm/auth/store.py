@@ -5,7 +5,7 @@ Memory decides, the store remembers. No other module of auth knows how; the one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -84,10 +84,24 @@ class Spooled(NamedTuple):
 
 
 class Store(Protocol):
-    """One node's store. Every method but `transaction` raises SystemRefusal when it cannot be read or written."""
+    """One node's store. Methods raise SystemRefusal when it cannot be read or written."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """What is written in the block is kept as a whole, or not at all when an exception leaves it; no nesting."""
+
+    def group(self, later: Callable[[Callable[[], None]], object], complain: Callable[[str], None]) -> None:
+        """Keep together from now on what is written within one turn of the event loop; it costs less.
+
+        Args:
+            later: calls a function in the next turn.
+            complain: tells the operator why what was written in a turn is not kept.
+        """
+
+    def then(self, act: Callable[[bool], None]) -> None:
+        """Act once all that was written so far outlives this process, at once if it does; False tells that it does not.
+
+        Acts are called in their order.
+        """
 
     def close(self) -> None:
         """End; what was written stays."""

@@ -108,6 +108,7 @@ class RadiusAccounting:
             await self._more.wait()
             self._more.clear()
             try:
+                await self._committed()
                 batch = self._head(BATCH)
                 if not batch:
                     self._empty.set()
@@ -125,6 +126,12 @@ class RadiusAccounting:
             self._more.set()
             if len(sent) < len(batch):
                 await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _committed(self) -> None:
+        """Nobody outside is told what may be undone."""
+        committed = asyncio.Event()
+        self._store.then(lambda _: committed.set())
+        await committed.wait()
 
     def _head(self, limit: int) -> list[_Waiting]:
         """Return the records at the head of the spool; On and Off stand alone, with one behind them (`_announce`)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Final
 
@@ -40,6 +41,9 @@ _ADD_HISTORY: Final = (
     f"INSERT INTO history (ended_at, {', '.join(HISTORY_COLUMNS)}) "  # noqa: S608 - constants
     f"VALUES (?, {', '.join('?' * len(HISTORY_COLUMNS))})"
 )
+# how a transaction begins, how it is kept, and what undoes it
+_ALONE: Final = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+_IN_GROUP: Final = ("SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
 MAX_ASIDE: Final = 1000  # rows that could not be read
 
 
@@ -55,23 +59,82 @@ class SqliteStore:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(SessionFacts).decode
         self._waiting: dict[str, int] = {}  # records of each queue; counted when first asked
+        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._complain: Callable[[str], None] = lambda detail: None
+        self._grouped = False  # the transaction of this turn is open
+        self._acts: list[Callable[[bool], None]] = []  # what waits for its commit
+
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    def group(self, later: Callable[[Callable[[], None]], object], complain: Callable[[str], None]) -> None:
+        """Commit once in a turn, as Store says."""
+        self._later = later
+        self._complain = complain
+
+    def then(self, act: Callable[[bool], None]) -> None:
+        """Act behind the commit, as Store says."""
+        if self._grouped:
+            self._acts.append(act)
+        else:
+            act(True)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Join what is written in the block, as Store says."""
-        self._run("BEGIN IMMEDIATE")
+        """Join what is written in the block, as Store says: a transaction, or a part of the turn's."""
+        begin, keep, undo = _ALONE if self._later is None else _IN_GROUP
+        self._begin()
+        self._run(begin)
         try:
             yield
-            self._run("COMMIT")
-        except BaseException:
+            self._run(keep)
+        except BaseException as error:
             self._waiting.clear()
-            with suppress(sqlite3.Error):  # the failure before may have ended the transaction already
-                self._database.execute("ROLLBACK")
+            for statement in undo:
+                with suppress(sqlite3.Error):  # the failure before may have ended the whole transaction already
+                    self._database.execute(statement)
+            self._look_after(error)
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Commit and close the file."""
+        self._commit()
         self._database.close()
+
+    def _begin(self) -> None:
+        """Begin the turn's transaction, if there is to be one."""
+        if self._later is not None and not self._grouped:
+            self._run("BEGIN IMMEDIATE")
+            self._grouped = True
+            self._later(self._commit)
+
+    def _commit(self) -> None:
+        if not self._grouped:
+            return
+        try:
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            self._lose_group(error)
+            return
+        self._grouped = False
+        acts, self._acts = self._acts, []
+        for act in acts:
+            act(True)
+
+    def _look_after(self, error: BaseException) -> None:
+        """A grave failure ends the turn's transaction by itself (https://sqlite.org/lang_transaction.html, 3)."""
+        if self._grouped and not self._database.in_transaction:
+            self._lose_group(error)
+
+    def _lose_group(self, error: BaseException) -> None:
+        assert self._later is not None, "only then there is a group"
+        self._grouped = False
+        self._waiting.clear()
+        acts, self._acts = self._acts, []
+        self._complain(f"auth's store: {error}; nothing of that moment is kept")
+        for act in acts:  # not from within of whatever has failed
+            self._later(partial(act, False))
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
@@ -105,18 +168,20 @@ class SqliteStore:
         """Move the row to the table of those; the oldest ones there make room."""
         columns = ", ".join(SESSION_COLUMNS)
         with self.transaction():
-            self._run(
+            self._change(
                 f"INSERT INTO unreadable ({columns}) "  # noqa: S608 - constants
                 f"SELECT {columns} FROM session WHERE worker = ? AND session = ?",
                 holder,
             )
-            self._run("DELETE FROM session WHERE worker = ? AND session = ?", holder)
-            self._run("DELETE FROM unreadable WHERE number <= (SELECT max(number) FROM unreadable) - ?", (MAX_ASIDE,))
+            self._change("DELETE FROM session WHERE worker = ? AND session = ?", holder)
+            self._change(
+                "DELETE FROM unreadable WHERE number <= (SELECT max(number) FROM unreadable) - ?", (MAX_ASIDE,)
+            )
 
     def add_session(self, facts: SessionFacts) -> None:
         """Insert or replace a session."""
         grant = facts.grant
-        self._run(
+        self._change(
             "INSERT OR REPLACE INTO session (worker, session, address, user, granted_at, facts) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -131,14 +196,14 @@ class SqliteStore:
 
     def start_session(self, holder: Holder, at: float, interface: str, interface_id: bytes) -> None:
         """Note the start."""
-        self._run(
+        self._change(
             "UPDATE session SET started_at = ?, interface = ?, interface_id = ? WHERE worker = ? AND session = ?",
             (at, interface, interface_id, *holder),
         )
 
     def count_session(self, holder: Holder, counters: Counters) -> None:
         """Note the counters."""
-        self._run(
+        self._change(
             "UPDATE session SET seconds = ?, bytes_in = ?, bytes_out = ?, packets_in = ?, packets_out = ? "
             "WHERE worker = ? AND session = ?",
             (*counters, *holder),
@@ -147,11 +212,12 @@ class SqliteStore:
     def change_session(self, facts: SessionFacts) -> None:
         """Replace the facts."""
         holder = (facts.grant.worker, facts.grant.session)
-        self._run("UPDATE session SET facts = ? WHERE worker = ? AND session = ?", (self._encode(facts), *holder))
+        self._change("UPDATE session SET facts = ? WHERE worker = ? AND session = ?", (self._encode(facts), *holder))
 
     def delete_sessions(self, holders: Sequence[Holder]) -> None:
         """Delete the rows."""
-        self._run_many("DELETE FROM session WHERE worker = ? AND session = ?", holders)
+        for holder in holders:
+            self._change("DELETE FROM session WHERE worker = ? AND session = ?", holder)
 
     # -- sticky addresses ----------------------------------------------------------------------------------------------
 
@@ -165,29 +231,29 @@ class SqliteStore:
 
     def stick(self, found: StickyAddress, at: float) -> None:
         """Insert or replace one."""
-        self._run(
+        self._change(
             "INSERT OR REPLACE INTO sticky (pool, user, purpose, address, used_at) VALUES (?, ?, ?, ?, ?)",
             (*found.whose, ip_address(found.address).packed, at),
         )
 
     def unstick(self, whose: Sticky) -> None:
         """Delete one."""
-        self._run("DELETE FROM sticky WHERE pool = ? AND user = ? AND purpose = ?", whose)
+        self._change("DELETE FROM sticky WHERE pool = ? AND user = ? AND purpose = ?", whose)
 
     # -- history -------------------------------------------------------------------------------------------------------
 
     def add_history(self, record: AccountingRecord) -> None:
         """Insert a row."""
-        self._run(_ADD_HISTORY, (record.at, *(getattr(record, name) for name in HISTORY_COLUMNS)))
+        self._change(_ADD_HISTORY, (record.at, *(getattr(record, name) for name in HISTORY_COLUMNS)))
 
     def prune_history(self, before: float, keep: int, step: int) -> int:
         """Delete a few of the oldest rows; their numbers are in sequence, so the newest tells how many there are."""
-        old = self._run(
+        old = self._change(
             "DELETE FROM history WHERE number IN "
             "(SELECT number FROM history WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
             (before, step),
         ).rowcount
-        many = self._run(
+        many = self._change(
             "DELETE FROM history WHERE number IN (SELECT number FROM history "
             "WHERE number <= (SELECT max(number) FROM history) - ? ORDER BY number LIMIT ?)",
             (keep, step - old),
@@ -202,7 +268,7 @@ class SqliteStore:
             (self._waiting[queue],) = self._run("SELECT count(*) FROM spool WHERE queue = ?", (queue,)).fetchone()
         if self._waiting[queue] >= keep:
             return False
-        self._run("INSERT INTO spool (queue, data) VALUES (?, ?)", (queue, data))
+        self._change("INSERT INTO spool (queue, data) VALUES (?, ?)", (queue, data))
         self._waiting[queue] += 1
         return True
 
@@ -216,30 +282,27 @@ class SqliteStore:
 
     def unspool(self, numbers: Sequence[int]) -> None:
         """Delete the records."""
-        with nullcontext() if self._database.in_transaction else self.transaction():
+        if not numbers:
+            return
+        with self.transaction():
             for number in numbers:
-                row = self._run("DELETE FROM spool WHERE number = ? RETURNING queue", (number,)).fetchone()
+                row = self._change("DELETE FROM spool WHERE number = ? RETURNING queue", (number,)).fetchone()
                 if row is not None and row[0] in self._waiting:
                     self._waiting[row[0]] -= 1
 
     # -- statements ----------------------------------------------------------------------------------------------------
 
+    def _change(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run a statement that writes."""
+        self._begin()
+        return self._run(statement, values)
+
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
             return self._database.execute(statement, values)
         except sqlite3.Error as error:
+            self._look_after(error)
             raise SystemRefusal(f"auth's store: {error}") from error
-
-    def _run_many(self, statement: str, values: Sequence[Sequence[Any]]) -> None:
-        """Run a statement for each of these, in one transaction."""
-        if len(values) == 1 or self._database.in_transaction:
-            for each in values:
-                self._run(statement, each)
-            return
-        if values:
-            with self.transaction():
-                for each in values:
-                    self._run(statement, each)
 
 
 def _address_of(facts: SessionFacts) -> int:
