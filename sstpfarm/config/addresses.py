@@ -144,11 +144,14 @@ def parse_host(text: str) -> IPv4Address:
     return address
 
 
-def parse_range(text: str) -> AddressRange:
+def parse_range(text: str, *, whole: bool = False) -> AddressRange:
     """Return the addresses of ``FIRST-LAST``, ``NETWORK/LENGTH`` or one address.
 
     Of a network in the second form with a length of 30 or less, the first and the last address (network and broadcast)
     are left out: some clients refuse them.
+
+    Args:
+        whole: they are not left out.
 
     Raises:
         ValueError: it is none of them, it is empty, or it holds addresses that no host can have.
@@ -161,7 +164,7 @@ def parse_range(text: str) -> AddressRange:
             network = IPv4Network(text, strict=False)
             if str(network.network_address) != text.partition("/")[0]:
                 raise ValueError(f"is not a network's address (did you mean {network}?)")
-            edge = 1 if network.prefixlen <= 30 else 0
+            edge = 1 if network.prefixlen <= 30 and not whole else 0
             found = AddressRange(int(network.network_address) + edge, int(network.broadcast_address) - edge)
         else:
             found = AddressRange(int(IPv4Address(text)), int(IPv4Address(text)))
@@ -173,12 +176,14 @@ def parse_range(text: str) -> AddressRange:
     return found
 
 
-def parse_ipv6_range(text: str, length: int) -> AddressRange:
+def parse_ipv6_range(text: str, length: int, *, whole: bool = False) -> AddressRange:
     """Return the addresses of ``FIRST-LAST``, ``NETWORK/LENGTH`` or one address of IPv6.
 
     Args:
         length: bits of the prefixes that the range must be made of; 128 for single addresses. LAST may be the last
-            prefix, too. The first address of a network of single ones is that of every router in it (RFC 4291 2.6.1).
+            prefix, too. The first address of a network of single ones is left out: it is that of every router in it
+            (RFC 4291 2.6.1).
+        whole: it is not left out.
 
     Raises:
         ValueError: it is none of them, it is empty, or it holds addresses that no host can have, or parts of prefixes.
@@ -194,7 +199,7 @@ def parse_ipv6_range(text: str, length: int) -> AddressRange:
             network = IPv6Network(text, strict=False)
             if network.network_address != IPv6Address(text.partition("/")[0]):
                 raise ValueError(f"is not a network's address (did you mean {network}?)")
-            edge = 1 if length == 128 and network.prefixlen < 127 else 0
+            edge = 1 if length == 128 and network.prefixlen < 127 and not whole else 0
             found = AddressRange(int(network.network_address) + edge, int(network.broadcast_address))
         else:
             found = AddressRange(int(IPv6Address(text)), int(IPv6Address(text)))

@@ -140,4 +140,4 @@ def _parse(text: str, length: int) -> AddressRange:
 
 def _parse_hole(text: str, length: int) -> AddressRange:
     """A hole may be smaller than a prefix."""
-    return parse_ipv6_range(text, ADDRESS) if length else parse_range(text)
+    return parse_ipv6_range(text, ADDRESS, whole=True) if length else parse_range(text, whole=True)

@@ -54,6 +54,19 @@ def test_a_prefix_goes_as_a_whole_when_a_part_of_it_is_somebody_elses() -> None:
     assert assignable(pool, fixed) == tuple(parse_ipv6_range(text, 64) for text in left)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "exclude", "left"),
+    [
+        ("10.0.0.250-10.0.2.5", "10.0.1.0/24", ["10.0.0.250-10.0.0.255", "10.0.2.0-10.0.2.5"]),
+        ("2001:db8::-2001:db8::5", "2001:db8::/126", ["2001:db8::4-2001:db8::5"]),
+    ],
+)
+def test_all_of_an_excluded_network_is_excluded(ranges: str, exclude: str, left: list[str]) -> None:
+    """Also the first and the last address, which are left out where a network is to be handed out."""
+    pool = Pool(ranges=(ranges,), exclude=(exclude,), prefix_length=128 if ":" in ranges else None)
+    assert assignable(pool) == tuple(map(parse_span, left))
+
+
 def test_fixed_prefixes_of_ipv6_cut_no_pool_of_ipv4() -> None:
     pool = Pool(ranges=("10.0.0.1-10.0.0.9",))
     assert assignable(pool, [AddressRange(0, 2**128)]) == (parse_span("10.0.0.1-10.0.0.9"),)
