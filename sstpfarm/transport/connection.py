@@ -41,9 +41,7 @@ from sstpfarm.transport.tls import TlsPump
 from sstpfarm.transport.tun_source import TunSource
 from sstpfarm.transport.uplink import Uplink
 
-NOTSENT_LOWAT: Final = 16 * 1024  # bytes the kernel may hold unsent before the socket counts as full
 ANSWERS: Final = 64 * 1024  # bytes of answers that are made before the socket is tried: a flood grows nothing
-TCP_NOTSENT_LOWAT: Final = 25
 
 
 class Connection:
@@ -94,7 +92,6 @@ class Connection:
         self.peer = peer
         self.scheduled = float("inf")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
     def start(self, *, client: bool = False) -> None:
         """Begin: wait for the peer's bytes, at a client say ClientHello first."""

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final
 
 from sstpfarm.dataplane.bucket import Bucket
+from sstpfarm.dataplane.interface import MAX_FRAME
 from sstpfarm.transport.outlet import Outlet
 from sstpfarm.transport.shaper import Shaper
 from sstpfarm.transport.surroundings import Surroundings
@@ -18,7 +19,9 @@ DRAINS: Final = 2  # batches read from the TUN for one event, so that no session
 BATCHES: Final = 8  # the same for a limited session; each is a packet, or what passes in a tick
 # While the socket is the bottleneck a batch is what it takes in about that time, for whatever is sent behind it waits.
 WHILE: Final = 0.02  # seconds
-LEAST: Final = 8 * 1024  # bytes
+LEAST: Final = MAX_FRAME  # bytes: `PacketPath.drain` takes no less
+LOOK: Final = 0.1  # seconds, at least, over which the way's rate is measured: it may open in bursts
+CALM: Final = 1.0  # seconds in which the socket took everything: it is no bottleneck any more
 LARGE_PACKETS: Final = 32  # that one batch may hold: each is written by itself
 
 
@@ -37,11 +40,13 @@ class Downlink:
     __slots__ = (
         "_again",
         "_around",
+        "_carried",
         "_encrypt",
         "_flush",
         "_gone",
         "_outlet",
         "_shaper",
+        "_since",
         "_size",
         "_stopped",
         "source",
@@ -66,7 +71,9 @@ class Downlink:
         self._again = again
         self._shaper: Shaper | None = None
         self._size = OUTBOUND
-        self._stopped = inf  # when the socket did not take all of a batch
+        self._stopped = -inf  # when the socket did not take all of a batch, last
+        self._since = inf  # when the measurement of the way's rate began; inf: there is none
+        self._carried = 0  # bytes since then
 
     def limit(self, bucket: Bucket | None) -> None:
         """Let that bucket decide how fast it goes, None for as fast as the socket takes it."""
@@ -92,39 +99,48 @@ class Downlink:
             self._gone(error.strerror or "read failed")
 
     def _carry(self, out: memoryview) -> None:
-        if self._stopped < inf:
-            took = monotonic() - self._stopped
-            self._stopped = inf
-            if took > WHILE:
-                self._size = max(LEAST, self._size // 2)
-            elif took < WHILE / 4:
-                self._size = min(2 * self._size, OUTBOUND)
+        self._measure(monotonic())
         for _ in range(DRAINS):
             sent, more = self._carry_batch(out[: self._size])
+            self._carried += sent
             if sent and not self._flush():
                 self._stopped = monotonic()
+                if self._since == inf:
+                    self._since, self._carried = self._stopped, sent
                 return
             if not more:
+                self._since = inf
                 self._outlet.drive_by_socket(False)
                 return
-            if self._size < OUTBOUND:
-                self._size = min(2 * self._size, OUTBOUND)
+            if self._size < OUTBOUND and monotonic() - self._stopped > CALM:
+                self._fit(2 * self._size)
         self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
 
-    def _carry_batch(self, out: memoryview) -> tuple[bool, bool]:
-        """Encrypt a batch; returns whether there was any, and whether the TUN was not read to its end."""
-        sent, now = False, monotonic()
+    def _measure(self, now: float) -> None:
+        """While the socket is the bottleneck, make a batch what it takes in a while."""
+        if now - self._since >= LOOK:
+            self._fit(int(self._carried / (now - self._since) * WHILE))
+            self._since, self._carried = now, 0
+
+    def _fit(self, size: int) -> None:
+        self._size = max(LEAST, min(size, OUTBOUND))
+        self._outlet.hold(self._size)
+
+    def _carry_batch(self, out: memoryview) -> tuple[int, bool]:
+        """Encrypt a batch; returns how many bytes there were, and whether the TUN was not read to its end."""
+        sent, now = 0, monotonic()
         for _ in range(LARGE_PACKETS):
             filled, more = self.source.read(out, now)
             if filled:
                 self._encrypt(out[:filled])
+                sent += filled
             large = self.source.large()
             if not large:
-                return sent or filled > 0, more
+                return sent, more
             for fragment in large:  # in a TLS record each: sstpc 1.0.18 lets the rest of a record lie until more comes
                 self._encrypt(fragment)
-            sent = True
-        return True, True
+                sent += len(fragment)
+        return sent, True
 
     def _carry_shaped(self, shaper: Shaper, out: memoryview) -> None:
         now = monotonic()

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from sstpfarm.transport.poller import Poller
 
+UNSENT: Final = 16 * 1024  # bytes that the kernel may hold unsent before the socket counts as full
+TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
 MAX_PENDING: Final = 256 * 1024  # bytes that wait for the socket; reached only by control frames nobody reads
 NOTHING: Final = memoryview(b"")
 
@@ -31,7 +34,18 @@ class Outlet:
         on_tun: called when the TUN has packets, as long as it drives.
     """
 
-    __slots__ = ("_armed", "_fd", "_on_socket", "_on_tun", "_poller", "_sock", "_socket_drives", "_tun", "pending")
+    __slots__ = (
+        "_armed",
+        "_fd",
+        "_on_socket",
+        "_on_tun",
+        "_poller",
+        "_sock",
+        "_socket_drives",
+        "_tun",
+        "_unsent",
+        "pending",
+    )
 
     def __init__(
         self,
@@ -47,7 +61,9 @@ class Outlet:
         self._on_tun = on_tun
         self._tun = -1
         self._armed = self._socket_drives = False
+        self._unsent = 0
         self.pending = NOTHING
+        self.hold(UNSENT)
 
     def put(self, data: bytes | memoryview) -> None:
         """Send those bytes, or let them wait behind others.
@@ -64,12 +80,21 @@ class Outlet:
         else:
             raise Overflow
 
+    def hold(self, size: int) -> None:
+        """Let the kernel hold that many bytes unsent, at most UNSENT; on a slow way even these are a long time."""
+        size = min(size, UNSENT)
+        if size != self._unsent:
+            self._unsent = size
+            with suppress(OSError):  # no TCP socket; a broken one shows elsewhere
+                self._sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size)
+
     def offer(self) -> None:
         """Offer the socket what waits; OSError when it is broken."""
         if not self.pending:
             return
         try:
-            sent = self._sock.send(self.pending)
+            # with it the kernel puts nothing more into the last segment, which it would without a look at the bound
+            sent = self._sock.send(self.pending, socket.MSG_EOR if self._unsent < UNSENT else 0)
         except (BlockingIOError, InterruptedError):
             sent = 0
         if sent == len(self.pending):

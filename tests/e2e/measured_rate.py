@@ -15,11 +15,13 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: what is not sent yet is for
 
 
 @contextmanager
-def stream(sender: Namespace, receiver: Namespace, address: str) -> Iterator[None]:
-    """A TCP stream without end, as fast as it goes, as long as the block lasts."""
+def stream(sender: Namespace, receiver: Namespace, address: str, congestion: str = "") -> Iterator[None]:
+    """A TCP stream without end, as fast as it goes, as long as the block lasts; with that congestion control."""
     stop = threading.Event()
     with receiver.listener(address) as listener, sender.open_socket() as out:
         out.settimeout(30)
+        if congestion:
+            out.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         out.connect(listener.getsockname())
         taker, _ = listener.accept()
         taker.settimeout(30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sstpfarm.transport import downlink as module
-from sstpfarm.transport.downlink import LEAST, WHILE, Downlink
+from sstpfarm.transport.downlink import CALM, LEAST, WHILE, Downlink
 from sstpfarm.transport.tls import OUTBOUND
 
 
@@ -26,8 +26,14 @@ class Outlet:
 
     pending = b""
 
+    def __init__(self) -> None:
+        self.held = 0
+
     def drive_by_socket(self, on: bool) -> None:
         """Nothing to drive."""
+
+    def hold(self, size: int) -> None:
+        self.held = size
 
 
 class Around:
@@ -45,10 +51,11 @@ class Bench:
         self.now = 100.0
         self.takes_all = False
         self.sizes: list[int] = []
+        self.outlet = Outlet()
         self.downlink = Downlink(
             Around(),  # type: ignore[arg-type] # only what a drain needs, as the two others
             Source(),  # type: ignore[arg-type]
-            Outlet(),  # type: ignore[arg-type]
+            self.outlet,  # type: ignore[arg-type]
             lambda batch: self.sizes.append(len(batch)),
             lambda: self.takes_all,
             lambda _: None,
@@ -69,22 +76,32 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return made
 
 
-def test_a_slow_socket_gets_small_batches_and_a_fast_one_large_ones(bench: Bench) -> None:
-    assert bench.stop(0) == OUTBOUND
-    assert [bench.stop(1.5 * WHILE) for _ in range(3)] == [OUTBOUND // 2, OUTBOUND // 4, OUTBOUND // 8]
-    assert bench.stop(WHILE / 2) == OUTBOUND // 8  # as it should be
-    assert [bench.stop(WHILE / 10) for _ in range(4)] == [OUTBOUND // 4, OUTBOUND // 2, OUTBOUND, OUTBOUND]
-    for _ in range(20):
-        bench.stop(1.0)
-    assert bench.sizes[-1] == LEAST
+@pytest.mark.parametrize("rate", [100e6, 1e6, 250e3, 10e3])
+@pytest.mark.parametrize("gap", [0.001, 0.13])
+def test_a_batch_is_what_the_socket_takes_in_a_while(bench: Bench, rate: float, gap: float) -> None:
+    """Also where its way opens only now and then, for several batches at once."""
+    bench.stop(0)
+    budget = 0.0
+    for _ in range(int(20 / gap)):
+        bench.now += gap
+        budget += rate * gap
+        while budget > 0:
+            budget -= bench.stop(0)
+    size = min(max(LEAST, rate * WHILE), OUTBOUND)
+    assert size / 2 <= bench.sizes[-1] <= size * 2
+    assert LEAST <= bench.outlet.held <= size * 2
 
 
 def test_a_socket_that_takes_everything_gets_large_batches_again(bench: Bench) -> None:
     for _ in range(20):
         bench.stop(1.0)
+    assert bench.sizes[-1] == LEAST
     bench.takes_all = True
+    bench.stop(CALM / 2)
+    assert bench.sizes[-1] == LEAST  # it may have opened for a moment
+    bench.stop(CALM)
     for _ in range(4):
-        bench.stop(1.0)
+        bench.stop(0)
     assert bench.sizes[-1] == OUTBOUND
 
 
