@@ -188,6 +188,8 @@ def parse_ipv6_range(text: str, length: int, *, whole: bool = False) -> AddressR
     Raises:
         ValueError: it is none of them, it is empty, or it holds addresses that no host can have, or parts of prefixes.
     """
+    if "%" in text:
+        raise ValueError("has a zone, which means nothing to a client")
     step = 1 << (128 - length)
     first_text, dash, last_text = text.partition("-")
     try:

@@ -77,6 +77,8 @@ def parse_network(text: str) -> Network:
     """
     if "/" not in text:
         raise ValueError("has no length behind its network")
+    if "%" in text:
+        raise ValueError("has a zone, which means nothing behind a client")
     try:
         network = ip_network(text, strict=False)
     except ValueError:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sstpfarm.config.addresses import AddressRange, parse_ipv6_range, parse_span
 from sstpfarm.config.pools import assignable, prefix_length, step_of, without
 from sstpfarm.config.ppp import Pool
+from sstpfarm.config.routes import parse_network
 from sstpfarm.config.views import PoolView
 
 SPANS = st.lists(
@@ -37,6 +38,27 @@ def test_ranges_of_ipv6(text: str, length: int, first: str, last: str) -> None:
     found = parse_ipv6_range(text, length)
     assert (IPv6Address(found.first), IPv6Address(found.last)) == (IPv6Address(first), IPv6Address(last))
     assert parse_span(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["2001:db8::%eth0/64", "2001:db8::%1-2001:db8:1::", "2001:db8::%1"])
+def test_a_range_has_no_zone(text: str) -> None:
+    with pytest.raises(ValueError, match="has a zone"):
+        parse_ipv6_range(text, 64)
+
+
+@given(text=st.text("0123456789abcdef:./-% ", max_size=30), length=st.sampled_from([48, 64, 128]))
+def test_what_is_no_range_is_refused_and_what_is_one_travels(text: str, length: int) -> None:
+    try:
+        found = parse_ipv6_range(text, length)
+    except ValueError:
+        return
+    assert 2**120 <= found.first <= found.last < 2**128
+    assert parse_span(str(found)) == found
+
+
+def test_a_network_behind_a_client_has_no_zone() -> None:
+    with pytest.raises(ValueError, match="has a zone"):
+        parse_network("fd00::%1/64")
 
 
 @pytest.mark.parametrize(
