@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ USERS = {
         ],
     ),
     "pooled": (PASSWORD, ['Framed-Pool = "other"', "Framed-IP-Address = 255.255.255.254"]),
+    "told": (PASSWORD, ['User-Name = "%{MS-RAS-Vendor} %{MS-RAS-Version}"']),
     "twice": (PASSWORD, ["Port-Limit = 1"]),
     "login-service": (PASSWORD, ["Service-Type = Login-User"]),
     "servers": (
@@ -93,6 +95,7 @@ def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
         tables={
             "radius": {
                 "nas-ip-address": wire.SERVER4,
+                "ms-ras-vendor": 311,
                 "server": [{"address": "127.0.0.1", "secret": SECRET, "message-authenticator": "require"}],
             }
         },
@@ -198,6 +201,13 @@ def test_a_rate_limit(wire: Wire, farm: Farm, user: str, direction: str) -> None
     limit = 4e6 if down else 2e6
     assert 0.85 * limit <= whole_rate(found) <= 1.08 * limit, f"{whole_rate(found) / 1e6:.3f} Mbit/s"
     farm.idle()
+
+
+def test_what_a_policy_of_nps_can_ask_for(wire: Wire, farm: Farm) -> None:
+    """The server gives back what it was told, as the user's name."""
+    mark = farm.log.mark()
+    with connected(wire.client, wire.SERVER4, user="told", password=PASSWORD):
+        assert farm.wait_event("session.opened", mark)["user"] == f"311 sstpfarm {version('sstpfarm')}"
 
 
 def test_a_pool_by_its_name(wire: Wire, farm: Farm) -> None:
