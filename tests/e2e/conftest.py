@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .farm import Farm, running
+from .freeradius import FreeRadius, freeradius
 from .netns import Wire, wired
 
 PROGRAMS = ("ip", "nft", "ping", "openssl")
@@ -31,6 +32,13 @@ def _needs() -> None:
 def wire() -> Iterator[Wire]:
     """A client's and a server's namespace; see `Wire` for the drawing."""
     with wired() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def radius(request: pytest.FixtureRequest, wire: Wire) -> Iterator[FreeRadius]:
+    """FreeRADIUS beside the farm, with the USERS of the module."""
+    with freeradius(wire.server, request.module.USERS) as made:
         yield made
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from .client import TRUST_ANY, connected, connecting
 from .farm import GATEWAY, PASSWORD, Farm, running
-from .freeradius import SECRET, FreeRadius, freeradius, radclient
+from .freeradius import SECRET, FreeRadius, radclient
 from .netns import Namespace, Wire, until
 
 RADIUS_PASSWORD = "radius pass"  # FreeRADIUS 3.2.1 and pppd agree on ASCII only
@@ -48,13 +48,6 @@ USERS = {
     "thief": (RADIUS_PASSWORD, ["Framed-IPv6-Prefix = fd42:a:0:1::/64"]),
     "lost": (RADIUS_PASSWORD, ['Framed-IPv6-Pool = "sites"']),
 }
-
-
-@pytest.fixture(scope="module")
-def radius(wire: Wire) -> Iterator[FreeRadius]:
-    """FreeRADIUS beside the farm."""
-    with freeradius(wire.server, USERS) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from .client import connected
 from .farm import GATEWAY, Event, Farm, running
 from .farm import PASSWORD as LOCAL_PASSWORD
 from .frames import ABORT, attribute, message
-from .freeradius import SECRET, FreeRadius, freeradius, radclient
+from .freeradius import SECRET, FreeRadius, radclient
 from .netns import Wire, until
 from .rawpeer import RawPeer, tls_peer
 
@@ -44,13 +44,6 @@ table inet independent {
     chain out { type filter hook output priority 400; oifname "sstp*" counter; }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def radius(wire: Wire) -> Iterator[FreeRadius]:
-    """FreeRADIUS beside the farm."""
-    with freeradius(wire.server, USERS) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connected, connecting
 from .farm import GATEWAY, Farm, running
-from .freeradius import SECRET, FreeRadius, freeradius
+from .freeradius import SECRET, FreeRadius
 from .measured_rate import samples, stream, whole_rate
 from .netns import Wire, until
 from .rawpeer import tls_peer
@@ -75,13 +75,6 @@ USERS = {
     "wispr": (PASSWORD, ["WISPr-Bandwidth-Max-Up = 2000000", "WISPr-Bandwidth-Max-Down = 4000000"]),
     "volume": (PASSWORD, ["Mikrotik-Recv-Limit = 50000", "Mikrotik-Recv-Limit-Gigawords = 0"]),
 }
-
-
-@pytest.fixture(scope="module")
-def radius(wire: Wire) -> Iterator[FreeRadius]:
-    """FreeRADIUS beside the farm."""
-    with freeradius(wire.server, USERS) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

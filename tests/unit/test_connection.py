@@ -15,12 +15,7 @@ from sstpfarm.proto.events import Phase
 from sstpfarm.proto.sstp.http import SSTP_PATH
 from sstpfarm.reasons import Reason
 from sstpfarm.transport.tls_context import ServerIdentity
-from tests.unit.connection_bench import ADDRESS, GATEWAY, End, make_identity, packet, pair, raw_pair, until
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> ServerIdentity:
-    return make_identity(tmp_path_factory.mktemp("tls"))
+from tests.unit.connection_bench import ADDRESS, GATEWAY, End, packet, pair, raw_pair, until
 
 
 def test_login_packets_and_orderly_end(identity: ServerIdentity) -> None:

@@ -22,14 +22,9 @@ from sstpfarm.transport.connection import Connection
 from sstpfarm.transport.outlet import MAX_PENDING, NOTHING
 from sstpfarm.transport.tls import OUTBOUND
 from sstpfarm.transport.tls_context import ServerIdentity
-from tests.unit.connection_bench import ADDRESS, GATEWAY, End, Pair, make_identity, packet, pair, until
+from tests.unit.connection_bench import ADDRESS, GATEWAY, End, Pair, packet, pair, until
 
 CALLBACKS = ("open_tunnel", "phase_done", "authenticate", "authenticated", "network_opened", "gates_changed")
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> ServerIdentity:
-    return make_identity(tmp_path_factory.mktemp("tls"))
 
 
 class Meddler(End):

@@ -13,14 +13,9 @@ from sstpfarm.reasons import Reason
 from sstpfarm.transport.pacer import CALLS_PER_TURN, Pacer
 from sstpfarm.transport.tls_context import ServerIdentity
 from sstpfarm.transport.uplink import LEAST_WINDOW, SO_BUF_LOCK
-from tests.unit.connection_bench import ADDRESS, GATEWAY, make_identity, packet, pair, until
+from tests.unit.connection_bench import ADDRESS, GATEWAY, packet, pair, until
 
 SLOW = 8_000  # bit/s: a packet of 1,000 bytes each second
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> ServerIdentity:
-    return make_identity(tmp_path_factory.mktemp("identity"))
 
 
 def test_packets_to_the_peer_wait_until_the_limit_goes(identity: ServerIdentity) -> None:

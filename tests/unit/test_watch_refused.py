@@ -18,12 +18,7 @@ from sstpfarm.transport.outlet import Outlet
 from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.tls_context import ServerIdentity
 from sstpfarm.transport.tun_source import TunSource
-from tests.unit.connection_bench import ADDRESS, GATEWAY, Pair, make_identity, packet, pair, until
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> ServerIdentity:
-    return make_identity(tmp_path_factory.mktemp("tls"))
+from tests.unit.connection_bench import ADDRESS, GATEWAY, Pair, packet, pair, until
 
 
 class Full:
