@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -17,7 +16,7 @@ from sstpfarm.auth.authorization import Accepted, Authorization, Denied
 from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
-from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.sessions import Agenda, Session, Sessions
 from sstpfarm.auth.store import SessionFacts
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.views import AuthView
@@ -72,7 +71,7 @@ class Admission:
         self._ledger = ledger
         self._revoke = revoke
         self._wall = wall
-        self._expiries: list[tuple[float, Holder]] = []
+        self._expiries = Agenda(sessions, self._expires_at)
         self._waiting: dict[str, asyncio.Task[None]] = {}  # users whose new login waits for the end of the one before
         self._view = view
 
@@ -93,16 +92,13 @@ class Admission:
 
     def watch(self, session: Session) -> None:
         """End the session when its account expires."""
-        expires_at = self._expires_at(session)
-        if expires_at != inf:
-            heapq.heappush(self._expiries, (expires_at, session.holder))
+        if self._expires_at(session) != inf:
+            self._expiries.plan(session)
 
     def expire(self) -> None:
         """End the sessions whose accounts have expired by now."""
-        while self._expiries and self._expiries[0][0] <= self._wall():
-            session = self._sessions.get(heapq.heappop(self._expiries)[1])
-            if session is not None:
-                self._end(session, Reason.EXPIRED)
+        while (session := self._expiries.next(self._wall())) is not None:
+            self._end(session, Reason.EXPIRED)
 
     async def admit(self, holder: Holder, request: AccessRequest, accepted: Accepted) -> Granted | Denied:
         """Return the grant, which is in the ledger then, or why there is none.

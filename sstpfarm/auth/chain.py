@@ -36,6 +36,8 @@ class Chain:
             if isinstance(verdict, Challenged):
                 self._talking[holder] = backend
                 return verdict
+            if backend is talking:
+                backend.forget(holder)  # it may have been asked with another method, and wait for this one still
             if isinstance(verdict, Unavailable):
                 unavailable = verdict
             elif not isinstance(verdict, Unknown):

@@ -6,7 +6,6 @@ However this process or the whole farm ends, the next one finds there what is st
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -16,7 +15,7 @@ from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
 from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.ipv6 import networks_of
 from sstpfarm.auth.leases import Holder, Leases, Sticky
-from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.sessions import Agenda, Session, Sessions
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store, UnreadableSession
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.reasons import Reason
@@ -65,7 +64,7 @@ class Ledger:
         self._clock = clock
         self._random = random
         self._complain = complain
-        self._due: list[tuple[float, Holder]] = []
+        self._agenda = Agenda(sessions, lambda session: session.interim_due)
         self._strays: set[Holder] = set()  # sessions of before that could not be read; they may live
         for stored in store.sessions():
             if isinstance(stored, UnreadableSession):
@@ -172,12 +171,9 @@ class Ledger:
         """The sessions whose counters are to be read now, at most MAX_READS; each is planned again."""
         now = self._clock()
         found: list[Holder] = []
-        while self._due and self._due[0][0] <= now and len(found) < MAX_READS:
-            at, holder = heapq.heappop(self._due)
-            session = self._sessions.get(holder)
-            if session is not None and session.interim_due == at:
-                found.append(holder)
-                self._plan(session)
+        while len(found) < MAX_READS and (session := self._agenda.next(now)) is not None:
+            found.append(session.holder)
+            self._plan(session)
         return found
 
     def announce(self, kind: Kind) -> None:
@@ -238,7 +234,7 @@ class Ledger:
             # those of before this process's start all begin now: spread over the whole interval, once
             share = self._random() if first else 1 - JITTER + 2 * JITTER * self._random()
             session.interim_due = self._clock() + interval * share
-            heapq.heappush(self._due, (session.interim_due, session.holder))
+            self._agenda.plan(session)
 
     def _record(self, kind: Kind, session: Session, at: float, reason: Reason | None = None) -> AccountingRecord:
         facts, counters = session.facts, session.counters

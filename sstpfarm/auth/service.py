@@ -363,6 +363,7 @@ class AuthService:
     async def _decide(self, holder: Holder, login: _Login, request: AccessRequest) -> Granted | Challenged | Denied:
         """Ask the backends, then the policy."""
         if request.method not in self._view.methods:
+            self._chain.forget(holder)
             return Denied(f"method {request.method} is not allowed")
         begins = identity_of(request.eap) is not None
         guess = login.guess
@@ -397,7 +398,9 @@ class AuthService:
     def _deliver(self, worker: _Worker, request: AccessRequest, granted: Granted, kept: bool) -> None:
         """Tell of a grant that stands in the books; one that does not is none."""
         detail = "the books could not be written"
-        if kept:
+        if self._workers.get(worker.number) is not worker:
+            detail = "its worker is gone"  # the master would take the session for one of the next worker's
+        elif kept:
             try:
                 self._master.send(msgspec.structs.replace(granted.grant, generation=worker.generation))
             except LocalError as error:  # larger than a message may be: programs with very long arguments

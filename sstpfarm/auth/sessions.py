@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import heapq
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from sstpfarm.auth.store import Counters, SessionFacts
 from sstpfarm.errors import LocalError
 
 NOTHING: Final = Counters()
+SLACK: Final = 1024  # entries of an agenda that may be left over, beside one for each session
 
 
 @dataclass(slots=True)
@@ -104,3 +106,43 @@ class Sessions:
                     await waiting
                 finally:
                     all_waiting.remove(waiting)
+
+
+class Agenda:
+    """When something is due for each session. What is left of sessions that ended, and of other plans, is bounded.
+
+    Args:
+        sessions: those that there are.
+        due: when it is due for a session, as planned now.
+    """
+
+    def __init__(self, sessions: Sessions, due: Callable[[Session], float]) -> None:
+        self._sessions = sessions
+        self._due = due
+        self._times: list[tuple[float, Holder]] = []
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def plan(self, session: Session) -> None:
+        """Note when it is due."""
+        heapq.heappush(self._times, (self._due(session), session.holder))
+        if len(self._times) > 2 * len(self._sessions) + SLACK:
+            self._times = list({entry for entry in self._times if self._is_good(entry)})
+            heapq.heapify(self._times)
+
+    def next(self, now: float) -> Session | None:
+        """Return a session for which it is due, once; None when there is none."""
+        while self._times and self._times[0][0] <= now:
+            entry = heapq.heappop(self._times)
+            if self._is_good(entry):
+                return self._sessions.get(entry[1])
+        return None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._times.clear()
+
+    def _is_good(self, entry: tuple[float, Holder]) -> bool:
+        session = self._sessions.get(entry[1])
+        return session is not None and self._due(session) == entry[0]

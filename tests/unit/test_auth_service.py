@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from sstpfarm.config.views import PoolView
 from sstpfarm.ipc.messages import (
     AccessAccept,
     AccessCancelled,
+    AccessChallenge,
     AccessReject,
     AccessRequest,
     Grant,
@@ -25,6 +27,8 @@ from sstpfarm.ipc.messages import (
     Shutdown,
 )
 from sstpfarm.ipc.permissions import Party
+from sstpfarm.proto.ppp.eap import RESPONSE
+from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from tests.unit import auth_bench
 from tests.unit.auth_bench import Bench
 from tests.unit.logins import request, secret, view
@@ -390,3 +394,43 @@ def test_a_grant_that_the_master_could_not_take_is_refused_and_leaves_nothing(tm
 
     listed = secret("x", address_list=tuple(f"list{number}" for number in range(33)))
     auth_bench.run(tmp_path, story, msgspec.structs.replace(SETTINGS, secrets={**SETTINGS.secrets, "listed": listed}))
+
+
+def test_a_worker_that_is_gone_before_its_grant_leaves_gets_none(tmp_path: Path) -> None:
+    """The next worker of its number knows nothing of that session."""
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        service = made.auth.service
+        then = made.auth.ledger.then
+
+        def late(act: Callable[[bool], None]) -> None:
+            service._detached(service._workers[0], "gone")
+            then(act)
+
+        made.auth.ledger.then = late  # type: ignore[method-assign]  # the moment between the books and the grant
+        worker.channel.send(request(b"alice", "wonderland"))
+        await made.until(lambda: bool(made.named("login.denied")))
+        assert made.named("login.denied")[0]["detail"] == "its worker is gone"
+        await made.settled()
+        assert made.grants() == []
+        assert len(made.auth.leases) == len(made.auth.sessions) == len(made.store.sessions()) == 0
+
+    run(tmp_path, story)
+
+
+def test_a_conversation_that_goes_on_with_another_method_is_forgotten(tmp_path: Path) -> None:
+    """A worker that plays foul must not fill a table of ours."""
+    identity = encode_packet(Packet(RESPONSE, 77, b"\x01alice"))
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        for number, method in enumerate(("pap", "mschap1")):  # judged, and not allowed
+            asked = request(b"alice", "wrong", "pap", session=number)
+            eap = msgspec.structs.replace(asked, method="eap", password=b"", eap=identity)
+            assert isinstance(await made.ask(worker, eap), AccessChallenge)
+            assert len(made.auth.local._eap._logins) == len(made.auth.chain._talking) == 1
+            assert isinstance(await made.ask(worker, msgspec.structs.replace(asked, method=method)), AccessReject)
+            assert len(made.auth.local._eap._logins) == len(made.auth.chain._talking) == 0
+
+    auth_bench.run(tmp_path, story, view(delay=0.0, methods=("eap", "pap")))
