@@ -11,11 +11,14 @@ The raw peer makes every byte by itself; `sstpfarm connect` leaves it to its ker
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -358,3 +361,56 @@ def test_the_default_route_of_our_client(place: Place) -> None:
         one.stop()
     assert client.routes() == routes
     place.farm.idle()
+
+
+# -- programs of others -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def linked(place: Place, program: str) -> Iterator[Namespace]:
+    """The client's namespace with a tunnel `sstp0`, for a program that is there."""
+    if shutil.which(program) is None:
+        pytest.skip(f"not installed: {program} (deploy/install-packages test)")
+    client = place.wire.client
+    with connected(client, place.wire.SERVER4, "--interface", "sstp0", "--authentication", "pap", user="told"):
+        until(lambda: "inet6 fe80" in client.run("ip", "address", "show", "dev", "sstp0").stdout, "IPv6 of the tunnel")
+        yield client
+    place.farm.idle()
+
+
+def test_rdisc6(place: Place) -> None:
+    with linked(place, "rdisc6") as client:
+        said = " ".join(client.run("rdisc6", "-1", "sstp0").stdout.split())
+    assert "Stateful address conf. : Yes Stateful other conf. : Yes" in said
+    assert "Router lifetime : 1800" in said
+    assert f"Prefix : {PREFIX} On-link : No Autonomous address conf.: Yes" in said
+    assert f"Recursive DNS server : {DNS}" in said
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended, after another signal: dhcpcd 9.4.1 loses one that meets its script."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+    return process.returncode is not None
+
+
+def test_dhcpcd(place: Place, tmp_path: Path) -> None:
+    """Its files are in a mount namespace of its own, which `ip netns exec` makes."""
+    script, config, answers, log = (tmp_path / name for name in ("script", "config", "answers", "log"))
+    script.write_text(f"#!/bin/sh\n[ $reason = BOUND6 ] && env >{answers}.new && mv {answers}.new {answers}; exit 0\n")
+    script.chmod(0o755)
+    config.write_text(f"ipv6only\nnoipv6rs\nduid\nia_na 1\nia_pd 2 lo/1\noption dhcp6_name_servers\nscript {script}\n")
+    own = "for at in /var/lib/dhcpcd /run; do mount -t tmpfs tmpfs $at || exit; done"
+    run = f"{own}; exec dhcpcd -6 -B -d -f $0 sstp0 >$1 2>&1"
+    with linked(place, "dhcpcd") as client:
+        process = client.popen("sh", "-c", run, str(config), str(log))
+        try:
+            until(answers.exists, "dhcpcd to have its addresses", 20)
+        finally:
+            until(lambda: ended(process), "dhcpcd to end", 20)
+            process.communicate()
+    said = log.read_text()
+    assert f"adding address {ADDRESS}/128" in said
+    assert f"delegated prefix {SITE}" in said
+    assert f"new_dhcp6_name_servers={DNS}" in answers.read_text().splitlines()
