@@ -29,6 +29,8 @@ _PAD_MAGIC: Final = b"Pad to make it do more than one iteration"
 _MASTER_MAGIC: Final = b"This is the MPPE Master Key"  # RFC 3079 3.4
 _CLIENT_SEND_MAGIC: Final = b"On the client side, this is the send key; on the server side, it is the receive key."
 _CLIENT_RECEIVE_MAGIC: Final = b"On the client side, this is the receive key; on the server side, it is the send key."
+_SEPTETS: Final = tuple(range(49, -1, -7))  # where the 8 septets of 56 bits begin
+_WITH_PARITY: Final = bytes(septet << 1 | (septet.bit_count() + 1) & 1 for septet in range(128))
 _SHS_PAD_1: Final = bytes(40)
 _SHS_PAD_2: Final = b"\xf2" * 40
 
@@ -50,8 +52,7 @@ def nt_hash_hash(password_hash: bytes) -> bytes:
 def expand_des_key(key: bytes) -> bytes:
     """Return the 8-byte DES key with odd parity that carries these 7 bytes (RFC 2759 8.6)."""
     bits = int.from_bytes(key, "big")
-    septets = ((bits >> shift) & 0x7F for shift in range(49, -1, -7))
-    return bytes(septet << 1 | (septet.bit_count() + 1) & 1 for septet in septets)
+    return bytes([_WITH_PARITY[bits >> shift & 0x7F] for shift in _SEPTETS])
 
 
 def des_encrypt(key: bytes, block: bytes) -> bytes:
@@ -83,7 +84,12 @@ def authenticator_response(password_hash: bytes, nt_response: bytes, hashed_chal
     Args:
         hashed_challenge: the ChallengeHash that the NT response was made from.
     """
-    digest = _sha1(nt_hash_hash(password_hash), nt_response, _SIGNING_MAGIC)
+    return authenticator_response_from(nt_hash_hash(password_hash), nt_response, hashed_challenge)
+
+
+def authenticator_response_from(hash_hash: bytes, nt_response: bytes, hashed_challenge: bytes) -> bytes:
+    """Return the same from HashNtPasswordHash."""
+    digest = _sha1(hash_hash, nt_response, _SIGNING_MAGIC)
     return b"S=" + _sha1(digest, hashed_challenge, _PAD_MAGIC).hex().upper().encode("ascii")
 
 
@@ -119,7 +125,12 @@ def hlak_v1_from(hash_hash: bytes, challenge: bytes) -> bytes:
 
 def master_key(password_hash: bytes, nt_response: bytes) -> bytes:
     """Return the 16-byte MasterKey of MS-CHAPv2 (RFC 3079 3.4)."""
-    return _sha1(nt_hash_hash(password_hash), nt_response, _MASTER_MAGIC)[:16]
+    return master_key_from(nt_hash_hash(password_hash), nt_response)
+
+
+def master_key_from(hash_hash: bytes, nt_response: bytes) -> bytes:
+    """Return the same from HashNtPasswordHash."""
+    return _sha1(hash_hash, nt_response, _MASTER_MAGIC)[:16]
 
 
 def client_send_key(master: bytes) -> bytes:
@@ -134,5 +145,10 @@ def client_receive_key(master: bytes) -> bytes:
 
 def hlak_v2(password_hash: bytes, nt_response: bytes) -> bytes:
     """Return the HLAK after MS-CHAPv2: client send key, then client receive key, at both ends (MS-SSTP 3.2.5.2)."""
-    master = master_key(password_hash, nt_response)
+    return hlak_v2_from(nt_hash_hash(password_hash), nt_response)
+
+
+def hlak_v2_from(hash_hash: bytes, nt_response: bytes) -> bytes:
+    """Return the same from HashNtPasswordHash."""
+    master = master_key_from(hash_hash, nt_response)
     return client_send_key(master) + client_receive_key(master)

@@ -90,6 +90,7 @@ def _verify_v2(user: bytes, proof: ChapProof, password: str | bytes) -> AuthAcce
         if compare_digest(mschap.challenge_response(hashed, password_hash), presented):
             matched = True
             matched_hash = hashed
-    message = mschap.authenticator_response(password_hash, presented, matched_hash) + b" M=" + _WELCOME
-    accept = AuthAccept(mschap.hlak_v2(password_hash, presented), message)
+    hash_hash = mschap.nt_hash_hash(password_hash)  # for both: MD4 is what costs most here
+    message = mschap.authenticator_response_from(hash_hash, presented, matched_hash) + b" M=" + _WELCOME
+    accept = AuthAccept(mschap.hlak_v2_from(hash_hash, presented), message)
     return accept if matched else None
