@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded
 from sstpfarm.proto.roles import AuthMethod, Role
-from sstpfarm.reasons import Reason
+from sstpfarm.reasons import OUTCOMES, Reason
 from tests.sim.world import ADDRESS, GATEWAY, World, settings
 
 METHODS = tuple(AuthMethod)
@@ -111,3 +112,27 @@ def test_any_chunking_gives_the_same_events(chunk: int) -> None:
 
     assert events(chunk) == events(0)
     assert len(events(chunk)) > 10
+
+
+@pytest.mark.parametrize("decided_after", [0.0, 0.01, 30.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_login_that_is_replaced_before_its_answer_ends_in_order_and_hears_why(
+    method: AuthMethod, decided_after: float
+) -> None:
+    """The order to end a session and the decision reach the worker on different ways: either may be the first."""
+    world = World(1, settings(Role.CLIENT), settings(Role.SERVER, method))
+    world.delay = 0.02
+    world.server.auth_delay = decided_after
+    world.start()
+    world.run(60, lambda: any(isinstance(event, AuthRequest) for event in world.server.events))
+    world.server.tunnel.close(Reason.REPLACED, world.now)
+    world.server.settle()
+    world.run(60, world.is_over)
+    assert world.server.ended is not None
+    assert world.client.ended is not None
+    assert world.server.ended[1].reason is Reason.REPLACED
+    assert world.client.ended[1].reason is Reason.LOGIN_ENDED
+    assert OUTCOMES[Reason.REPLACED].text in world.client.ended[1].detail
+    world.run(60)  # the decision comes too late
+    assert not world.is_open()
+    assert not any(isinstance(event, AuthSucceeded) for event in (*world.server.events, *world.client.events))
