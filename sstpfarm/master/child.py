@@ -79,8 +79,13 @@ class Child:
             self.channel.close()
             raise SystemRefusal(f"{party} cannot be started: {error.strerror}") from error
         self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        self._loop.add_reader(self._pidfd, self._exited)
+        try:
+            self._pidfd = watched(self._loop, self.pid, self._exited)
+        except OSError as error:  # it runs, but nobody would see its end
+            self._process.kill()
+            self._process.wait()
+            self.channel.close()
+            raise SystemRefusal(f"{party} cannot be watched: {error.strerror}") from error
         self.channel.start(self._loop)
 
     @property
@@ -154,6 +159,21 @@ class Child:
         if not self._gone and self.status is not None and self.channel.closed:
             self._gone = True
             self._on_gone()
+
+
+def watched(loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], object]) -> int:
+    """Return the pidfd of a child of ours that was not waited for yet; the loop calls back when it has exited.
+
+    Raises:
+        OSError: no descriptor or no watch is left.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        loop.add_reader(pidfd, exited)
+    except OSError:
+        os.close(pidfd)
+        raise
+    return pidfd
 
 
 class Backoff:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from sstpfarm.master.child import watched
 from sstpfarm.telemetry.log import Log
 
 MOST_AT_ONCE: Final = 16
@@ -155,11 +156,17 @@ class _Process:
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
         os.set_blocking(self._pipe, False)
-        self._pidfd = os.pidfd_open(self._process.pid)
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(self._pipe, self._read)
-        self._loop.add_reader(self._pidfd, self._exited)
+        try:
+            self._loop.add_reader(self._pipe, self._read)
+            self._pidfd = watched(self._loop, self._process.pid, self._exited)
+        except OSError:  # it runs, but nobody would see its end
+            self._loop.remove_reader(self._pipe)
+            self._process.stdout.close()
+            self.kill()
+            self._process.wait()
+            raise
         self._timer = self._loop.call_later(timeout, self._expire)
 
     def kill(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sstpfarm.errors import IpcViolation
+from sstpfarm.errors import IpcViolation, SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import channel_pair
 from sstpfarm.ipc.permissions import Party
@@ -150,3 +150,15 @@ def test_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         watched.child.send(m.Shutdown())
 
     play("rw", scenario)
+
+
+@pytest.mark.parametrize("call", ["os.pidfd_open", "asyncio.selector_events.BaseSelectorEventLoop.add_reader"])
+def test_what_cannot_be_watched_does_not_run(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(SystemRefusal, match="worker cannot be watched: Too many open files"):
+        play("s", nothing)
+    with pytest.raises(ChildProcessError):  # neither running nor a zombie
+        os.waitpid(-1, os.WNOHANG)

@@ -160,3 +160,25 @@ def test_the_end_of_the_farm_does_not_wait_for_ever(
         assert log.of("scripts.abandoned") == [{"count": 4}]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("call", ["os.pidfd_open", "asyncio.selector_events.BaseSelectorEventLoop.add_reader"])
+def test_what_cannot_be_watched_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The descriptors are used up, say: it would run unbounded, and stay a zombie with its pipe."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    async def scenario(scripts: Scripts, log: Recorder) -> None:
+        monkeypatch.setattr(call, refuse)
+        scripts.run(1, "s1", shell(f"echo $$ > {tmp_path}/pid; sleep 5; echo late > {tmp_path}/late"), {})
+        monkeypatch.undo()
+        (failed,) = log.of("script.failed")
+        assert "Too many open files" in failed["detail"]
+        scripts.run(1, "s1", shell("echo next"), {})
+        await scripts.close()
+        assert [said["text"] for said in log.of("script.output")] == ["next"]
+
+    run(scenario)
+    with pytest.raises(ChildProcessError):  # neither running nor a zombie
+        os.waitpid(-1, os.WNOHANG)
