@@ -20,6 +20,7 @@ from sstpfarm.auth.sqlite.database import open_database
 from sstpfarm.auth.sqlite.store import SqliteStore
 from sstpfarm.config.fields import Password
 from sstpfarm.config.radius import Radius, RadiusServer
+from sstpfarm.errors import SystemRefusal
 from tests.radius_double import RadiusDouble, Received, accounting, local
 
 STATUS, SESSION, DELAY = 40, 44, 41
@@ -228,6 +229,54 @@ def test_on_is_not_given_up_because_a_server_was_away_for_long(tmp_path: Path, m
     with RadiusDouble(local()) as double:
         asyncio.run(main())
         assert first == {7, 1}
+
+
+@pytest.mark.parametrize("error", [SystemRefusal("auth's store: disk I/O error"), RuntimeError("a bug")])
+def test_what_goes_wrong_does_not_end_the_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.02)
+    events: list[str] = []
+    asked = 0
+
+    async def main() -> None:
+        async with sending(tmp_path, double, events) as (sink, store):
+            read = store.spooled
+
+            def spooled(queue: str, limit: int, after: int = 0) -> Any:
+                nonlocal asked
+                asked += 1
+                if asked in (1, 2, 4):  # the first ones, and one with nothing sent before
+                    raise error
+                return read(queue, limit, after)
+
+            monkeypatch.setattr(store, "spooled", spooled)
+            sink.start()
+            await until(lambda: asked == 3)
+            began = time.monotonic()
+            sink.record(session_record(1))
+            await until(lambda: read("radius", 1) == [])
+            assert time.monotonic() - began >= 0.02  # it does not try without a pause
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        assert told(double) == [(1, 1)]
+        assert events == ["internal.error"] * 3
+
+
+def test_what_stands_behind_on_does_not_wait_longer_than_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 60.0)
+
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            sink.record(AccountingRecord(kind=Kind.ON, at=1.0))
+            sink.record(session_record(1))
+            sink.start()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), accounting) as double:
+        asyncio.run(main())
+        assert [status for _, status in told(double)] == [7, 1]
 
 
 def test_what_a_process_leaves_the_next_one_sends(tmp_path: Path) -> None:

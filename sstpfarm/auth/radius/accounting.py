@@ -23,7 +23,7 @@ from sstpfarm.auth.radius.packet import MAX_VALUE, Code, Pairs, Value, prefix_va
 from sstpfarm.auth.radius.request import FRAMED, PPP, VIRTUAL, calling_station, nas_attributes
 from sstpfarm.auth.store import Store
 from sstpfarm.config.radius import Radius
-from sstpfarm.errors import PeerError, SystemRefusal
+from sstpfarm.errors import PeerError, SystemRefusal, place_of
 
 QUEUE: Final = "radius"
 MAX_SPOOLED: Final = 200_000  # records; some 100 MB
@@ -107,6 +107,7 @@ class RadiusAccounting:
         while True:
             await self._more.wait()
             self._more.clear()
+            stuck = True
             try:
                 await self._committed()
                 batch = self._head(BATCH)
@@ -116,15 +117,18 @@ class RadiusAccounting:
                 if batch[0].record.session:
                     sent = await self._send_batch(batch, shuffle=not answered)
                     self._store.unspool([*sent, *self._given_up(batch, sent)])
+                    stuck = len(sent) < len(batch)
                 else:
                     sent = await self._announce(*batch)
                     self._store.unspool(sent)
+                    stuck = not sent
+                answered = bool(sent)
             except SystemRefusal as error:
                 self._emit("internal.error", detail=str(error))
-                sent = []
-            answered = bool(sent)
+            except Exception as error:  # a bug must not end the accounting: nobody would see it
+                self._emit("internal.error", detail=place_of(error))
             self._more.set()
-            if len(sent) < len(batch):
+            if stuck:
                 await asyncio.sleep(RETRY_INTERVAL)
 
     async def _committed(self) -> None:
