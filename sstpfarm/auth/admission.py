@@ -111,6 +111,9 @@ class Admission:
         before = self._sessions.get(holder)
         if before is not None:
             return self._again(before, accepted)
+        if holder in self._ledger.strays():  # not its worker's fault
+            detail = "what was granted before cannot be read"
+            return Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
         authorization = accepted.authorization
         if self._view.certificate_must_match and not certificate_is_of(authorization.user, request):
             return Denied("the client's certificate is another user's", NO_DIALIN_PERMISSION, told=True)

@@ -16,7 +16,7 @@ from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Accounting
 from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.ipc.messages import AccessAccept, LiveSessions, ReadCounters, SessionCounters, Shutdown
+from sstpfarm.ipc.messages import AccessAccept, AccessReject, LiveSessions, ReadCounters, SessionCounters, Shutdown
 from tests.unit.auth_bench import Bench, run
 from tests.unit.logins import request, view
 
@@ -261,6 +261,9 @@ def test_sessions_that_cannot_be_read_keep_auth_from_nothing(tmp_path: Path) -> 
             f"session {number:016x} of worker 0" for number in (2, 3)
         ]
         assert len(made.auth.leases) == 3
+        again = await made.ask(made.worker(0), request(b"alice", "wonderland", session=3))  # its answer was lost
+        assert isinstance(again, AccessReject)
+        assert (again.reason, made.violations()) == ("auth-unavailable", [])
         made.master.channel.send(LiveSessions(sessions=tuple(f"{number:016x}" for number in (1, 2))))
         await made.settled()
         assert made.revoked() == [(f"{2:016x}", "internal-error")]
