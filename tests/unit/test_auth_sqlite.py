@@ -199,8 +199,34 @@ while True:
 """
 
 
-def test_it_survives_kill_9_with_all_that_was_committed(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+KILLED_IN_TURNS = """
+import asyncio
+import sys
+from pathlib import Path
+from sstpfarm.auth.leases import Holder
+from tests.unit.test_auth_sqlite import facts, opened
+
+async def main():
+    store = opened(Path(sys.argv[1]))
+    store.group(asyncio.get_running_loop().call_soon, print)
+    number = 0
+    while True:
+        for _ in range(7):
+            number += 1
+            with store.transaction():
+                store.add_session(facts(number))
+                store.spool("q", b"%d" % number, 10**9)
+                store.delete_sessions([Holder(0, f"{number - 3:016x}")])
+            store.then(lambda kept, number=number: print(number, flush=True))
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("script", [KILLED, KILLED_IN_TURNS], ids=["alone", "in-turns"])
+def test_it_survives_kill_9_with_all_that_was_committed(tmp_path: Path, script: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if int(line) >= 200:
