@@ -202,8 +202,9 @@ class RadiusAccounting:
         self._passed_over = Counter({head.number: tries + 1})
         if behind is None or tries < MAX_PASSED_OVER:
             return await self._send_in_order([head])
-        # of a dead server that is due for a try only the first one gets it, as in _send_batch
-        first, second = (behind, head) if tries % 2 else (head, behind)
+        # of a dead server that is due for a try only the first one gets it, as in _send_batch; by chance, because turns
+        # could keep step with its dead time
+        first, second = random.sample((head, behind), 2)
         acknowledged = await self._send_in_order([first])
         if not acknowledged:
             acknowledged = await self._send_in_order([second])
