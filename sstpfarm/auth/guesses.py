@@ -25,6 +25,7 @@ class Guess:
         keys: what stands for them.
         turn: whether it is judged; without a result as long as it waits in line.
         judged: it counts as a failure now.
+        told: a challenge may have told the peer that the password was wrong.
     """
 
     def __init__(self, guesses: Guesses, user: bytes, caller_id: str, keys: tuple[Key, ...]) -> None:
@@ -33,6 +34,7 @@ class Guess:
         self.keys = keys
         self.turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.judged = False
+        self.told = False
         self._guesses = guesses
         self._counted = False
 
@@ -44,7 +46,15 @@ class Guess:
 
     def succeeded(self) -> None:
         """Forget the failures of its user."""
+        self._counted = True  # it cannot fail any more
         self._guesses.succeeded(self)
+
+    def abandon(self) -> None:
+        """End it because its peer has hung up: a failure where a challenge may have told the verdict already."""
+        if self.told:
+            self.failed()
+        else:
+            self.give_back()
 
     def give_back(self) -> None:
         """End its judgement without a verdict, or its place in line. Idempotent."""

@@ -309,9 +309,10 @@ class AuthService:
     def _from_worker(self, worker: _Worker, message: AccessRequest | AccessCancelled) -> None:
         session = message.session
         if isinstance(message, AccessCancelled):
-            guess = worker.talking.get(session)
-            if guess is not None:  # a challenge of RADIUS may have told the peer that the password was wrong
-                guess.failed()
+            login = worker.logins.get(session)
+            guess = worker.talking.get(session) if login is None else login.guess
+            if guess is not None:
+                guess.abandon()
             self._cancel(worker, session)
             return
         if session in worker.logins:
@@ -387,6 +388,7 @@ class AuthService:
             case Challenged(failed=False):
                 if begins:  # a name proves nothing: nothing is told yet
                     guess.give_back()
+                guess.told = not begins
                 return verdict
             case Challenged() | Denied(told=False, counts=True, reason=Reason.AUTH_REFUSED):
                 guess.failed()

@@ -18,10 +18,10 @@ from sstpfarm.auth.throttle import Throttle
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.views import PoolView
-from sstpfarm.ipc.messages import AccessAccept, AccessCancelled, AccessReject, AccessRequest
+from sstpfarm.ipc.messages import AccessAccept, AccessCancelled, AccessChallenge, AccessReject, AccessRequest
 from sstpfarm.proto.ppp.eap import REQUEST
 from sstpfarm.proto.ppp.packet import Packet, encode_packet
-from tests.unit.auth_bench import Bench, run
+from tests.unit.auth_bench import Bench, End, run
 from tests.unit.logins import PROFILE, request, view
 
 FREE = 3
@@ -229,6 +229,53 @@ def test_conversations_count_until_they_end_but_a_name_alone_does_not(tmp_path: 
         assert len(bench.auth.service._guesses) == 0
 
     run(tmp_path, story, settings)
+
+
+async def converse(bench: Bench, worker: End, backend: SlowBackend, packets: tuple[bytes, ...], number: int) -> object:
+    """Have alice say these in one conversation of EAP; return the last answer."""
+    answer: object = None
+    for packet in packets:
+        worker.channel.send(msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=packet))
+        await bench.until(lambda: bool(backend.judging) or not worker.inbox.empty())
+        backend.decide(lambda _: Challenged(encode_packet(Packet(REQUEST, 1, b"\x1a"))))
+        answer = await worker.next()
+    return answer
+
+
+def test_hanging_up_behind_a_name_is_no_failure(tmp_path: Path) -> None:
+    """Nothing was guessed yet; a client whose way is bad would shut its user out."""
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        backend = slow(bench)
+        worker = bench.worker(0)
+        for number in range(3 * FREE):
+            assert isinstance(await converse(bench, worker, backend, (identity,), number), AccessChallenge)
+            worker.channel.send(AccessCancelled(session=f"{number:016x}"))
+        await turns()
+        assert bench.auth.service._guesses.shut(b"alice", request(b"", "").caller_id) == 0
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap",)))
+
+
+def test_hanging_up_while_the_last_word_is_judged_has_failed(tmp_path: Path) -> None:
+    """A challenge may have told that the password was wrong, and a RADIUS server takes a second to say so aloud."""
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        backend = slow(bench)
+        worker = bench.worker(0)
+        for number in range(FREE + 1):
+            assert isinstance(await converse(bench, worker, backend, (identity, b"proof"), number), AccessChallenge)
+            last = msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=b"I see")
+            worker.channel.send(last)
+            await bench.until(lambda: bool(backend.judging))
+            worker.channel.send(AccessCancelled(session=last.session))
+            await bench.until(lambda: not backend.judging)
+        assert bench.auth.service._guesses.shut(b"alice", last.caller_id) > 0
+        assert len(bench.auth.service._guesses) == 0
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap",)))
 
 
 def test_who_begins_again_within_a_session_has_failed(tmp_path: Path) -> None:
