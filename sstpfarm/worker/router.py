@@ -135,9 +135,7 @@ class Router:
             return True
         if packet.next_header == ICMPV6 or packet.destination not in (dhcpv6.ALL_SERVERS, self._ours):
             return False
-        source, _, data = decode_udp(packet)
-        if source != dhcpv6.CLIENT_PORT:
-            return False
+        _, _, data = decode_udp(packet)  # from any port: RFC 8415 7.2 says only where a client listens
         unicast = packet.destination == self._ours
         given = dhcpv6.answer(dhcpv6.decode_query(data), self._offer, self._server_id, unicast=unicast)
         if given is None or self._send is None:

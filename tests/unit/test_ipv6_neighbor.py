@@ -52,21 +52,21 @@ def test_an_advertisement_to_all_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offer", "flags"),
+    ("offer", "flags", "lifetime"),
     [
-        (Offer(prefixes=(PREFIX,)), 0x00),
-        (Offer(address=IPv6Address("2001:db8:5::9")), 0x80),
-        (Offer(delegated=(IPv6Network("2001:db8:8000::/48"),)), 0x40),
-        (Offer(dns_servers=DNS), 0x40),
-        (Offer(address=IPv6Address("2001:db8:5::9"), dns_servers=DNS), 0xC0),
+        (Offer(prefixes=(PREFIX,)), 0x00, 1800),
+        (Offer(address=IPv6Address("2001:db8:5::9")), 0x80, 1800),
+        (Offer(delegated=(IPv6Network("2001:db8:8000::/48"),)), 0x40, 1800),
+        (Offer(dns_servers=DNS), 0x40, 0),  # no default route for who has nothing to send from
+        (Offer(address=IPv6Address("2001:db8:5::9"), dns_servers=DNS), 0xC0, 1800),
     ],
 )
-def test_flags_send_the_client_to_dhcpv6(offer: Offer, flags: int) -> None:
+def test_flags_send_the_client_to_dhcpv6(offer: Offer, flags: int, lifetime: int) -> None:
     packet = encode_advertisement(ROUTER, CLIENT, offer, 1280)
     assert is_sound(packet)
     assert packet[24:40] == CLIENT.packed
     assert packet[45] == flags
-    assert int.from_bytes(packet[46:48], "big") > 0  # we are its router in every case
+    assert int.from_bytes(packet[46:48], "big") == lifetime
     assert (b"\x03\x04\x40" in packet[56:]) == bool(offer.prefixes)
 
 

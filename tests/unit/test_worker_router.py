@@ -142,7 +142,6 @@ def test_answers_go_to_the_client(bench: Bench) -> None:
         information(target=ROUTERS),
         information(target=IPv6Address("fe80::9")),
         information(target=OURS),  # RFC 8415 16
-        information(port=547),
         information()[:-1],
         information()[:-1] + b"x",  # checksum
         encode_udp((CLIENT, 546), (SERVERS, 547), b"\x0c" + bytes(40)),  # of a relay
@@ -153,6 +152,13 @@ def test_what_is_not_answered(bench: Bench, packet: bytes) -> None:
     bench.router.start(NOW)
     assert bench.ask(packet) == []
     assert bench.counted()["unanswered"] == 1
+
+
+def test_a_client_may_send_from_any_port(bench: Bench) -> None:
+    """RFC 8415 7.2: the answer goes to 546, where it listens."""
+    bench.router.start(NOW)
+    (packet,) = bench.ask(information(port=49152))
+    assert packet.payload[:4] == bytes.fromhex("0223 0222")
 
 
 def test_too_many_questions(bench: Bench) -> None:

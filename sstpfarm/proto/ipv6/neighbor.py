@@ -69,7 +69,9 @@ def encode_advertisement(source: IPv6Address, destination: IPv6Address, offer: O
         mtu: bytes of the largest packet towards the client, at least 1280.
     """
     flags = (_MANAGED if offer.address is not None else 0) | (_OTHER if offer.dns_servers or offer.delegated else 0)
-    body = _advertisement.pack(_ADVISED_HOP_LIMIT, flags, ROUTER_LIFETIME, 0, 0) + _mtu.pack(_MTU, 1, 0, mtu)
+    # who gets DNS servers alone has nothing to send from here: a default route would lead all that he says to nowhere
+    lifetime = ROUTER_LIFETIME if offer.prefixes or offer.address or offer.delegated else 0
+    body = _advertisement.pack(_ADVISED_HOP_LIMIT, flags, lifetime, 0, 0) + _mtu.pack(_MTU, 1, 0, mtu)
     for prefix in offer.prefixes:
         body += _prefix.pack(
             _PREFIX_INFORMATION,
