@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from sstpfarm.auth.radius import client as under_test
@@ -418,6 +421,29 @@ def test_a_reload_keeps_what_is_known_of_a_server_and_takes_its_times() -> None:
             await until(before[0].usable)  # of 3,000 s of dead time no more than 0.1 s are left
 
     with RadiusDouble(local(), silent) as dead, RadiusDouble(local(), accept) as alive:
+        asyncio.run(main())
+
+
+def test_a_server_for_which_no_socket_can_be_had_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without IPv6 knows no such sockets; servers with IPv4 serve all the same."""
+
+    class Socket(socket.socket):
+        def __init__(self, family: int = -1, *rest: Any, **keys: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *rest, **keys)
+
+    async def main() -> None:
+        async with asking(there) as (client, told):
+            (other,) = servers(there).server
+            client.reload(Radius(server=(msgspec.structs.replace(other, address="::1"), other)))
+            answer = await login(client)
+            assert answer is not None
+            assert answer.endpoint.settings.address == "127.0.0.1"
+            assert told.names() == ["radius.ignored"]
+
+    with RadiusDouble(local(), accept) as there:
+        monkeypatch.setattr(socket, "socket", Socket)
         asyncio.run(main())
 
 

@@ -241,7 +241,11 @@ class Endpoint:
     def _open_socket(self) -> socket.socket | None:
         settings = self.settings
         family = socket.AF_INET6 if ip_address(settings.address).version == 6 else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:  # this kernel has no IPv6, or no descriptor is left: another server may do
+            self._ignore(f"no socket can be had: {error.strerror}")
+            return None
         try:
             if settings.source_address:
                 sock.bind((settings.source_address, 0))
