@@ -60,12 +60,25 @@ def child_environment() -> dict[str, str]:
 
 
 def seal_memfd(name: str, data: bytes) -> int:
-    """Return a descriptor of a memory file with that content, which nobody can change any more."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    """Return a descriptor of a memory file with that content, which nobody can change any more.
+
+    Raises:
+        SystemRefusal: it is larger than what `read_memfd` takes, or no memory or descriptor is left.
+    """
+    if len(data) > MAX_MEMFD:
+        raise SystemRefusal(f"{name}: {len(data)} bytes; {MAX_MEMFD} at most")
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise SystemRefusal(f"{name}: {error.strerror}") from error
     return fd
 
 

@@ -90,6 +90,7 @@ def obtain(config: Config, log: Log, before: Certificate | None = None) -> Certi
     if isinstance(server.certificate, CertificateFiles):
         found = load_files(server.certificate)
     else:
+        check_files(config)  # what is wrong with client-ca shows before a certificate is made
         found = load_or_make(state, server.endpoints(), log, names=server.certificate_names)
     if server.require_client_certificate:
         found = replace(found, client_authorities=client_authorities(server, found.chain))

@@ -261,23 +261,21 @@ class _Farm:
             How many users there are, and what needs a restart.
 
         Raises:
-            ConfigError: the files have faults, or the certificate cannot be used; nothing has changed.
+            ConfigError: the files have faults, the certificate cannot be used, or there is no memory for what they
+                say; nothing has changed.
         """
         async with self._reloading:
             try:
                 found = await asyncio.to_thread(load, self._path)
                 known = msgspec.structs.replace(self._config, server=_reloaded(self._config.server, found.server))
                 renewed = self._renewed(known)
-            except ConfigError as error:
+                radius, keys = reloaded_radius(self._config.radius, found.radius)
+                if self._supervisor is not None:
+                    self._supervisor.reload(msgspec.structs.replace(found, radius=radius), renewed)
+            except (ConfigError, SystemRefusal) as error:
                 self._log.emit("config.refused", faults=str(error).split("\n"))
-                raise
-            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)]
-            radius, keys = reloaded_radius(self._config.radius, found.radius)
-            ignored += keys
-            if self._supervisor is not None:
-                self._supervisor.reload_users(msgspec.structs.replace(found, radius=radius))
-                if renewed is not None:
-                    self._supervisor.renew(renewed)
+                raise ConfigError(str(error)) from error
+            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)] + keys
             self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
             return {"users": len(found.secret), "need_restart": ignored}
 

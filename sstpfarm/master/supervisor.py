@@ -112,11 +112,17 @@ class Supervisor:
             for state in self._pools
         ]
 
-    def reload_users(self, config: Config) -> None:
-        """Give auth the users, profiles, pools and [radius] of that configuration; all else stays."""
-        self.keeper.effects.reload(config)
+    def reload(self, config: Config, renewed: Certificate | None) -> None:
+        """Give auth the users, profiles, pools and [radius] of that configuration; all else of it stays.
+
+        Args:
+            renewed: what workers present from now on to whoever connects; sessions stay as they are.
+
+        Raises:
+            SystemRefusal: there is no memory for all that; nothing has changed.
+        """
         server = msgspec.structs.replace(self._config.server, default_profile=config.server.default_profile)
-        self._config = msgspec.structs.replace(
+        taken = msgspec.structs.replace(
             self._config,
             server=server,
             secret=config.secret,
@@ -124,17 +130,17 @@ class Supervisor:
             pool=config.pool,
             radius=config.radius,
         )
-        if self._auth is not None:
-            with ExitStack() as held:
-                view = _memfd(held, "sstpfarm-users", msgspec.msgpack.encode(for_auth(self._config)))
-                self._auth.send(m.ReloadUsers(), (view,))
-
-    def renew(self, certificate: Certificate) -> None:
-        """Have the workers present that certificate to whoever connects from now on; sessions stay as they are."""
-        self.certificate = certificate
-        self._collector.certificate_expiry = certificate.expiry
         with ExitStack() as held:
-            files = self._worker_files(held)
+            view = _memfd(held, "sstpfarm-users", msgspec.msgpack.encode(for_auth(taken)))
+            files = _worker_files(held, taken, renewed) if renewed is not None else None
+            self._config = taken
+            self.keeper.effects.reload(config)
+            if self._auth is not None:
+                self._auth.send(m.ReloadUsers(), (view,))
+            if renewed is None or files is None:
+                return
+            self.certificate = renewed
+            self._collector.certificate_expiry = renewed.expiry
             for place in self._places:
                 if place.child is not None:
                     place.child.send(m.CertificateRenewed(), files)
@@ -323,7 +329,7 @@ class Supervisor:
         place.generation += 1
         try:
             with theirs, worker_end, auth_end, ExitStack() as held:
-                config, chain, key = self._worker_files(held)
+                config, chain, key = _worker_files(held, self._config, self.certificate)
                 child = Child(
                     Party.WORKER,
                     "sstpfarm.worker.process",
@@ -357,13 +363,6 @@ class Supervisor:
         place.stats = stats
         self._collector.attach(place.number, stats)
         self._log.emit("worker.started", worker=place.number, pid=child.pid)
-
-    def _worker_files(self, held: ExitStack) -> tuple[int, int, int]:
-        """Descriptors of a worker's view, of the chain and of the key."""
-        view = msgspec.msgpack.encode(for_worker(self._config, self.certificate.client_authorities))
-        contents = {"config": view, "chain": self.certificate.chain, "key": self.certificate.key}
-        config, chain, key = (_memfd(held, f"sstpfarm-{name}", data) for name, data in contents.items())
-        return config, chain, key
 
     def _from_worker(self, place: Place, message: Any) -> None:
         match message:
@@ -450,6 +449,14 @@ def live_sessions(identifiers: Sequence[str], *, first: bool = False) -> list[m.
         m.LiveSessions(sessions=tuple(identifiers[at : at + LIVE_SESSIONS_PART]), more=at != starts[-1], first=first)
         for at in starts
     ]
+
+
+def _worker_files(held: ExitStack, config: Config, certificate: Certificate) -> tuple[int, int, int]:
+    """Descriptors of a worker's view, of the chain and of the key."""
+    view = msgspec.msgpack.encode(for_worker(config, certificate.client_authorities))
+    contents = {"config": view, "chain": certificate.chain, "key": certificate.key}
+    view_fd, chain, key = (_memfd(held, f"sstpfarm-{name}", data) for name, data in contents.items())
+    return view_fd, chain, key
 
 
 def _memfd(held: ExitStack, name: str, data: bytes) -> int:

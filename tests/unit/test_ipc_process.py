@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sstpfarm.errors import SystemRefusal
+from sstpfarm.ipc import process
 from sstpfarm.ipc.process import read_memfd, seal_memfd
+from tests.unit.descriptors import descriptors_closed
 
 UID = 60_790
 
@@ -32,6 +36,22 @@ def test_sealed_memory_file_cannot_be_changed() -> None:
     assert read_memfd(fd) == b"secret" * 1000
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_what_no_memory_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the sender would go on, and the receiver could not."""
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(process, "MAX_MEMFD", 10)
+    with descriptors_closed():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(SystemRefusal, match="users: No space left on device"):
+                seal_memfd("users", b"x")
+        with pytest.raises(SystemRefusal, match="users: 11 bytes; 10 at most"):
+            seal_memfd("users", bytes(11))
 
 
 @needs_root

@@ -14,7 +14,7 @@ from sstpfarm.config.addresses import Endpoint
 from sstpfarm.config.schema import CertificateFiles, Config, Farm, Server
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.master import certificate
-from sstpfarm.master.certificate import client_authorities, describe_certificate, load_files, load_or_make
+from sstpfarm.master.certificate import client_authorities, describe_certificate, load_files, load_or_make, obtain
 from sstpfarm.telemetry.log import get_log
 from tests.e2e.authority import Authority
 
@@ -115,6 +115,15 @@ def test_authorities_of_clients(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             client_authorities(server, pem)
+
+
+def test_where_client_ca_cannot_be_used_no_certificate_is_made(tmp_path: Path) -> None:
+    """A reload that is refused has changed nothing, not even on the disk."""
+    server = Server(require_client_certificate=True, client_ca=str(tmp_path / "gone.pem"))
+    config = Config(farm=Farm(state_directory=str(tmp_path)), server=server)
+    with pytest.raises(ConfigError, match=r"gone\.pem: No such file"):
+        obtain(config, get_log())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_shown(tmp_path: Path) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
+from sstpfarm.config.fields import Password
+from sstpfarm.config.ppp import Secret
 from sstpfarm.config.schema import Config
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.dataplane.select import Dataplane
+from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import MAX_MESSAGE
+from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.master import supervisor as module
 from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import Child
 from sstpfarm.master.permissions import ProcessPhase
@@ -51,6 +59,53 @@ class Killable(Child):
 
     def kill(self) -> None:
         self.killed = True
+
+
+class Told(Child):
+    """Stands for a process that is told something, and has not said yet that it serves."""
+
+    def __init__(self) -> None:
+        self.phase, self.status = ProcessPhase.STARTING, None
+        self.messages: list[m.Message] = []
+
+    def send(self, message: m.Message, fds: Sequence[int] = ()) -> None:
+        assert all(os.fstat(fd).st_size for fd in fds)
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize("there", range(5))
+def test_a_reload_for_which_there_is_no_memory_changes_nothing(there: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes four memory files: one of auth, three of the workers; one that starts in this moment is told too."""
+    before, renewed = (Certificate(b"chain", b"key", name, datetime.now(UTC)) for name in ("before", "renewed"))
+    users = {"alice": Secret(password=Password("wonderland"))}
+    made: list[str] = []
+
+    def seal(name: str, data: bytes) -> int:
+        if len(made) == there:
+            raise SystemRefusal(f"{name}: Too many open files")
+        made.append(name)
+        return seal_memfd(name, data)
+
+    async def scenario() -> None:
+        async with Links() as links:
+            collector = FarmCollector(version="0", dataplane="pure", workers_up=lambda: 1)
+            dataplane = Dataplane("pure", Offload.NONE)
+            supervisor = Supervisor(Config(), before, [], links, collector, get_log(), [0], dataplane)
+            auth, worker = Told(), Told()
+            supervisor._auth, supervisor._places[0].child = auth, worker
+            with monkeypatch.context() as patch, nullcontext() if there == 4 else pytest.raises(SystemRefusal):
+                patch.setattr(module, "seal_memfd", seal)
+                supervisor.reload(Config(secret=users), renewed)
+            done = there == 4
+            assert auth.messages == [m.ReloadUsers()] * done
+            assert worker.messages == [m.CertificateRenewed()] * done
+            assert supervisor.certificate is (renewed if done else before)
+            assert supervisor._config.secret == (users if done else {})
+            supervisor.reload(Config(secret=users), renewed)
+            assert worker.messages[-1] == m.CertificateRenewed()
+            await supervisor.keeper.close()
+
+    asyncio.run(scenario())
 
 
 def bad_grant(generation: int) -> m.Grant:
