@@ -261,10 +261,12 @@ class Links:
 
         Args:
             addresses: (address, prefix length).
-            table: where the default route is, if there is one.
+            table: where the routes are, if there are any: the default route, and those to prefixes on the link.
         """
         if self._has_ipv6:
-            check(self._sessions.send([rtnetlink.delete_advertised_default(index, table)]), ignore=errno.ESRCH)
+            routes = [rtnetlink.delete_advertised_default(index, table)]
+            routes += [rtnetlink.delete_on_link(index, *one, table) for one in addresses]
+            check(self._sessions.send(routes), ignore=errno.ESRCH)
         if addresses:
             check(self._sessions.send([rtnetlink.delete_ipv6(index, *one) for one in addresses]), ignore=NO_ADDRESS)
 

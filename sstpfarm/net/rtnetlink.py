@@ -33,6 +33,7 @@ RTM_DELROUTE: Final = 25
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_TABLE: Final = 15
+RTPROT_KERNEL: Final = 2  # of routes that come with addresses, or to networks that a router says are on the link
 RTPROT_RA: Final = 9  # of routes that the kernel makes as a router advertises
 RT_TABLE_MAIN: Final = 254
 RT_TABLE_LOCAL: Final = 255
@@ -145,6 +146,12 @@ def delete_advertised_default(index: int, table: int) -> Request:
     """Return the request that deletes the default route to a router on the link that advertised itself; or ESRCH."""
     body = _ROUTE.pack(socket.AF_INET6, 0, 0, 0, 0, RTPROT_RA, 0, 0, 0)
     return RTM_DELROUTE, 0, body + number(RTA_OIF, index) + number(RTA_TABLE, table)
+
+
+def delete_on_link(index: int, address: bytes, prefix: int, table: int) -> Request:
+    """Return the request that deletes the kernel's own route to the network of an IPv6 address on a link; or ESRCH."""
+    body = _ROUTE.pack(socket.AF_INET6, prefix, 0, 0, 0, RTPROT_KERNEL, 0, 0, 0)
+    return RTM_DELROUTE, 0, body + _on_link(index, address) + number(RTA_TABLE, table)
 
 
 def delete_multicast(index: int) -> Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from sstpfarm.net.autoconf import learned_addresses
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.proto.ipv6.neighbor import ALL_NODES, encode_advertisement
 from sstpfarm.proto.ipv6.offer import Offer
-from sstpfarm.proto.ipv6.packet import link_local
+from sstpfarm.proto.ipv6.packet import checksum, decode_packet, encode_packet, link_local
 from tests.e2e.netns import until
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
@@ -97,4 +98,37 @@ def test_what_a_router_says_holds_for_its_session() -> None:
 
     with namespace("device") as place:
         place.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")  # even where this host is a router itself
+        inside(place, lambda: asyncio.run(scenario(place)))
+
+
+@needs_root
+def test_a_prefix_on_the_link_goes_with_its_session() -> None:
+    """RouterOS says so of the prefixes that it advertises (L, RFC 4861 4.6.2); our server does not."""
+    ours, others, router = bytes(7) + b"\1", bytes(7) + b"\2", bytes(7) + b"\3"
+    local, remote = ipaddress.IPv4Address("10.0.0.2"), ipaddress.IPv4Address("10.0.0.1")
+    offer = Offer(prefixes=(ipaddress.IPv6Network("fd42:6::/64"),))
+    silent = decode_packet(encode_advertisement(link_local(router), ALL_NODES, offer, 1400))
+    at = silent.payload.index(bytes.fromhex("0304 40 40")) + 3
+    body = silent.payload[:2] + b"\0\0" + silent.payload[4:at] + b"\xc0" + silent.payload[at + 1 :]
+    found = checksum(silent.source, silent.destination, silent.next_header, body).to_bytes(2, "big")
+    advertisement = encode_packet(replace(silent, payload=body[:2] + found + body[4:]))
+
+    async def scenario(place: Namespace) -> None:
+        def routes() -> str:
+            return place.run("ip", "-6", "route", "show", "fd42:6::/64", "dev", "tunnel0").stdout
+
+        def told() -> str:
+            os.write(device.fd, advertisement)
+            return routes()
+
+        async with Links() as links:
+            device = Device(links, Dataplane("pure", Offload.NONE), "tunnel0")
+            device.make()
+            device.configure(LinkPlan(mtu=1400, local=local, remote=remote, ipv6_local=ours))
+            until(told, "a route to the prefix")
+            device.configure(LinkPlan(mtu=1400, local=local, remote=remote, ipv6_local=others))
+            assert routes() == ""
+            device.close()
+
+    with namespace("device") as place:
         inside(place, lambda: asyncio.run(scenario(place)))
