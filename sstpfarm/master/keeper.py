@@ -100,10 +100,12 @@ class SessionKeeper:
             self._refuse(grant, "the server is shutting down" if self.closed_to_new else "the worker is gone")
             return
         if grant.slot >= stats.slots:
-            raise IpcViolation(f"statistics slot {grant.slot} of {stats.slots}")
+            detail = f"statistics slot {grant.slot} of {stats.slots}"
+            self._refuse(grant, detail)  # auth has leased an address for it
+            raise IpcViolation(detail)
         known = self.table.get(grant.worker, grant.session)
-        if known is not None and known.grant == grant and known.phase is not SessionPhase.CLOSING:
-            return  # auth was restarted between its grant and its answer, and was asked again
+        if known is not None and known.grant == grant:
+            return  # auth was restarted between its grant and its answer, and was asked again; it may be ending already
         if self.table.count(grant.worker) >= stats.slots:
             self._refuse(grant, "too many sessions")
             return

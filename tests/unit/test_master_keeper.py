@@ -291,8 +291,9 @@ def test_refusals() -> None:
         keeper = bench.keeper
         with pytest.raises(IpcViolation, match="slot 8 of 8"):
             keeper.grant(grant(1, slot=8))
+        assert [one.session for one in bench.auth] == [identifier(1)]  # its lease ends
         keeper.grant(grant(1, worker=7))  # no such worker: released, nothing made
-        assert [one.session for one in bench.auth] == [identifier(1)]
+        assert [one.session for one in bench.auth] == [identifier(1)] * 2
         keeper.grant(grant(2))
         keeper.grant(grant(2))  # auth was restarted and asked again
         with pytest.raises(IpcViolation, match="twice"):
@@ -305,6 +306,27 @@ def test_refusals() -> None:
         keeper.grant(grant(4))
         assert bench.workers[-1] == (0, m.InterfaceRefused(session=identifier(4), detail="the server is shutting down"))
         assert len(keeper.table) == 1
+
+    run(scenario)
+
+
+@needs_root
+def test_a_session_that_is_ending_and_is_granted_once_more() -> None:
+    """Auth was restarted and asked again, and the peer hung up before its answer: no worker has broken a rule."""
+
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        bench.place.run("ip", "link", "add", "br0", "type", "bridge")
+        one = grant(1)  # a TAP device is deleted behind its session: that takes a while
+        bridged = structs.replace(one, terms=structs.replace(one.terms, bridged=True), effects=m.Effects(bridge="br0"))
+        keeper.grant(bridged)
+        os.close(bench.tuns.pop(identifier(1)))
+        keeper.closed(0, closed(1))
+        assert bench.phase(1) is SessionPhase.CLOSING
+        keeper.grant(bridged)
+        await keeper.drain()
+        assert [released.session for released in bench.auth] == [identifier(1)]
+        assert len(keeper.table) == 0
 
     run(scenario)
 
