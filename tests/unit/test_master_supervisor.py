@@ -60,6 +60,9 @@ class Killable(Child):
     def kill(self) -> None:
         self.killed = True
 
+    def send(self, message: m.Message, fds: Sequence[int] = ()) -> None:
+        """What it is told does not matter."""
+
 
 class Told(Child):
     """Stands for a process that is told something, and has not said yet that it serves."""
