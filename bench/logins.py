@@ -1,7 +1,8 @@
 """Logins a second of the auth process by itself, its CPU per login, and how alike its refusals are.
 
 A real auth process between a master and a worker that are played here: ``python -m bench.logins [--logins N]``. Each
-login is a whole one: request, grant, answer, start, release, so every one writes the books.
+login is a whole one: request, grant, answer, start, release, so every one writes the books. With ``--radius`` a
+FreeRADIUS on the loopback of a namespace decides and gets the accounting, on the same processors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,7 @@ from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Method, Password
 from sstpfarm.config.ppp import Profile, Secret
+from sstpfarm.config.radius import Radius, RadiusServer
 from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.ipc.channel import channel_pair
 from sstpfarm.ipc.messages import (
@@ -38,24 +41,27 @@ from sstpfarm.ipc.messages import (
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.proto.ppp import mschap
+from tests.e2e import freeradius
+from tests.e2e.netns import inside, namespace
 
 AUTH_USER = 65533
 USERS = 10_000
 METHODS: Final[tuple[Method, ...]] = ("mschap2", "pap")
+PASSWORD = "correct horse"  # noqa: S105 - of users who are made here
 CHALLENGE = bytes(range(16))
 TO_MASTER = msgspec.msgpack.Decoder(may_send(Party.AUTH, Party.MASTER))
 TO_WORKER = msgspec.msgpack.Decoder(may_send(Party.AUTH, Party.WORKER))
-HASH = mschap.nt_hash("correct horse")
+HASH = mschap.nt_hash(PASSWORD)
 
 
 class AuthProcess:
     """A running auth process with one worker."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, view: AuthView) -> None:
         (state / "auth").mkdir(mode=0o700)
         os.chown(state / "auth", AUTH_USER, AUTH_USER)
         self.master, theirs = channel_pair()
-        config = seal_memfd("config", msgspec.msgpack.encode(settings(state)))
+        config = seal_memfd("config", msgspec.msgpack.encode(view))
         words = {"fd-master": theirs.fileno(), "fd-config": config, "uid": AUTH_USER, "gid": AUTH_USER}
         options = [text for name, value in words.items() for text in (f"--{name}", str(value))]
         self.process = subprocess.Popen(  # noqa: S603 - our own program
@@ -93,10 +99,21 @@ def settings(state: Path) -> AuthView:
         max_starting=1500,
         default_profile="default",
         profiles={"default": Profile(local_address="10.0.0.1", remote_address="pool:main")},
-        secrets={f"user{number}": Secret(password=Password("correct horse")) for number in range(USERS)},
+        secrets={f"user{number}": Secret(password=Password(PASSWORD)) for number in range(USERS)},
         pools={"main": PoolView.of([parse_range("10.1.0.0/16")])},
         reserved=(),
         auth=Auth(failures_per_minute=0),
+    )
+
+
+def through_radius(view: AuthView) -> AuthView:
+    """The same, without users of its own."""
+    server = RadiusServer(address="127.0.0.1", secret=Password(freeradius.SECRET))
+    return msgspec.structs.replace(
+        view,
+        secrets={},
+        auth=Auth(backends=("radius",), failures_per_minute=0),
+        radius=Radius(server=(server,), nas_identifier="bench"),
     )
 
 
@@ -111,7 +128,7 @@ def request(number: int, user: str, method: Method, right: bool = True) -> Acces
         slot=number % 1000,
     )
     if method == "pap":
-        return msgspec.structs.replace(asked, password=b"correct horse" if right else b"wrong password")
+        return msgspec.structs.replace(asked, password=PASSWORD.encode() if right else b"wrong password")
     hashed = mschap.challenge_hash(CHALLENGE, CHALLENGE, user.encode())
     answer = mschap.challenge_response(hashed, HASH if right else bytes(16))
     return msgspec.structs.replace(asked, challenge=CHALLENGE, value=mschap.response_value_v2(CHALLENGE, answer))
@@ -164,15 +181,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.logins")
     parser.add_argument("--logins", type=int, default=5000)
     parser.add_argument("--refusals", type=int, default=2000)
+    parser.add_argument("--radius", action="store_true", help="ask a FreeRADIUS; as root")
     options = parser.parse_args()
+    if not options.radius:
+        measure(settings, options)
+        return
+    users = {f"user{number}": (PASSWORD, ()) for number in range(USERS)}
+    with namespace("logins") as place, freeradius.freeradius(place, users):
+        inside(place, lambda: measure(lambda state: through_radius(settings(state)), options))
+
+
+def measure(view: Callable[[Path], AuthView], options: argparse.Namespace) -> None:
+    """Measure an auth process with that view, and print."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
-        auth = AuthProcess(Path(name))
+        auth = AuthProcess(Path(name), view(Path(name)))
         try:
             for method in METHODS:
                 rate, cpu = logins(auth, options.logins, method)
                 say(f"{method}: {rate:.0f} logins a second, {1e6 * cpu:.0f} us of CPU each")
-            for method in METHODS:
+            for method in METHODS if not options.radius else ():
                 times: dict[str, list[float]] = {"known": [], "unknown": []}
                 for number in range(options.refusals):  # in turns, so that load on the machine meets both alike
                     times["known"].append(refusal(auth, 10**9 + number, f"user{number % USERS}", method))
