@@ -53,7 +53,7 @@ thread pool {{
     max_requests_per_server = 0
 }}
 client farm {{
-    ipaddr = 127.0.0.1
+    ipaddr = {client}
     secret = {secret}
     require_message_authenticator = yes
 }}
@@ -87,12 +87,12 @@ modules {{
 server default {{
     listen {{
         type = auth
-        ipaddr = 127.0.0.1
+        ipaddr = {address}
         port = {port}
     }}
     listen {{
         type = acct
-        ipaddr = 127.0.0.1
+        ipaddr = {address}
         port = {acct_port}
     }}
     authorize {{
@@ -193,6 +193,8 @@ class FreeRadius:
         place: Namespace,
         users: Mapping[str, tuple[str, Sequence[str]]],
         *,
+        address: str = "127.0.0.1",
+        client: str = "127.0.0.1",
         port: int = 1812,
         mppe: bool = True,
         sign: bool = True,
@@ -204,6 +206,8 @@ class FreeRadius:
         settings = {
             "directory": self.directory,
             "secret": SECRET,
+            "address": address,
+            "client": client,
             "port": port,
             "acct_port": port + 1,
             "mppe": "yes" if mppe else "no",
@@ -270,16 +274,18 @@ def freeradius(
     place: Namespace,
     users: Mapping[str, tuple[str, Sequence[str]]],
     *,
+    address: str = "127.0.0.1",
+    client: str = "127.0.0.1",
     port: int = 1812,
     mppe: bool = True,
     sign: bool = True,
     tls: TlsFiles | None = None,
 ) -> Iterator[FreeRadius]:
-    """A server that is ready, for as long as the block runs; EAP-TLS and PEAP need `tls`."""
+    """A server that is ready, for as long as the block runs, at `address` for `client`; EAP-TLS and PEAP need `tls`."""
     missing = [program for program in (PROGRAM, "radclient") if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (deploy/install-packages test)")
-    server = FreeRadius(place, users, port=port, mppe=mppe, sign=sign, tls=tls)
+    server = FreeRadius(place, users, address=address, client=client, port=port, mppe=mppe, sign=sign, tls=tls)
     try:
         server.start()
         yield server

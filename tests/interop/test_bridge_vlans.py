@@ -1,7 +1,7 @@
 """The server in the virtual machine, whose kernel filters VLANs on bridges: a bridged session's port is in its VLAN.
 
 +-- namespace "server", here of the clients --+           +-- virtual machine ------------------+
-|  raw peers, a RADIUS server of ours         |           |  sstpfarm serve                     |
+|  raw peers, FreeRADIUS 10.98.1.1:1812       |           |  sstpfarm serve                     |
 |  10.98.1.1                                  |---eth0----|  10.98.1.2      br0: sstp0, sstp1 ..|
 +---------------------------------------------+           +-------------------------------------+
 """
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -20,16 +19,13 @@ import pytest
 from tests.e2e.bytestream import StreamEndError
 from tests.e2e.farm import PASSWORD, write_config
 from tests.e2e.frames import Packet, data
-from tests.e2e.freeradius import SECRET
+from tests.e2e.freeradius import SECRET, freeradius
 from tests.e2e.netns import until
 from tests.e2e.rawpeer import RawPeer, tls_peer
 from tests.e2e.test_bridging import BRIDGE_DATA, open_bridge
-from tests.radius_double import RadiusDouble, Received, attribute, vendor
 
 from .machine import GUEST, HOST, Machine
 
-ACCEPT, REJECT, ACCESS_REQUEST, STATUS_SERVER = 2, 3, 1, 12
-MIKROTIK, GROUP = 14988, 3
 GREEN, RED = 100, 200
 QUIET: Final = 0.5  # seconds in which a frame that would come has come
 # The machine's kernel has no nftables of the family inet: a stand-in takes the farm's rules. They are about IP packets
@@ -46,14 +42,18 @@ echo $! >/job/serve.pid
 """
 
 
-def vlan(request: Received) -> Iterable[bytes]:
-    """Accept everybody into the bridge and the VLAN that the name ends in, with tag 1 (RFC 3580 3.31)."""
-    if request.code == STATUS_SERVER:
-        yield request.reply(ACCEPT)
-    elif request.code == ACCESS_REQUEST:
-        number = request.values(1)[0].rpartition(b"-")[2]
-        attributes = attribute(64, b"\1\0\0\x0d") + attribute(65, b"\1\0\0\x06") + attribute(81, b"\1" + number)
-        yield request.reply(ACCEPT, vendor(MIKROTIK, GROUP, b"bridged") + attributes)
+def vlan(number: int, tag: str = "") -> list[str]:
+    """The reply items that put a user into the bridge and a VLAN (RFC 3580 3.31), with a tag ":1" or without."""
+    return [
+        'Mikrotik-Group = "bridged"',
+        f"Tunnel-Type{tag} = VLAN",
+        f"Tunnel-Medium-Type{tag} = IEEE-802",
+        f'Tunnel-Private-Group-Id{tag} = "{number}"',
+    ]
+
+
+# Whom FreeRADIUS alone knows: without a tag, with the lowest and with the highest one (RFC 2868 3.1).
+GRANTED: Final = {"staff": vlan(GREEN), "guest": vlan(RED, ":1"), "clerk": vlan(GREEN, ":31")}
 
 
 class Served:
@@ -80,7 +80,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(machine: Machine, package: str) -> Iterator[Served]:
-    """The farm in the machine, with a RADIUS server of ours beside the clients."""
+    """The farm in the machine, with FreeRADIUS beside the clients."""
     secret = {"password": PASSWORD, "bridge": "br0"}
     shared = {"local-address": "10.20.0.1", "remote-address": "pool:main"}
     server = {"listen": ["0.0.0.0:443"], "workers": 2, "authentication": ["pap"], "failure-delay-s": 0.1, "mrru": 1600}
@@ -97,12 +97,14 @@ def served(machine: Machine, package: str) -> Iterator[Served]:
             "secret.red": {**secret, "bridge-port-vid": RED},
             "secret.plain": secret,
             "secret.unfiltered": {"password": PASSWORD, "bridge": "br1", "bridge-port-vid": GREEN},
-            "radius": {"accounting": False, "server": [{"address": HOST, "secret": SECRET}]},
+            "radius": {
+                "accounting": False,
+                "server": [{"address": HOST, "secret": SECRET, "message-authenticator": "require"}],
+            },
         },
     )
-    sock = machine.place.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind((HOST, 1812))
-    with RadiusDouble(sock, vlan):
+    users = {name: (PASSWORD, reply) for name, reply in GRANTED.items()}
+    with freeradius(machine.place, users, address=HOST, client=GUEST):
         machine.run(START.format(package=package))
         made = Served(machine)
 
@@ -147,7 +149,7 @@ class Host:
 
 def test_vlans_do_not_see_each_other(served: Served) -> None:
     """Users of one VLAN are one LAN, whether a secret or RADIUS says so; those of another one hear nothing of it."""
-    users = {"green": GREEN, "staff-100": GREEN, "red": RED, "guest-200": RED, "plain": 1}
+    users = {"green": GREEN, "staff": GREEN, "clerk": GREEN, "red": RED, "guest": RED, "plain": 1}
     with ExitStack() as held:
         hosts: dict[str, Host] = {}
         for number, name in enumerate(users):
