@@ -21,6 +21,7 @@ Line = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")
 # nothing but what addresses are made of, and perhaps a zone: some end up in files and in the arguments of programs
 Address = Annotated[str, Meta(max_length=64, pattern=r"^[0-9A-Fa-f.:]*(%[A-Za-z0-9._@+-]{1,15})?\Z")]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=4)]
+ClientText = Annotated[str, Meta(max_length=32, pattern=r"^[!-~]*\Z")]  # printable ASCII
 InterfaceName = Annotated[str, Meta(min_length=1, max_length=15)]
 Mtu = Annotated[int, Meta(ge=68, le=16384)]  # up to the largest MRRU
 Slot = Annotated[int, Meta(ge=0, le=1_048_575)]
@@ -64,6 +65,8 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     connect_info: Line = ""  # TLS version and cipher suite
     certificate_names: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()  # of the peer's verified certificate
     frame: Annotated[int, Meta(ge=0, le=4087)] = 0  # the part of `mtu` that one frame holds, 0 for all of it
+    client_name: ClientText = ""  # what the peer said of itself in LCP Identification, as Windows does
+    client_version: ClientText = ""
 
 
 class AccessCancelled(Message, frozen=True, tag="access-cancelled"):

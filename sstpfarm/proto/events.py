@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 
+from sstpfarm.proto.ppp.identification import UNIDENTIFIED, Identification
 from sstpfarm.proto.ppp.multilink import Multilink
 from sstpfarm.proto.roles import AuthMethod, Proof
 from sstpfarm.reasons import Reason
@@ -87,11 +88,16 @@ class LcpOpened:
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
-    """A peer presented a proof; the driver answers with `auth_result` (server only)."""
+    """A peer presented a proof; the driver answers with `auth_result` (server only).
+
+    Attributes:
+        identification: what the peer has said of itself before (RFC 1570 2.1).
+    """
 
     method: AuthMethod
     user: bytes
     proof: Proof = field(repr=False)
+    identification: Identification = UNIDENTIFIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Session:
     __slots__ = (
         "_called",
         "_certificate",
+        "_client_name",
         "_interface",
         "_ipv6",
         "_login",
@@ -107,7 +108,7 @@ class Session:
         self._router: Router | None = None
         self._interface = ""
         self._rate: RateLimit | None = None
-        self._user = self._method = ""
+        self._user = self._method = self._client_name = ""
 
     # -- from the connection -----------------------------------------------------------------------------------------
 
@@ -130,6 +131,7 @@ class Session:
         chap = proof if isinstance(proof, ChapProof) else None
         self._method = request.method.value
         self._user = readable(request.user)
+        self._client_name = request.identification.name
         self._request = m.AccessRequest(
             session=self.id,
             user=request.user,
@@ -146,6 +148,8 @@ class Session:
             called_id=self._called,
             connect_info=f"SSTP {connection.tls_version} {connection.cipher}",
             certificate_names=names_of(self._certificate),
+            client_name=request.identification.name,
+            client_version=request.identification.version,
         )
         self._login = Login.ASKED
         self._worker.ask_auth(self._request)
@@ -191,6 +195,7 @@ class Session:
                 address=self._terms.remote_address,
                 interface=self._interface,
                 correlation_id=connection.correlation_id,
+                client_name=self._client_name,
             )
 
     def closed(self, connection: Connection, reason: Reason, detail: str) -> None:

@@ -22,12 +22,14 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connected, connecting
 from .farm import GATEWAY, Farm, running
+from .frames import LCP, ppp
 from .freeradius import SECRET, FreeRadius
 from .measured_rate import samples, stream, whole_rate
 from .netns import Wire, until
 from .rawpeer import tls_peer
 
 METHODS = ["eap", "mschap2", "mschap1", "chap", "pap"]
+IDENTIFICATION = 12  # an LCP code, RFC 1570 2.1
 PASSWORD = "radius pass"  # FreeRADIUS 3.2.1 and pppd agree on ASCII only
 USERS = {
     "rita": (PASSWORD, []),
@@ -56,6 +58,7 @@ USERS = {
     ),
     "pooled": (PASSWORD, ['Framed-Pool = "other"', "Framed-IP-Address = 255.255.255.254"]),
     "told": (PASSWORD, ['User-Name = "%{MS-RAS-Vendor} %{MS-RAS-Version}"']),
+    "windows": (PASSWORD, ['User-Name = "%{MS-RAS-Client-Version} %{MS-RAS-Client-Name}"']),
     "twice": (PASSWORD, ["Port-Limit = 1"]),
     "login-service": (PASSWORD, ["Service-Type = Login-User"]),
     "servers": (
@@ -201,6 +204,27 @@ def test_what_a_policy_of_nps_can_ask_for(wire: Wire, farm: Farm) -> None:
     mark = farm.log.mark()
     with connected(wire.client, wire.SERVER4, user="told", password=PASSWORD):
         assert farm.wait_event("session.opened", mark)["user"] == f"311 sstpfarm {version('sstpfarm')}"
+
+
+def test_what_windows_says_of_itself(wire: Wire, farm: Farm) -> None:
+    """LCP Identification (RFC 1570 2.1), before authentication, and later with other texts: the first ones count."""
+    mark = farm.log.mark()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        texts = (b"MSRAS-0-" + b"x" * 1000, b"MSRASV5.20", b"MSRAS-0-LAPTOP-7", b"MSRASV9.99", b"MSRAS-1-OTHER", b"\n")
+        for number, text in enumerate(texts, 1):
+            peer.send(ppp(LCP, IDENTIFICATION, number, bytes(4) + text))
+        peer.authenticate_pap("windows", PASSWORD)
+        peer.send(ppp(LCP, IDENTIFICATION, 9, bytes(4) + b"MSRAS-0-LATE"))
+        peer.send(peer.call_connected())
+        peer.open_ipcp()
+        opened = farm.wait_event("session.opened", mark)
+        assert (opened["user"], opened["client_name"]) == ("MSRASV5.20 LAPTOP-7", "LAPTOP-7")
+        assert peer.ping()
+        peer.disconnect()
+    farm.idle()
 
 
 def test_a_pool_by_its_name(wire: Wire, farm: Farm) -> None:

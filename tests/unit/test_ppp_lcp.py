@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from sstpfarm.proto.events import LcpOpened
-from sstpfarm.proto.ppp.constants import Code
+from sstpfarm.proto.events import AuthRequest, LcpOpened
+from sstpfarm.proto.ppp.constants import Code, PppProtocol
 from sstpfarm.proto.ppp.frame import encode_frame
 from sstpfarm.proto.ppp.link import PppSettings
 from sstpfarm.proto.ppp.packet import Option, Packet, decode_options, encode_options, encode_packet
@@ -32,6 +32,7 @@ from tests.unit.ppp_bench import (
     request,
 )
 
+PAP = PppProtocol.PAP
 MRU_1400 = Option(1, bytes.fromhex("0578"))
 MAGIC = Option(5, bytes.fromhex("6a1b2c3d"))
 ALL_METHODS = (AuthMethod.MSCHAP2, AuthMethod.MSCHAP1, AuthMethod.CHAP, AuthMethod.PAP)
@@ -444,3 +445,42 @@ def test_ip_packets_and_held_packets_get_no_answer(settings: PppSettings) -> Non
     terms = SERVER_IPV4 if settings is OPEN_SERVER else CLIENT_IPV4
     script.link.configure(terms, None, script.now)
     assert script.sent_by(IPCP)[0].code == Code.CONFIGURE_REQUEST
+
+
+# -- Identification (RFC 1570 2.1) -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "version", "name"),
+    [
+        ([b"MSRASV5.20", b"MSRAS-0-LAPTOP"], "MSRASV5.20", "LAPTOP"),
+        ([b"MSRAS-0-LAPTOP", b"MSRASV5.20"], "MSRASV5.20", "LAPTOP"),
+        ([b"MSRASV5.20", b"MSRASV6", b"MSRAS-0-A", b"MSRAS-0-B"], "MSRASV5.20", "A"),
+        ([b"MSRAS-0-" + b"x" * 33, b"MSRASV" + b"1" * 27], "", ""),
+        ([b"MSRAS-0-" + b"x" * 32, b"MSRASV" + b"1" * 26], "MSRASV" + "1" * 26, "x" * 32),
+        (
+            [b"MSRAS-0-a b", b"MSRAS-0-a\0", b"MSRAS-0-\xff", b"MSRAS-0-a\n", b"MSRAS-0-", b"MSRASV\n", b"MSRASV 5"],
+            "",
+            "",
+        ),
+        ([b"MSRAS-0-a b", b"MSRAS-0-good"], "", "good"),
+        ([b"pppd 2.5.2", b""], "", ""),
+    ],
+)
+def test_what_a_peer_says_of_itself(texts: list[bytes], version: str, name: str) -> None:
+    """The first good text of each kind counts, and none is answered."""
+    script = Script(replace(SERVER, methods=(AuthMethod.PAP,)))
+    script.open_lcp()
+    for number, text in enumerate(texts):
+        assert script.say(LCP, Packet(Code.IDENTIFICATION, number, MAGIC.value + text)) == []
+    script.say(PAP, Packet(1, 1, b"\x01u\x01p"))
+    (proof,) = script.took(AuthRequest)
+    assert proof.identification == (version, name)
+
+
+def test_an_identification_that_is_too_short_for_its_magic_number_says_nothing() -> None:
+    script = Script(replace(SERVER, methods=(AuthMethod.PAP,)))
+    script.open_lcp()
+    assert script.say(LCP, Packet(Code.IDENTIFICATION, 1, b"MSR")) == []
+    script.say(PAP, Packet(1, 1, b"\x01u\x01p"))
+    assert script.took(AuthRequest)[0].identification == ("", "")

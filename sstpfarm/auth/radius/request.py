@@ -73,6 +73,10 @@ def access_attributes(
         found.append(("Connect-Info", request.connect_info[:MAX_VALUE]))
     if radius.ms_ras_vendor:
         found += [("MS-RAS-Vendor", radius.ms_ras_vendor), ("MS-RAS-Version", SOFTWARE)]
+    if request.client_name:  # MS-RNAP 2.2.1.1: with a null character behind it
+        found.append(("MS-RAS-Client-Name", request.client_name.encode() + b"\0"))
+    if request.client_version:
+        found.append(("MS-RAS-Client-Version", request.client_version))
     found += _tunnel(request)
     if state:
         found.append(("State", state))

@@ -21,6 +21,7 @@ from sstpfarm.proto.ppp.constants import (
     PppProtocol,
 )
 from sstpfarm.proto.ppp.control import ControlProtocol, Limits, Verdict
+from sstpfarm.proto.ppp.identification import UNIDENTIFIED
 from sstpfarm.proto.ppp.multilink import Multilink
 from sstpfarm.proto.ppp.packet import HEADER, Option, Packet
 from sstpfarm.proto.roles import AuthMethod, Entropy, Role
@@ -47,6 +48,7 @@ class Lcp(ControlProtocol):
         locked: set by the owner once a proof was presented; a new negotiation then fails the link, since the key
             that binds the SSTP call to this authentication cannot change any more.
         rejected_protocols: numbers from the peer's Protocol-Rejects, for the owner to drain.
+        identification: what the peer has said of itself, in whichever state.
     """
 
     protocol: ClassVar[PppProtocol] = PppProtocol.LCP
@@ -68,6 +70,7 @@ class Lcp(ControlProtocol):
         self.receive_limit = DEFAULT_MRU
         self.locked = False
         self.rejected_protocols: list[int] = []
+        self.identification = UNIDENTIFIED
         self._role = role
         self._methods = tuple(methods)
         self._untried = list(methods)  # server: not offered yet; client: not asked for by Nak yet
@@ -225,8 +228,10 @@ class Lcp(ControlProtocol):
                 self._protocol_reject(packet, now)
             case Code.ECHO_REQUEST | Code.ECHO_REPLY | Code.DISCARD_REQUEST:
                 self._echo(packet, now)
-            case Code.IDENTIFICATION | Code.TIME_REMAINING:
-                pass  # RFC 1570 2.1, 2.2: for people; they ask for no answer
+            case Code.IDENTIFICATION:  # RFC 1570 2.1: it asks for no answer
+                self.identification = self.identification.heard(packet.data[_MAGIC_SIZE:])
+            case Code.TIME_REMAINING:
+                pass  # RFC 1570 2.2: for people; it asks for no answer
             case _:
                 return False
         return True

@@ -6,7 +6,7 @@ come here: a link that is handed one drops it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -368,7 +368,7 @@ class PppLink:
             match event:
                 case AuthRequest():
                     self._lcp.locked = True  # else the answer could meet another exchange than the one it is for
-                    self._events.append(event)
+                    self._events.append(replace(event, identification=self._lcp.identification))
                 case AuthSucceeded():
                     self._authenticated(event)
                 case AuthFailed(reason, text):
