@@ -82,6 +82,7 @@ class Channel:
 
         Raises:
             LocalError: the message is larger than MAX_MESSAGE or carries a wrong number of descriptors.
+            OSError: it would have to wait, and there are no descriptors for the copies; it is not sent.
         """
         if self._closed:
             return
@@ -96,7 +97,7 @@ class Channel:
             self._end("the other end does not read")
             return
         # the caller may close its copies as soon as we return
-        self._queue.append((data, tuple(os.dup(fd) for fd in fds)))
+        self._queue.append((data, _copies(fds)))
         self._drained.clear()
         if len(self._queue) == 1 and self._loop is not None:
             self._loop.add_writer(self._sock.fileno(), self._writable)
@@ -191,6 +192,17 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def _copies(fds: Sequence[int]) -> tuple[int, ...]:
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))  # noqa: PERF401 - what was made is closed when the next one fails
+    except OSError:
+        _close_all(copies)
+        raise
+    return tuple(copies)
 
 
 def _close_all(fds: Sequence[int]) -> None:

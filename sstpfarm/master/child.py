@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from sstpfarm.errors import IpcViolation, SystemRefusal
@@ -79,14 +79,18 @@ class Child:
             self.channel.close()
             raise SystemRefusal(f"{party} cannot be started: {error.strerror}") from error
         self.pid = self._process.pid
-        try:
-            self._pidfd = watched(self._loop, self.pid, self._exited)
-        except OSError as error:  # it runs, but nobody would see its end
-            self._process.kill()
-            self._process.wait()
-            self.channel.close()
-            raise SystemRefusal(f"{party} cannot be watched: {error.strerror}") from error
-        self.channel.start(self._loop)
+        with ExitStack() as undo:
+            undo.callback(self.channel.close)
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            try:
+                self._pidfd = watched(self._loop, self.pid, self._exited)
+                undo.callback(os.close, self._pidfd)
+                undo.callback(self._loop.remove_reader, self._pidfd)
+                self.channel.start(self._loop)
+            except OSError as error:  # it runs, but nobody would see its end, or hear it
+                raise SystemRefusal(f"{party} cannot be watched: {error.strerror}") from error
+            undo.pop_all()
 
     @property
     def age(self) -> float:

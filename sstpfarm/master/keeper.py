@@ -125,6 +125,13 @@ class SessionKeeper:
             self.effects.begin(session)
             ready = m.InterfaceReady(session=grant.session, name=session.name, bridged=grant.terms.bridged)
             self._to_worker(grant.worker, ready, (tun,))
+        except OSError as error:  # the descriptor did not leave, and the worker waits for it
+            detail = error.strerror or ""
+            self._log.emit("interface.failed", session=grant.session, detail=detail)
+            self._to_worker(grant.worker, m.InterfaceRefused(session=grant.session, detail=detail), ())
+            self._ledger.leave(session)
+            session.phase, session.reason = SessionPhase.CLOSING, Reason.INTERFACE_FAILED
+            self._run(self._dismantle(session))
         finally:
             os.close(tun)
 

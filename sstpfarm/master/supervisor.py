@@ -259,12 +259,15 @@ class Supervisor:
             child.send(message)
         for part in live_sessions([session.grant.session for session in self.keeper.table], first=not self._up):
             child.send(part)
-        for place in self._places:
-            if place.child is not None:
-                worker_end, auth_end = channel_pair()
-                with worker_end, auth_end:
-                    place.child.send(m.AuthAttached(), (worker_end.fileno(),))
-                    child.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
+        try:
+            for place in self._places:
+                if place.child is not None:
+                    worker_end, auth_end = channel_pair()
+                    with worker_end, auth_end:
+                        place.child.send(m.AuthAttached(), (worker_end.fileno(),))
+                        child.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
+        except OSError as error:
+            self._useless(child, error)
 
     def _from_auth(self, message: Any) -> None:
         match message:
@@ -317,17 +320,22 @@ class Supervisor:
             else:
                 return
 
+    def _useless(self, child: Child, error: OSError) -> None:
+        """A process that cannot be joined to the others: once it is gone, another one takes its place."""
+        self._log.emit("internal.error", detail=f"{child.party} (process {child.pid}): {error.strerror}")
+        child.kill()
+
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def _start_worker(self, place: Place) -> None:
         server = self._config.server
         # for sessions, for connections that have not logged in, and for slots that rest behind a churn of logins
         stats = Stats.create(server.max_sessions + 2 * server.max_starting)
-        ours, theirs = channel_pair()
-        worker_end, auth_end = channel_pair()
         user = worker_id(place.number)
         place.generation += 1
         try:
+            ours, theirs = channel_pair()
+            worker_end, auth_end = channel_pair()
             with theirs, worker_end, auth_end, ExitStack() as held:
                 config, chain, key = _worker_files(held, self._config, self.certificate)
                 child = Child(
@@ -354,15 +362,18 @@ class Supervisor:
                     on_gone=lambda: self._worker_gone(place),
                     on_violation=lambda detail: self._violation(f"worker {place.number}", detail),
                 )
+                place.child, place.stats = child, stats
+                self._collector.attach(place.number, stats)
+                self._log.emit("worker.started", worker=place.number, pid=child.pid)
                 if self._auth is not None:  # else it gets another channel when auth is there again
-                    self._auth.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
+                    try:
+                        self._auth.send(m.WorkerAttached(place.number, place.generation), (auth_end.fileno(),))
+                    except OSError as error:
+                        self._useless(child, error)
         except BaseException:
-            stats.close()
+            if place.stats is not stats:
+                stats.close()
             raise
-        place.child = child
-        place.stats = stats
-        self._collector.attach(place.number, stats)
-        self._log.emit("worker.started", worker=place.number, pid=child.pid)
 
     def _from_worker(self, place: Place, message: Any) -> None:
         match message:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
+import fcntl
 import os
 import socket
 import time
@@ -210,6 +212,30 @@ def test_messages_that_cost_much_let_others_work_in_between() -> None:
         assert order == ["message 1", "somebody else 1", "message 2", "somebody else 2"]
         master.close()
         theirs.close()
+
+    asyncio.run(scenario())
+
+
+def test_where_a_copy_fails_those_before_it_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(fd: int, there: list[int] = [1, 1]) -> int:  # noqa: B006 - two, then no more
+        if not there:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, there.pop())
+
+    async def scenario() -> None:
+        async with worker_and_master() as (master, raw):
+            sent = 0
+            while not master.channel._queue:
+                master.channel.send(m.Ping(number=sent))
+                sent += 1
+            with raw.dup() as held, monkeypatch.context() as patch:
+                fds = [held.fileno()] * 3
+                with descriptors_closed():
+                    patch.setattr(os, "dup", scarce)
+                    with pytest.raises(OSError, match="Too many open files"):
+                        master.channel.send(m.CertificateRenewed(), fds)
+            assert not master.channel.closed
+            assert len(master.channel._queue) == 1
 
     asyncio.run(scenario())
 

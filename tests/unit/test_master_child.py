@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -153,10 +154,22 @@ def test_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     play("rw", scenario)
 
 
-@pytest.mark.parametrize("call", ["os.pidfd_open", "asyncio.selector_events.BaseSelectorEventLoop.add_reader"])
-def test_what_cannot_be_watched_does_not_run(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(24, "Too many open files")
+WATCH = "asyncio.selector_events.BaseSelectorEventLoop.add_reader"
+
+
+@pytest.mark.parametrize(
+    ("call", "there"), [("os.pidfd_open", 0), (WATCH, 0), (WATCH, 1)], ids=["pidfd", "its end", "its channel"]
+)
+def test_what_cannot_be_watched_does_not_run(monkeypatch: pytest.MonkeyPatch, call: str, there: int) -> None:
+    module, _, name = call.rpartition(".")
+    real = getattr(resolve_name(module), name)
+    calls: list[object] = []
+
+    def refuse(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > there:
+            raise OSError(24, "Too many open files")
+        return real(*arguments)
 
     before = children()
     monkeypatch.setattr(call, refuse)

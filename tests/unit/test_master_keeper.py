@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -456,5 +457,32 @@ def test_a_worker_must_obey_a_kick_too(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += 31
         bench.keeper.enforce()
         assert len(bench.accused) == 1
+
+    run(scenario)
+
+
+@needs_root
+def test_a_descriptor_that_does_not_leave_ends_the_session() -> None:
+    """The worker would wait for it, and the address stay leased."""
+
+    async def scenario(bench: Bench) -> None:
+        real = bench.keeper._to_worker
+
+        def scarce(worker: int, message: m.Message, fds: Sequence[int]) -> None:
+            if fds:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            real(worker, message, fds)
+
+        bench.keeper._to_worker = scarce
+        bench.keeper.grant(grant(1))
+        detail = "Too many open files"
+        assert bench.workers == [(0, m.InterfaceRefused(session=identifier(1), detail=detail))]
+        await bench.keeper.drain()
+        assert bench.phase(1) is None
+        assert [(released.session, released.reason) for released in bench.auth] == [(identifier(1), "interface-failed")]
+        assert bench.up() == set()
+        bench.keeper._to_worker = real
+        bench.keeper.grant(grant(1))
+        assert bench.phase(1) is SessionPhase.HANDED
 
     run(scenario)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc import messages as m
 from sstpfarm.ipc.channel import MAX_MESSAGE
+from sstpfarm.ipc.permissions import Party
 from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.master import supervisor as module
 from sstpfarm.master.certificate import Certificate
@@ -137,6 +140,54 @@ def test_a_worker_does_not_answer_for_the_one_before(generation: int, told: obje
             made._from_auth(told(generation))
             assert worker.killed is (generation == 2)
             stats.close()
+            await made.keeper.close()
+
+    asyncio.run(scenario())
+
+
+class Forked(Killable):
+    """Stands for a process that was just started, and that cannot be told of another one."""
+
+    party, pid = Party.AUTH, 4711
+
+    def __init__(self, *arguments: object, **_: object) -> None:
+        super().__init__()
+        for argument in arguments:
+            if isinstance(argument, socket.socket):  # the end of its channel
+                argument.close()
+
+    def send(self, message: m.Message, fds: Sequence[int] = ()) -> None:
+        if fds:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("restarted", ["auth", "worker"])
+def test_a_process_that_cannot_be_joined_to_the_others_is_no_orphan(
+    restarted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known, and ends; `_auth_gone` and `_worker_gone` start another one then."""
+
+    async def scenario() -> None:
+        async with Links() as links:
+            certificate = Certificate(b"chain", b"key", "", datetime.now(UTC))
+            collector = FarmCollector(version="0", dataplane="pure", workers_up=lambda: 1)
+            dataplane = Dataplane("pure", Offload.NONE)
+            made = Supervisor(Config(), certificate, [], links, collector, get_log(), [0], dataplane)
+            (place,) = made._places
+            monkeypatch.setattr(module, "Child", Forked)
+            if restarted == "auth":
+                place.child = Killable()
+                made._start_auth()
+                assert isinstance(made._auth, Forked)
+                assert made._auth.killed
+            else:
+                made._auth = Forked()
+                made._start_worker(place)
+                assert isinstance(place.child, Forked)
+                assert place.child.killed
+                assert not made._auth.killed
+                made._worker_gone(place)
+                assert (place.stats, *made._children()) == (None, made._auth)
             await made.keeper.close()
 
     asyncio.run(scenario())
