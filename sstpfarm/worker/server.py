@@ -132,7 +132,10 @@ class WorkerServer:
     def _serve(self, number: int, listener: socket.socket) -> None:
         listener.setblocking(False)
         self._listeners[number] = listener
-        self._loop.add_reader(listener.fileno(), self._accept, number)
+        try:
+            self._loop.add_reader(listener.fileno(), self._accept, number)
+        except OSError as error:
+            self._pause_accepting(error)
 
     def _stop_serving(self, number: int) -> None:
         listener = self._listeners.pop(number, None)
@@ -162,8 +165,11 @@ class WorkerServer:
         self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
 
     def _resume_accepting(self) -> None:
-        for number, listener in self._listeners.items():
-            self._loop.add_reader(listener.fileno(), self._accept, number)
+        try:
+            for number, listener in self._listeners.items():
+                self._loop.add_reader(listener.fileno(), self._accept, number)
+        except OSError as error:
+            self._pause_accepting(error)
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
         if self._starting >= self._config.max_starting:
