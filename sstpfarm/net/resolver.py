@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -219,8 +221,10 @@ class ResolvConfFile:
         draft = self._path.with_name(self._path.name + ".sstpfarm-new")
         try:
             draft.unlink(missing_ok=True)
-            draft.write_bytes(data)
-            draft.chmod(0o644)
+            draft.touch(mode=0o600, exist_ok=False)
+            with draft.open("wb") as file:
+                file.write(data)
+                self._give_ownership(file.fileno())
             draft.replace(self._path)
         except OSError as error:
             with suppress(OSError):
@@ -228,6 +232,18 @@ class ResolvConfFile:
             if error.errno not in IN_PLACE:  # on a full disk, say, writing would leave less than there was
                 raise
             self._path.write_bytes(data)
+
+    def _give_ownership(self, fd: int) -> None:
+        """Let a new file be whose the file of before is, and for whom: so it comes back with its owner and mode."""
+        try:
+            before = self._path.lstat()
+        except FileNotFoundError:
+            before = None
+        if before is None or not stat.S_ISREG(before.st_mode):  # of a link nothing is changed
+            os.fchmod(fd, 0o644)
+            return
+        os.fchown(fd, before.st_uid, before.st_gid)
+        os.fchmod(fd, stat.S_IMODE(before.st_mode))
 
 
 def _lines(text: str) -> list[str]:

@@ -85,6 +85,27 @@ def test_no_file_before(file: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
+def test_mode_and_owner_stay(file: Path, mode: int) -> None:
+    """With our servers in it too: who could not read it does not read it now."""
+    owner = (4711, 4712) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(file, *owner)
+    file.chmod(mode)
+    found = ResolvConfFile(file)
+
+    def facts() -> tuple[int, int, int]:
+        status = file.stat()
+        return status.st_mode & 0o7777, status.st_uid, status.st_gid
+
+    found.add("sstpc0", ["10.0.0.1"])
+    assert facts() == (mode, *owner)
+    found.add("sstpc1", ["10.1.0.1"])
+    found.remove("sstpc0")
+    ResolvConfFile(file).remove("sstpc1")
+    assert file.read_text() == OPERATOR
+    assert facts() == (mode, *owner)
+
+
 def test_a_link_comes_back_as_a_link(file: Path) -> None:
     """Its target is not written: it may be another program's."""
     target = file.rename(file.parent / "target")
