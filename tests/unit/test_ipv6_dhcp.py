@@ -105,11 +105,33 @@ def test_dns_servers_for_whom_wants_them(wish: bytes, told: bytes) -> None:
 
 def test_what_there_is_not() -> None:
     nothing = Offer(dns_servers=(DNS,))
-    for kind, head, answered in ((SOLICIT, b"", ADVERTISE), (REQUEST, SERVER_ID, REPLY)):
+    for kind, head, answered, wish in (
+        (SOLICIT, b"", ADVERTISE, ia_na(address(STRANGE))),
+        (REQUEST, SERVER_ID, REPLY, ia_na()),
+    ):
         preference = option(7, b"\xff") if answered == ADVERTISE else b""
-        assert ask(message(kind, CLIENT_ID, head, ia_na(address(STRANGE)), ia_pd(), WANTS_DNS), nothing) == message(
+        assert ask(message(kind, CLIENT_ID, head, wish, ia_pd(), WANTS_DNS), nothing) == message(
             answered, CLIENT_ID, SERVER_ID, preference, ia_na(status(2)), ia_pd(status(6)), TOLD_DNS
         )
+
+
+@pytest.mark.parametrize("offer", [OFFER, Offer(delegated=(SITE,), dns_servers=(DNS,))])
+@pytest.mark.parametrize("named", [(STRANGE,), (ADDRESS, STRANGE)])
+def test_a_request_for_addresses_of_another_link(named: tuple[IPv6Address, ...], offer: Offer) -> None:
+    """RFC 8415 18.3.2: NotOnLink for that association. What it wishes to be delegated is not of a link."""
+    asked = message(REQUEST, CLIENT_ID, SERVER_ID, ia_na(*map(address, named)), ia_pd(prefix(STRANGE_SITE)))
+    assert ask(asked, offer) == message(REPLY, CLIENT_ID, SERVER_ID, ia_na(status(4)), GIVEN_PD, TOLD_DNS)
+
+
+def test_an_association_beside_one_of_another_link_gets_what_is_ours() -> None:
+    asked = message(REQUEST, CLIENT_ID, SERVER_ID, ia_na(address(STRANGE)), ia_na(iaid=b"\0\0\0\7"))
+    given = ia_na(address(ADDRESS, TIMES), iaid=b"\0\0\0\7", times=T1_T2)
+    assert ask(asked) == message(REPLY, CLIENT_ID, SERVER_ID, ia_na(status(4)), given, TOLD_DNS)
+
+
+def test_a_request_for_an_address_of_the_prefix_gets_ours() -> None:
+    asked = message(REQUEST, CLIENT_ID, SERVER_ID, ia_na(address(IPv6Address("2001:db8:6::1"))))
+    assert ask(asked) == message(REPLY, CLIENT_ID, SERVER_ID, GIVEN_NA, TOLD_DNS)
 
 
 def test_one_association_gets_all() -> None:

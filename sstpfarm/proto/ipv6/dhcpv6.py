@@ -252,6 +252,10 @@ def _give(query: Query, offer: Offer) -> bytes:
     room = MAX_STALE
     renews = query.kind in (MessageType.RENEW, MessageType.REBIND)
     for association in query.associations:
+        if query.kind is MessageType.REQUEST and not _on_link(association, offer):  # 18.3.2: the client asks anew
+            inside = _encode_status(Status.NOT_ON_LINK)
+            body += _encode_association(association, inside, lasts=False)
+            continue
         ours = _share(query, association, offer)
         inside = b"".join(_encode_lease(association.kind, network, lasts=True) for network in ours)
         stale: tuple[IPv6Network, ...] = ()
@@ -269,7 +273,11 @@ def _give(query: Query, offer: Offer) -> bytes:
 def _share(query: Query, association: Association, offer: Offer) -> tuple[IPv6Network, ...]:
     """Of what there is of that kind, one association gets all: the one that names it, else the first."""
     ours = _networks(association.kind, offer)
-    rivals = [one for one in query.associations if one.kind is association.kind]
+    rivals = [
+        one
+        for one in query.associations
+        if one.kind is association.kind and (query.kind is not MessageType.REQUEST or _on_link(one, offer))
+    ]
     chosen = next((one for one in rivals if any(network in ours for network in one.named)), rivals[0])
     return ours if association is chosen else ()
 
@@ -282,17 +290,19 @@ def _networks(kind: OptionCode, offer: Offer) -> tuple[IPv6Network, ...]:
 
 def _confirm(query: Query, offer: Offer) -> bytes | None:
     """Whether the client's addresses belong here; without any there is nothing to say (18.3.3)."""
-    here = (*offer.prefixes, *_networks(OptionCode.IA_NA, offer))
-    named = [
-        network
-        for association in query.associations
-        if association.kind is OptionCode.IA_NA
-        for network in association.named
-    ]
-    if not named:
+    naming = [one for one in query.associations if one.kind is OptionCode.IA_NA and one.named]
+    if not naming:
         return None
-    fits = all(any(network.subnet_of(place) for place in here) for network in named)
+    fits = all(_on_link(association, offer) for association in naming)
     return _encode_status(Status.SUCCESS if fits else Status.NOT_ON_LINK)
+
+
+def _on_link(association: Association, offer: Offer) -> bool:
+    """Whether all addresses that it names belong here; a prefix for the networks behind the client may be any."""
+    if association.kind is not OptionCode.IA_NA:
+        return True
+    here = (*offer.prefixes, *_networks(OptionCode.IA_NA, offer))
+    return all(any(network.subnet_of(place) for place in here) for network in association.named)
 
 
 def _give_up(query: Query, offer: Offer) -> bytes:
