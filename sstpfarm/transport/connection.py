@@ -489,7 +489,8 @@ class Connection:
         self._stage = Stage.CLOSED
         self._deadline = self._login_deadline = None
         delegate = self._delegate
-        # The timers' heap knows us for a while, and a delegate may for ever: neither keeps TLS state in memory.
+        # The timers' heap may know us for a while, and a delegate for ever: neither keeps TLS state in memory.
         del self._delegate, self._outlet, self._pump
         self._tunnel = self._path = self._downlink = self._uplink = self._farewell = None
+        self._around.deadlines.forget(self)
         delegate.closed(self, *self.ending)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
@@ -35,17 +36,34 @@ class Deadlines:
         self._loop = loop
         self._heap: list[tuple[float, int, Timed]] = []
         self._order = count()
+        self._forgotten = 0  # entries at most that nobody waits for
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_for = float("inf")
+        self._armed_for = inf
 
     def watch(self, timed: Timed) -> None:
         """Look at the object's deadline again: to be called whenever it may have moved to an earlier moment."""
         deadline = timed.next_deadline()
         if deadline is None or deadline >= timed.scheduled:
             return
+        self._left(timed)
         timed.scheduled = deadline
         heapq.heappush(self._heap, (deadline, next(self._order), timed))
         self._arm()
+
+    def forget(self, timed: Timed) -> None:
+        """Look at it no more, until it is watched again. The heap lets go of it before half of it is such entries."""
+        self._left(timed)
+
+    def _left(self, timed: Timed) -> None:
+        """Its entry, if it has one, counts no more."""
+        if timed.scheduled == inf:
+            return
+        timed.scheduled = inf
+        self._forgotten += 1
+        if 2 * self._forgotten > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2].scheduled]
+            heapq.heapify(self._heap)
+            self._forgotten = 0
 
     def _arm(self) -> None:
         if not self._heap:
@@ -59,7 +77,7 @@ class Deadlines:
         self._timer = self._loop.call_later(max(0.0, first - monotonic()), self._fire)
 
     def _fire(self) -> None:
-        self._timer, self._armed_for = None, float("inf")
+        self._timer, self._armed_for = None, inf
         now = monotonic()
         due: list[tuple[float, int, Timed]] = []
         while self._heap and self._heap[0][0] <= now and len(due) < DUE_PER_TURN:
@@ -70,7 +88,7 @@ class Deadlines:
                 entry, _, timed = due.pop()
                 if entry != timed.scheduled:
                     continue  # an earlier entry has taken its place
-                timed.scheduled = float("inf")
+                timed.scheduled = inf
                 deadline = timed.next_deadline()
                 if deadline is not None and deadline <= now:
                     timed.tick(now)

@@ -62,6 +62,7 @@ class Farewell:
         self._outlet.close()
         self._around.poller.remove_reader(self._sock.fileno())
         self._sock.close()
+        self._around.deadlines.forget(self)
         del self._outlet  # it calls us back: without a circle we go at once
         closed()
 

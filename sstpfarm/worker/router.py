@@ -27,6 +27,7 @@ from sstpfarm.transport.deadlines import Deadlines
 
 QUESTIONS: Final = 20  # that are answered in `WINDOW` seconds, the rest is dropped; a client asks a handful in all
 WINDOW: Final = 2.0
+_NOTHING: Final = Offer()
 MACHINE_ID: Final = Path("/etc/machine-id")  # machine-id(5)
 
 
@@ -84,11 +85,13 @@ class Router:
         self._deadlines.watch(self)
 
     def stop(self) -> None:
-        """Say nothing any more. The timers' heap knows us for a while: nothing is kept alive by it."""
+        """Say nothing any more. The timers' heap may know us for a while: little is kept alive by it."""
         if self._path is not None:
             self._path.set_router(RouterRole.KERNEL)
         self._path = self._send = None
+        self._offer = _NOTHING
         self._next = self._window_ends = inf
+        self._deadlines.forget(self)
 
     def next_deadline(self) -> float | None:
         """When there is something to do, in seconds of the monotonic clock; None for never."""

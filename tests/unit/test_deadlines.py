@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from time import monotonic
 
 from sstpfarm.transport.deadlines import Deadlines
@@ -52,6 +53,27 @@ def test_a_thousand_moves_leave_one_entry() -> None:
             thing.deadline = monotonic() + 60 + step
             deadlines.watch(thing)
         assert len(deadlines._heap) == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_is_forgotten_is_not_looked_at_and_not_kept() -> None:
+    async def scenario() -> None:
+        deadlines = Deadlines(asyncio.get_running_loop())
+        soon, far = monotonic() + 0.02, monotonic() + 600
+        lasting, forgotten, again = Thing(soon), Thing(soon), Thing(soon)
+        gone = [Thing(far) for _ in range(1000)]
+        for thing in (lasting, forgotten, again, *gone):
+            deadlines.watch(thing)
+        for thing in (forgotten, forgotten, again, *gone):
+            deadlines.forget(thing)
+        deadlines.watch(again)
+        known = [weakref.ref(thing) for thing in gone]
+        del gone, thing
+        assert sum(reference() is not None for reference in known) <= 4  # half of the heap at most
+        assert len(deadlines._heap) <= 6
+        await asyncio.sleep(0.06)
+        assert [len(thing.ticks) for thing in (lasting, forgotten, again)] == [1, 0, 1]
 
     asyncio.run(scenario())
 

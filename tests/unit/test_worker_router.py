@@ -197,6 +197,8 @@ def test_the_end(bench: Bench) -> None:
     assert bench.ask(solicitation()) == []
     assert len(bench.sent) == 2
     assert not any(isinstance(getattr(bench.router, name), PurePath) for name in Router.__slots__)
+    assert not bench.router._offer
+    assert bench.deadlines._heap == []
 
 
 def test_the_offer_of_the_terms() -> None:
