@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied
-from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of
+from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of, own_networks
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
 from sstpfarm.auth.sessions import Agenda, Session, Sessions
@@ -128,10 +128,14 @@ class Admission:
             holder, authorization.user, pool=authorization.pool, address=authorization.remote_address
         )
         if address is None:
-            return _denied("no address is free", Reason.NO_ADDRESS)
-        if not self._leases.hold(holder, networks_of(authorization)):  # a reload came while the login was decided
+            fixed = authorization.remote_address
+            detail = f"{fixed} is still another session's" if fixed else "no address is free"
+            return _denied(detail, Reason.NO_ADDRESS)
+        # a reload may have come while the login was decided, or while others have what it gave this user
+        taken = self._leases.hold(holder, authorization.user, networks_of(authorization), own_networks(authorization))
+        if taken:
             self._leases.release(holder)
-            return _denied("a network behind the client is in a pool", Reason.NO_ADDRESS)
+            return _denied(taken, Reason.NO_ADDRESS)
         if self._speaks_ipv6(authorization) and not authorization.bridge:
             authorization, exhausted = lease_ipv6(self._leases, holder, authorization)
             if exhausted:

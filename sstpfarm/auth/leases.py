@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Network
 from typing import Final, NamedTuple, Protocol
 
+from sstpfarm.auth.claims import Claim, Claims
 from sstpfarm.auth.pools import AddressBook
 from sstpfarm.config.addresses import AddressRange, parse_span
 from sstpfarm.config.pools import NETWORKS, OF_IPV4, PREFIXES, SINGLES, step_of, without
@@ -66,16 +67,23 @@ class Memory(Protocol):
 
 
 class _Lease(NamedTuple):
-    """What a session has; `pooled` says that the book counts it, so that no pool hands it out."""
+    """What a session has.
+
+    Attributes:
+        pooled: the book counts it, so that no pool hands it out.
+        claim: of a network of IPv6.
+    """
 
     addresses: AddressRange
     pooled: bool
+    claim: Claim | None = None
 
 
 class Leases:
     """The leases of one farm.
 
-    Fixed networks of IPv6 (`hold`) are noted so that no pool hands out a part of one; two sessions may have the same.
+    Fixed networks of IPv6 (`hold`) are noted so that no pool hands out a part of one; two sessions of one user may have
+    the same.
 
     Args:
         pools: the ranges of each pool and the pool that follows it.
@@ -94,6 +102,7 @@ class Leases:
         self._held: dict[Holder, list[_Lease]] = {}
         self._memory = memory
         self._sticky: OrderedDict[Sticky, int] = OrderedDict(sticky)
+        self._claims = Claims()
         self.configure(pools, reserved)
 
     def __len__(self) -> int:
@@ -129,26 +138,40 @@ class Leases:
         if found is None:
             return None
         length = self._pools[pool].prefix_length  # pools that follow each other have one length
-        self._held[holder].append(_Lease(AddressRange(found, found + step_of(length) - 1), pooled=True))
+        self._note(holder, AddressRange(found, found + step_of(length) - 1), Claim(user, own=True), pooled=True)
         return IPv6Network((found, length))
 
-    def hold(self, holder: Holder, networks: Iterable[str]) -> bool:
-        """Note fixed networks of IPv6 of who has a lease; False, and nothing is noted, when a part is a pool's."""
-        spans = [parse_span(network) for network in networks]
-        if any(map(self._book.touches, spans)):
-            return False
-        self._held[holder] += (_Lease(span, pooled=False) for span in spans)
-        return True
+    def hold(self, holder: Holder, user: str, networks: Sequence[str], own: Iterable[str] = ()) -> str:
+        """Note fixed networks of IPv6 of who has a lease; return why not, and nothing is noted, or nothing.
 
-    def restore(self, holder: Holder, address: str, networks: Iterable[str] = ()) -> bool:
+        A pool has them, or a session of another user that began before a reload.
+
+        Args:
+            own: those of them that the configuration gives to this user alone.
+        """
+        owned = frozenset(map(parse_span, own))
+        claims = [(span, Claim(user, span in owned)) for span in map(parse_span, networks)]
+        for network, (span, claim) in zip(networks, claims, strict=True):
+            if self._book.touches(span):
+                return f"{network} is in a pool"
+            if self._claims.collides(span, claim):
+                return f"{network} is still another user's, whose session goes on"
+        for span, claim in claims:
+            self._note(holder, span, claim, pooled=False)
+        return ""
+
+    def restore(
+        self, holder: Holder, address: str, user: str = "", networks: Iterable[str] = (), own: Iterable[str] = ()
+    ) -> bool:
         """Give a session of before this process's start what it had; False when another has its address."""
         number = int(IPv4Address(address))
         if holder in self._held or not self._book.take(number):
             return False
-        leases = self._held[holder] = [_Lease(AddressRange(number, number), pooled=True)]
+        self._held[holder] = [_Lease(AddressRange(number, number), pooled=True)]
+        owned = frozenset(map(parse_span, own))
         for span in map(parse_span, networks):
             pooled = self._book.hands_out(span) and self._book.take(span.first)
-            leases.append(_Lease(span, pooled))
+            self._note(holder, span, Claim(user, pooled or span in owned), pooled=pooled)
             self._stale |= not pooled and self._book.touches(span)  # the pools were others when it was granted
         return True
 
@@ -157,6 +180,12 @@ class Leases:
         for lease in self._held.pop(holder, ()):
             if lease.pooled:
                 self._book.give_back(lease.addresses.first)
+            if lease.claim is not None:
+                self._claims.remove(lease.addresses, lease.claim)
+
+    def _note(self, holder: Holder, addresses: AddressRange, claim: Claim, *, pooled: bool) -> None:
+        self._held[holder].append(_Lease(addresses, pooled, claim))
+        self._claims.add(addresses, claim)
 
     def use(self) -> tuple[PoolState, ...]:
         """How much of each pool is used."""
@@ -176,7 +205,7 @@ class Leases:
         holes = [
             addresses
             for leases in self._held.values()
-            for addresses, pooled in leases[1:]
+            for addresses, pooled, _ in leases[1:]
             if book.touches(addresses) and not (pooled and book.hands_out(addresses))
         ]
         if holes:
@@ -184,9 +213,9 @@ class Leases:
             ranges |= {name: without(ranges[name], holes, steps[name]) for name in of_ipv6}
             book = AddressBook(ranges, self._reserved, steps=steps)
         for leases in self._held.values():
-            for at, (addresses, pooled) in enumerate(leases):
+            for at, (addresses, pooled, claim) in enumerate(leases):
                 counted = pooled and (at == 0 or book.hands_out(addresses)) and book.take(addresses.first)
-                leases[at] = _Lease(addresses, counted)
+                leases[at] = _Lease(addresses, counted, claim)
         self._book, self._stale = book, False
 
     def _of_pool(self, whose: Sticky) -> int | None:

@@ -13,7 +13,7 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.ipv6 import networks_of
+from sstpfarm.auth.ipv6 import networks_of, own_networks
 from sstpfarm.auth.leases import Holder, Leases, Sticky
 from sstpfarm.auth.sessions import Agenda, Session, Sessions
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store, UnreadableSession
@@ -74,8 +74,8 @@ class Ledger:
                 stored.facts, stored.started_at, stored.interface, stored.interface_id, stored.counters, inherited=True
             )
             self._sessions.add(session)
-            address, networks = stored.facts.grant.terms.remote_address, networks_of(stored.facts.authorization)
-            self._leases.restore(session.holder, address, networks)
+            address, had = stored.facts.grant.terms.remote_address, stored.facts.authorization
+            self._leases.restore(session.holder, address, had.user, networks_of(had), own_networks(had))
             self._plan(session, first=True)
 
     def group(self, later: Callable[[Callable[[], None]], object]) -> None:

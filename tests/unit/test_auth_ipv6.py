@@ -200,7 +200,7 @@ def test_a_grant_that_a_reload_has_overtaken_takes_nothing_of_a_pool(tmp_path: P
         made.auth.leases.configure(late, ())
         answer = await made.ask(made.worker(0), request(b"ruth", "x", "pap"))
         assert (type(answer), answer.reason) == (AccessReject, "no-address")
-        assert made.named("login.denied")[0]["detail"] == "a network behind the client is in a pool"
+        assert made.named("login.denied")[0]["detail"] == "fd43::/64 is in a pool"
         assert len(made.auth.leases) == 0
         assert used(made) == dict.fromkeys(late, 0)
         assert made.auth.radius is not None
@@ -208,6 +208,42 @@ def test_a_grant_that_a_reload_has_overtaken_takes_nothing_of_a_pool(tmp_path: P
 
     with RadiusDouble(local(), accepting(attribute(97, b"\0\x40\xfd\x43" + bytes(6)))) as double:
         run(tmp_path, story, asking(double))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("fixed", ["remote_ipv6_prefix", "routes", "remote_address"])
+def test_what_a_reload_fixes_for_one_user_and_another_still_has(tmp_path: Path, fixed: str, restarted: bool) -> None:
+    """The login of the one is refused, and says why, until the other's session is gone."""
+    before = settings()
+    network = "10.20.0.2" if fixed == "remote_address" else "2001:db8::/64"
+    value = (network,) if fixed == "routes" else network
+    bob = secret("wonderland", dhcpv6_pd_pool="", ipv6_address_pool="", remote_ipv6_prefix_pool="", **{fixed: value})
+    cut = {**POOLS, "homes": PoolView.of([parse_span("2001:db8:0:1::/64")], prefix_length=64)}
+    after = msgspec.structs.replace(before, secrets={**before.secrets, "bob": bob}, pools=cut)
+
+    async def first(made: Bench) -> None:
+        terms = (await login(made, "alice", 1)).terms
+        assert network in (terms.remote_address, *terms.networks)
+        if not restarted:
+            made.auth.service._take_view(after)
+            await second(made)
+
+    async def second(made: Bench) -> None:
+        worker = made.workers[0] if made.workers else made.worker(0)
+        answer = await made.ask(worker, request(b"bob", "wonderland", session=2))
+        assert isinstance(answer, AccessReject)
+        assert answer.reason == "no-address"
+        (denied,) = made.named("login.denied")
+        assert denied["detail"].startswith(f"{network} is still another ")
+        assert len(made.auth.leases) == 1
+        made.release(1)
+        await made.settled()
+        terms = (await login(made, "bob", 3)).terms
+        assert network in (terms.remote_address, *terms.networks)
+
+    run(tmp_path, first, before)
+    if restarted:
+        run(tmp_path, second, after)
 
 
 def test_pools_that_a_radius_server_names(tmp_path: Path) -> None:

@@ -238,9 +238,11 @@ def test_fixed_networks_are_held_beside_each_other_and_never_within_a_pool() -> 
     leases = Leases(SIX, RESERVED, Memory())
     for number in (1, 2):
         leases.acquire(holder(number), "alice", pool="main")
-        assert leases.hold(holder(number), ["fd42::/64", "fd43::/48"])  # as routes of the same network are
+        assert (
+            leases.hold(holder(number), "alice", ["fd42::/64", "fd43::/48"]) == ""
+        )  # as routes of the same network are
     for overlapping in ("2001:db8::/32", "2001:db8:0:3::/64", "2001:db8:1:100::7/128", "2001:db8:2::11/128"):
-        assert not leases.hold(holder(1), ["fd44::/64", overlapping])
+        assert leases.hold(holder(1), "alice", ["fd44::/64", overlapping]) == f"{overlapping} is in a pool"
     pools = {**SIX, "late": PoolView.of([parse_span("fd42::/62"), parse_span("fd44::/64")], prefix_length=64)}
     leases.configure(pools, RESERVED)  # what is held already is no part of a pool that a reload brings
     assert leases.use()[-1].size == 4
@@ -252,6 +254,36 @@ def test_fixed_networks_are_held_beside_each_other_and_never_within_a_pool() -> 
     leases.release(holder(2))
     leases.configure(pools, RESERVED)
     assert (leases.use()[-1].size, leases.use()[-1].used) == (5, 1)
+
+
+def test_what_a_session_has_is_nobody_elses_as_long_as_it_lasts() -> None:
+    """Whichever of both came from a pool or is fixed by the configuration; routes contest each other as ever."""
+    leases = Leases(SIX, RESERVED, Memory())
+    for number in range(1, 6):
+        leases.acquire(holder(number), f"user{number}", pool="main")
+    assert six(leases, 1, "user1", Purpose.PREFIX, "homes") == "2001:db8::/64"
+    assert leases.hold(holder(2), "user2", ["fd42::/64", "fd43::/48"], own=["fd42::/64"]) == ""
+    leases.configure({"main": SIX["main"]}, RESERVED)
+
+    def refused(number: int, network: str, *, own: bool) -> bool:
+        why = leases.hold(holder(number), f"user{number}", [network], [network] if own else [])
+        assert why in ("", f"{network} is still another user's, whose session goes on")
+        return bool(why)
+
+    for own in (True, False):  # of the same size, within, around
+        for network in ("2001:db8::/64", "2001:db8::7/128", "2001:db8::/32", "fd42::/64", "fd42::/65", "fd42::/48"):
+            assert refused(3, network, own=own)
+    assert refused(3, "fd43::/64", own=True)  # user2's route
+    assert not refused(3, "fd43::/64", own=False)
+    assert not refused(3, "fd42:0:0:1::/64", own=True)  # beside it
+    leases.acquire(holder(6), "user2", pool="main")
+    assert leases.hold(holder(6), "user2", ["fd42::/64"], ["fd42::/64"]) == ""  # the same user's
+    for gone in (2, 6):
+        assert refused(4, "fd42::/64", own=True)
+        leases.release(holder(gone))
+    assert not refused(4, "fd42::/64", own=True)
+    leases.release(holder(1))
+    assert not refused(5, "2001:db8::/32", own=True)
 
 
 def test_leases_stay_when_a_reload_cuts_the_pool_otherwise() -> None:
@@ -279,14 +311,14 @@ def test_leases_stay_when_a_reload_cuts_the_pool_otherwise() -> None:
 
 def test_what_was_leased_before_a_restart_is_not_handed_out_again() -> None:
     leases = Leases(SIX, RESERVED, Memory())
-    assert leases.restore(holder(1), "10.20.0.2", ["2001:db8::/64", "2001:db8:1::/57", "fd42::/64"])
-    assert leases.restore(holder(2), "10.20.0.3", ["2001:db8::/64"])  # the earlier one has it
+    assert leases.restore(holder(1), "10.20.0.2", "a", ["2001:db8::/64", "2001:db8:1::/57", "fd42::/64"])
+    assert leases.restore(holder(2), "10.20.0.3", "b", ["2001:db8::/64"])  # the earlier one has it
     assert [(state.used, state.size) for state in leases.use()] == [(2, 4092), (0, 3), (0, 1), (0, 2)]
     leases.acquire(holder(3), "carol", pool="main")
     assert six(leases, 3, "carol", Purpose.PREFIX, "homes") == "2001:db8:0:1::/64"
     assert six(leases, 3, "carol", Purpose.DELEGATED, "sites") == "2001:db8:1:100::/56"
     leases = Leases(SIX, RESERVED, Memory())
-    assert leases.restore(holder(1), "10.20.0.2", ["2001:db8::/64"])
+    assert leases.restore(holder(1), "10.20.0.2", "a", ["2001:db8::/64"])
     leases.release(holder(1))
     leases.acquire(holder(2), "dave", pool="main")
     found = {six(leases, 2, "dave", Purpose.PREFIX, "homes") for _ in range(4)}
@@ -323,7 +355,7 @@ def test_whatever_happens_no_network_of_ipv6_is_two_sessions(data: st.DataObject
     memory = Memory()
     now = pools()
     leases = Leases(now, (), memory)
-    live: dict[int, tuple[str, list[IPv6Network], list[IPv6Network]]] = {}  # address, leased, fixed
+    live: dict[int, tuple[str, str, list[IPv6Network], list[IPv6Network]]] = {}  # address, user, leased, fixed
     for number in range(data.draw(st.integers(1, 40))):
         match data.draw(st.sampled_from(["login", "login", "login", "fixed", "end", "reload", "restart"])):
             case "login" | "fixed" as how:
@@ -332,7 +364,10 @@ def test_whatever_happens_no_network_of_ipv6_is_two_sessions(data: st.DataObject
                 fixed = []
                 if how == "fixed":
                     network = IPv6Network((int(IPv6Address("fd00::")) + (data.draw(st.integers(0, 90)) << 64), 64))
-                    if leases.hold(holder(number), [str(network)]):
+                    own = [str(network)] if data.draw(st.booleans()) else []
+                    others_own = [net for _, other, nets, _ in live.values() if other != user for net in nets]
+                    if not leases.hold(holder(number), user, [str(network)], own):
+                        assert not any(network.overlaps(other) for other in others_own)
                         fixed.append(network)
                 leased: list[IPv6Network] = []
                 for pool in ("a", "b"):
@@ -341,10 +376,10 @@ def test_whatever_happens_no_network_of_ipv6_is_two_sessions(data: st.DataObject
                     found = leases.acquire_ipv6(holder(number), user, purpose, pool)
                     if found is not None:
                         assert found.prefixlen == length
-                        others = [net for _, *both in live.values() for nets in both for net in nets]
+                        others = [net for _, _, *both in live.values() for nets in both for net in nets]
                         assert not any(found.overlaps(other) for other in [*others, *fixed, *leased])
                         leased.append(found)
-                live[number] = (address, leased, fixed)
+                live[number] = (address, user, leased, fixed)
             case "end" if live:
                 gone = data.draw(st.sampled_from(sorted(live)))
                 leases.release(holder(gone))
@@ -355,8 +390,9 @@ def test_whatever_happens_no_network_of_ipv6_is_two_sessions(data: st.DataObject
             case "restart":
                 now = data.draw(st.sampled_from([now, pools()]))
                 leases = Leases(now, (), memory, list(memory.items()))
-                for number_of, (address, leased, fixed) in live.items():
-                    assert leases.restore(holder(number_of), address, map(str, [*leased, *fixed]))
+                for number_of, (address, user, leased, fixed) in live.items():
+                    networks = [str(network) for network in (*leased, *fixed)]
+                    assert leases.restore(holder(number_of), address, user, networks, networks[: len(leased)])
         assert len(leases) == len(live)
 
 
