@@ -287,6 +287,7 @@ class SessionEffects:
 
     def _run(self, session: Session, command: tuple[str, ...], event: str, facts: Mapping[str, str]) -> None:
         grant = session.grant
+        ipv6 = grant.terms.ipv6_offer
         environment = {
             "SSTPFARM_EVENT": event,
             "SSTPFARM_SESSION": grant.session,
@@ -294,6 +295,9 @@ class SessionEffects:
             "SSTPFARM_INTERFACE": session.name,
             "SSTPFARM_LOCAL_ADDRESS": grant.terms.local_address,
             "SSTPFARM_REMOTE_ADDRESS": grant.terms.remote_address,
+            "SSTPFARM_IPV6_PREFIXES": " ".join(ipv6.prefixes),
+            "SSTPFARM_IPV6_DELEGATED_PREFIXES": " ".join(ipv6.delegated),
+            "SSTPFARM_IPV6_ADDRESS": ipv6.address,
             "SSTPFARM_CALLER_ID": grant.caller_id,
             "SSTPFARM_MTU": str(grant.mtu),
             **facts,

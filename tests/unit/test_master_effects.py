@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from sstpfarm.config.ppp import Profile
@@ -32,6 +33,9 @@ from tests.unit.test_net_sets import NEEDS, members
 
 pytestmark = NEEDS
 ADDRESS = "10.20.0.2"
+SHOW_IPV6 = (
+    "/bin/sh", "-c", 'echo "$SSTPFARM_IPV6_PREFIXES|$SSTPFARM_IPV6_DELEGATED_PREFIXES|${SSTPFARM_IPV6_ADDRESS-unset}"'
+)  # fmt: skip
 UP = ("/bin/sh", "-c", "echo $SSTPFARM_EVENT $SSTPFARM_USER $SSTPFARM_REASON")
 
 
@@ -73,7 +77,10 @@ def run(scenario: Callable[[Bench], Awaitable[None]], proxy_arp: tuple[str, ...]
         log = Recorder()
         with descriptors_closed():
             effects = SessionEffects(
-                cast(Log, log), lists=("staff",), proxy_arp=proxy_arp, programs=frozenset({UP, ("/nowhere",)})
+                cast(Log, log),
+                lists=("staff",),
+                proxy_arp=proxy_arp,
+                programs=frozenset({UP, SHOW_IPV6, ("/nowhere",)}),
             )
             async with Links() as links:
                 fd = make_tun("sstp0")
@@ -267,5 +274,29 @@ def test_programs_of_another_configuration() -> None:
         await bench.effects.close()
         assert sorted(said["text"] for said in bench.log.of("script.output")) == ["down alice peer-disconnect", "other"]
         assert bench.failures() == [("script", "/bin/sh with these arguments is not in the configuration")]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("offer", "said"),
+    [
+        (m.Ipv6Offer(), "||"),
+        (
+            m.Ipv6Offer(("2001:db8::/64", "2001:db8:0:1::/64"), "2001:db8:2::9", ("2001:db8:1::/56",)),
+            "2001:db8::/64 2001:db8:0:1::/64|2001:db8:1::/56|2001:db8:2::9",
+        ),
+    ],
+)
+def test_programs_are_told_what_the_client_gets_of_ipv6(offer: m.Ipv6Offer, said: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        session = bench.session(m.Effects(on_up=SHOW_IPV6, on_down=SHOW_IPV6))
+        terms = msgspec.structs.replace(session.grant.terms, ipv6_offer=offer)
+        session.grant = msgspec.structs.replace(session.grant, terms=terms)
+        bench.effects.begin(session)
+        bench.effects.opened(session)
+        bench.effects.end(session, 1, Traffic())
+        await bench.effects.close()
+        assert [keys["text"] for keys in bench.log.of("script.output")] == [said] * 2
 
     run(scenario)
