@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,56 @@ def test_what_goes_wrong_does_not_end_the_accounting(
         asyncio.run(main())
         assert told(double) == [(1, 1)]
         assert events == ["internal.error"] * 3
+
+
+class Failing:
+    """A database whose commit of that number fails, as on a full disk."""
+
+    def __init__(self, database: sqlite3.Connection, number: int) -> None:
+        self._database = database
+        self._left = number
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self._left -= statement == "COMMIT"
+        if statement == "COMMIT" and not self._left:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._database.execute(statement, values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_what_a_failed_commit_undoes_is_not_sent_and_unspools_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The next record gets the number of one that was undone: it must not leave the spool for it."""
+    monkeypatch.setattr(under_test, "RETRY_INTERVAL", 0.01)
+    last = threading.Event()  # it is in the spool
+
+    def slow(request: Received) -> Iterable[bytes]:
+        last.wait(5)
+        yield from accounting(request)
+
+    async def main() -> None:
+        async with sending(tmp_path, double) as (sink, store):
+            database: Any = Failing(store._database, failing)
+            store._database = database
+            store.group(asyncio.get_running_loop().call_soon, print)
+            sink.start()
+            for number in range(1, 5):  # each in a turn of its own; meanwhile the sender wakes up and reads
+                await asyncio.sleep(0)
+                sink.record(session_record(number))
+            await asyncio.sleep(0.05)  # what it has read is on its way
+            sink.record(session_record(5))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            last.set()
+            await until(lambda: store.spooled("radius", 1) == [])
+
+    with RadiusDouble(local(), slow) as double:
+        asyncio.run(main())
+        assert {session for session, _ in told(double)} == {1, 2, 3, 4, 5} - {failing}
 
 
 def test_what_stands_behind_on_does_not_wait_longer_than_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

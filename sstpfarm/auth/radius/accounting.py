@@ -109,20 +109,14 @@ class RadiusAccounting:
             self._more.clear()
             stuck = True
             try:
-                await self._committed()
                 batch = self._head(BATCH)
                 if not batch:
                     self._empty.set()
                     continue
-                if batch[0].record.session:
-                    sent = await self._send_batch(batch, shuffle=not answered)
-                    self._store.unspool([*sent, *self._given_up(batch, sent)])
-                    stuck = len(sent) < len(batch)
-                else:
-                    sent = await self._announce(*batch)
-                    self._store.unspool(sent)
-                    stuck = not sent
-                answered = bool(sent)
+                if await self._committed():  # else it was undone, and its numbers are other records' next
+                    sent = await self._send_head(batch, shuffle=not answered)
+                    stuck = len(sent) < (len(batch) if batch[0].record.session else 1)
+                    answered = bool(sent)
             except SystemRefusal as error:
                 self._emit("internal.error", detail=str(error))
             except Exception as error:  # a bug must not end the accounting: nobody would see it
@@ -131,11 +125,11 @@ class RadiusAccounting:
             if stuck:
                 await asyncio.sleep(RETRY_INTERVAL)
 
-    async def _committed(self) -> None:
-        """Nobody outside is told what may be undone."""
-        committed = asyncio.Event()
-        self._store.then(lambda _: committed.set())
-        await committed.wait()
+    async def _committed(self) -> bool:
+        """Wait until what was read can be undone no more, before anybody outside is told; False when it was undone."""
+        committed: asyncio.Future[bool] = self._loop.create_future()
+        self._store.then(lambda kept: None if committed.done() else committed.set_result(kept))
+        return await committed
 
     def _head(self, limit: int) -> list[_Waiting]:
         """Return the records at the head of the spool; On and Off stand alone, with one behind them (`_announce`)."""
@@ -159,6 +153,16 @@ class RadiusAccounting:
         for _ in unreadable:
             self._count_lost()
         return self._head(limit) if unreadable and not found else found + behind
+
+    async def _send_head(self, batch: Sequence[_Waiting], *, shuffle: bool) -> list[int]:
+        """Send what `_head` returned, and unspool what is done with; return the numbers of what was taken."""
+        if batch[0].record.session:
+            sent = await self._send_batch(batch, shuffle=shuffle)
+            self._store.unspool([*sent, *self._given_up(batch, sent)])
+        else:
+            sent = await self._announce(*batch)
+            self._store.unspool(sent)
+        return sent
 
     async def _send_batch(self, batch: Sequence[_Waiting], *, shuffle: bool) -> list[int]:
         """Send them, a session's one after the other; return the numbers of those that are done with.
