@@ -74,8 +74,7 @@ class Connection:
         now = monotonic()
         self._around = around
         self._delegate = delegate
-        self._sock = sock
-        self._fd = sock.fileno()
+        self._sock, self._fd = sock, sock.fileno()
         self._pump = pump
         self._stage = Stage.HANDSHAKE
         self._deadline: float | None = now + tls_deadline
@@ -168,6 +167,11 @@ class Connection:
             self._settle()
         except Exception as error:
             self._bug(error)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether no end was ordered or noticed yet."""
+        return self._stage is Stage.OPEN and self._tunnel is not None and self._tunnel.reason is None
 
     @property
     def cipher(self) -> str:

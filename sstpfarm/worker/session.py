@@ -245,12 +245,13 @@ class Session:
 
     @property
     def unanswered(self) -> m.AccessRequest | None:
-        """The request that auth has not answered yet."""
-        return self._request if self._login is Login.ASKED else None
+        """The request that auth has not answered yet, and whose answer still matters."""
+        lasts = self.connection is not None and self.connection.lasts
+        return self._request if self._login is Login.ASKED and lasts else None
 
     def accepted(self, message: m.AccessAccept) -> None:
-        """Auth lets the peer in."""
-        if self._login is not Login.ASKED or self.connection is None:
+        """Auth lets the peer in. One whose end has begun meanwhile is not let in: `closed` says how it ended."""
+        if self._login is not Login.ASKED or self.connection is None or not self.connection.lasts:
             return
         self._login, self._request = Login.ACCEPTED, None
         self._terms, self._user = message.terms, message.user

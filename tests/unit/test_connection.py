@@ -38,8 +38,12 @@ def test_login_packets_and_orderly_end(identity: ServerIdentity) -> None:
             assert got_up == up
             assert got_down == down
             assert both.server_end.cells[Cell.PACKETS_IN] == both.client_end.cells[Cell.PACKETS_OUT] == 200
+            assert (both.client.lasts, both.server.lasts) == (True, True)
             both.client.close(Reason.USER_REQUEST)
+            assert not both.client.lasts  # though it says goodbye first
+            assert both.client_end.ended == []
             await both.over()
+            assert not both.server.lasts
             assert both.client_end.ended[0][0] is Reason.USER_REQUEST
             assert both.server_end.ended[0][0] in (Reason.PEER_TERMINATED, Reason.PEER_DISCONNECT)
             assert both.client_end.phases == [phase for phase in Phase if phase not in (Phase.TCP, Phase.INTERFACE)]
