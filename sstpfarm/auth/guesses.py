@@ -2,6 +2,7 @@
 
 A backend may take its time (RADIUS, argon2id), and a conversation several packets. So that guesses side by side gain
 nothing over guesses one after the other, a login that is being judged counts as a failure until its verdict is there.
+A conversation counts from its first packet that can hold a proof; before, only while its backend works on a packet.
 One that could be too many is not refused for that: it waits in line until others are decided. So a whole office behind
 one address gets in, a few at a time, as long as it does not fail more often than is free.
 """

@@ -50,6 +50,7 @@ from sstpfarm.ipc.messages import (
 from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.ipc.process import read_memfd
 from sstpfarm.proto.ppp.eap import identity_of
+from sstpfarm.proto.ppp.eap_tls import holds_no_proof
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.ppp.verify import failure_message
 from sstpfarm.proto.roles import AuthMethod, Entropy
@@ -368,6 +369,8 @@ class AuthService:
             return Denied(f"method {request.method} is not allowed")
         begins = identity_of(request.eap) is not None
         guess = login.guess
+        # a name proves nothing, nor do the first packets of TLS, as long as nothing that could went before
+        unproven = begins or (guess is not None and not guess.told and holds_no_proof(request.eap))
         if guess is not None and guess.judged and (begins or guess.user != request.user):
             guess.failed()  # it begins again: the challenge before may have told that the password was wrong
         if guess is None or not guess.judged:
@@ -386,9 +389,9 @@ class AuthService:
                 guess.succeeded()
                 return await self._admission.admit(holder, request, verdict)
             case Challenged(failed=False):
-                if begins:  # a name proves nothing: nothing is told yet
+                if unproven:  # nothing is told yet, and a peer that says no more keeps nobody out
                     guess.give_back()
-                guess.told = not begins
+                guess.told = not unproven
                 return verdict
             case Challenged() | Denied(told=False, counts=True, reason=Reason.AUTH_REFUSED):
                 guess.failed()

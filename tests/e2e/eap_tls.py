@@ -256,6 +256,20 @@ def peap(
         talk.close()
 
 
+def stall(peer: RawPeer, kind: int, identity: str, context: ssl.SSLContext, *, server: str = "radius.test") -> None:
+    """A login that stops in the handshake: the server's certificate has come, and nothing is answered."""
+    talk = Conversation(peer, kind, identity, context, server, fragment=1300)
+    try:
+        start = talk.receive()
+        try:
+            talk.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            talk.send(start)
+        assert talk.receive().code == REQUEST
+    finally:
+        talk.close()
+
+
 def mschapv2_answer(number: int, challenge: bytes, user: str, nt_hash: bytes) -> bytes:
     """The Response of EAP-MSCHAPv2 without EAP's header (RFC 2759 4)."""
     ours = os.urandom(16)

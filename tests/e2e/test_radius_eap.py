@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from .authority import Authority, Pair
-from .eap_tls import EAP_TLS, FAILURE, IDENTITY, RESPONSE, SUCCESS, Outcome, client_tls, eap_tls, peap
+from .eap_tls import EAP_TLS, FAILURE, IDENTITY, PEAP, RESPONSE, SUCCESS, Outcome, client_tls, eap_tls, peap, stall
 from .farm import Farm, running
 from .frames import EAP, ppp
 from .freeradius import SECRET, FreeRadius, TlsFiles, freeradius
@@ -148,6 +150,29 @@ def test_many_at_once(wire: Wire, farm: Farm, certificates: Certificates) -> Non
     for thread in threads:
         thread.join(30)
     assert [outcome.last.code for outcome in outcomes] == [SUCCESS] * CROWD
+    farm.idle()
+
+
+def test_who_stalls_before_the_password_holds_up_nobody(
+    wire: Wire, farm: Farm, certificates: Certificates
+) -> None:  # fmt: skip
+    """More peers than may fail in a minute have got the certificate and say no more, as who asks the user does."""
+    with ExitStack() as held:
+        for _ in range(2 * FAILURES):
+            peer = held.enter_context(tls_peer(wire.client, wire.SERVER4))
+            to_authentication(peer)
+            stall(peer, PEAP, "anonymous", client_tls(certificates.authority))
+        began = time.monotonic()
+        with tls_peer(wire.client, wire.SERVER4) as peer:
+            to_authentication(peer)
+            outcome = peap(peer, "anonymous", PASSWORD, client_tls(certificates.authority))
+            assert outcome.last.code == SUCCESS
+        assert time.monotonic() - began < 10  # in line it would be 20
+    farm.idle()
+    with tls_peer(wire.client, wire.SERVER4) as peer:  # nor have they failed
+        to_authentication(peer)
+        outcome = peap(peer, "anonymous", PASSWORD, client_tls(certificates.authority))
+        assert outcome.last.code == SUCCESS
     farm.idle()
 
 

@@ -258,6 +258,56 @@ def test_hanging_up_behind_a_name_is_no_failure(tmp_path: Path) -> None:
     run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap",)))
 
 
+HELLO = encode_packet(Packet(2, 2, bytes.fromhex("1900 160301 0002 0100")))  # PEAP, one record of the handshake
+ACKNOWLEDGED = encode_packet(Packet(2, 3, bytes.fromhex("1900")))
+WITHIN = encode_packet(Packet(2, 4, bytes.fromhex("1900 170303 0002 0000")))  # application data
+
+
+def test_who_stalls_in_the_handshake_of_tls_holds_up_nobody(tmp_path: Path) -> None:
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        backend = slow(bench)
+        worker = bench.worker(0)
+        for number in range(3 * FREE):
+            answer = await converse(bench, worker, backend, (identity, HELLO, ACKNOWLEDGED), number)
+            assert isinstance(answer, AccessChallenge)
+        assert len(bench.auth.service._guesses) == 0
+        worker.channel.send(request(b"alice", "x", "pap", session=99))
+        await bench.until(lambda: bool(backend.judging))
+        backend.decide(right)
+        assert isinstance(await worker.next(), AccessAccept)
+        for number in range(3 * FREE):
+            worker.channel.send(AccessCancelled(session=f"{number:016x}"))
+        await turns()
+        assert bench.auth.service._guesses.shut(b"alice", request(b"", "").caller_id) == 0
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap", "pap")))
+
+
+@pytest.mark.parametrize("last", [(), (ACKNOWLEDGED,), (HELLO,)])
+def test_who_stalls_behind_something_within_the_tunnel_counts(tmp_path: Path, last: tuple[bytes, ...]) -> None:
+    """It may have been a password, and the answer a verdict; that nothing is proven afterwards changes nothing."""
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        backend = slow(bench)
+        worker = bench.worker(0)
+        for number in range(FREE + 1):
+            packets = (identity, HELLO, ACKNOWLEDGED, WITHIN, *last)
+            assert isinstance(await converse(bench, worker, backend, packets, number), AccessChallenge)
+        worker.channel.send(request(b"alice", "x", "pap", session=99))
+        await turns()
+        assert not backend.judging
+        for number in range(FREE + 1):
+            worker.channel.send(AccessCancelled(session=f"{number:016x}"))
+        answer = await worker.next()
+        assert isinstance(answer, AccessReject)
+        assert bench.named("login.denied")[0]["detail"].startswith("too many failures")
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap", "pap")))
+
+
 def test_hanging_up_while_the_last_word_is_judged_has_failed(tmp_path: Path) -> None:
     """A challenge may have told that the password was wrong, and a RADIUS server takes a second to say so aloud."""
     identity = encode_packet(Packet(2, 1, b"\x01alice"))
