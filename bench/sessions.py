@@ -9,19 +9,26 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from bench.farm import GATEWAY, PORT, USER, Farm
+from bench.farm import GATEWAY, PORT, USER, Farm, Usage
 from bench.figure import Figure, Setup
 from bench.peers import ROOT, Flows, Load, on_cpu, start_carrier
 from bench.places import OTHER_CPU, SERVER, WORKER_CPU, Places, make_places
 from sstpfarm.cli.stage import StageError
+from sstpfarm.ipc.control import control_request
 
 LOGINS: Final = 500  # for the cost of a login, each run
 RATE_LOGINS: Final = 3000  # for the rate
 LADDER: Final = (100, 1000, 5000)
 QUICK_LADDER: Final = (100, 500)
 IDLE_SECONDS: Final = 60.0  # one period of the keepalive, which is spread over the sessions
+GLANCE_SECONDS: Final = 10.0  # enough to take the idle sessions' share out of what a login beside them costs
+CHURN_FILL: Final = 400  # logins and ends beside the held sessions until devices are used again
+CHURN_LOGINS: Final = 600  # those that are measured
+POLL: Final = 0.5  # seconds
 HOLDS: Final = (10_000, 5_000)  # the second when the first is too much
 HOLD_SECONDS: Final = 300.0
 MEMORY_SESSIONS: Final = 2000
@@ -56,6 +63,17 @@ def harness(places: Places, farm: Farm, scenario: str, *words: str, seconds: flo
 
     One process runs on the processor of everything else, several run where they like.
     """
+    argv, output = _command(places, farm, scenario, *words, seconds=seconds, processes=processes)
+    done = subprocess.run(  # noqa: S603 - our own program
+        argv, capture_output=True, text=True, timeout=seconds + HARNESS_PATIENCE, cwd=ROOT, check=False
+    )
+    return _result(scenario, output, done.stderr, failed=done.returncode != 0)
+
+
+def _command(
+    places: Places, farm: Farm, scenario: str, *words: str, seconds: float, processes: int
+) -> tuple[list[str], Path]:
+    """The command line of a scenario, and the file that its result will be in."""
     output = farm.directory / f"{scenario}-{time.monotonic_ns()}.json"
     options = {
         "--user": USER,
@@ -69,15 +87,80 @@ def harness(places: Places, farm: Farm, scenario: str, *words: str, seconds: flo
     flat = [str(word) for pair in options.items() for word in pair]
     program = (sys.executable, "-m", "loadtest", scenario, f"{SERVER}:{PORT}")
     command = (*program, *words, *flat, "--insecure", "--i-own-this-target", "--quiet")
-    argv = on_cpu(places.client, OTHER_CPU, *command) if processes == 1 else places.client.argv(*command)
-    done = subprocess.run(  # noqa: S603 - our own program
-        argv, capture_output=True, text=True, timeout=seconds + HARNESS_PATIENCE, cwd=ROOT, check=False
-    )
+    return on_cpu(places.client, OTHER_CPU, *command) if processes == 1 else places.client.argv(*command), output
+
+
+def _result(scenario: str, output: Path, said: str, *, failed: bool) -> Result:
     if not output.exists():
-        raise StageError(f"loadtest {scenario}: {done.stderr[-2000:]}")
+        raise StageError(f"loadtest {scenario}: {said[-2000:]}")
     result: Result = json.loads(output.read_text())
-    result["failed"] = done.stderr.strip() if done.returncode else ""
+    result["failed"] = said.strip() if failed else ""
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What was measured with a number of sessions held.
+
+    Attributes:
+        ramp: CPU of a login on the way there, ms by role.
+        idle: CPU of all sessions while they idle, seconds a second.
+        again: CPU of a login and an end beside them, ms by role, without what the idle sessions cost meanwhile.
+    """
+
+    ramp: dict[str, float]
+    idle: Usage
+    again: dict[str, float]
+
+
+def climb(places: Places, farm: Farm, sessions: int, idle_seconds: float, churn: int) -> Rung:
+    """Bring up sessions, let them idle, and let others log in and out beside them; all have ended when it returns.
+
+    The clients open IPV6CP, as Windows does.
+    """
+    argv, output = _command(
+        places, farm, "hold", "--ipv6", "--sessions", str(sessions), seconds=HARNESS_PATIENCE, processes=1
+    )
+    said = farm.directory / f"{output.stem}.log"
+    with said.open("w") as log:
+        holder = subprocess.Popen(argv, stdout=log, stderr=log, cwd=ROOT)  # noqa: S603 - our own program
+        try:
+            _wait_for(farm, sessions, holder)
+            before, began = farm.usage(), time.monotonic()
+            time.sleep(idle_seconds)
+            spent, seconds = farm.usage().since(before), time.monotonic() - began
+            idle = Usage(spent.workers / seconds, spent.master / seconds, spent.auth / seconds)
+            again = _churn(places, farm, min(churn, CHURN_FILL), idle)  # the figures of the first ones do not count
+            again = _churn(places, farm, churn, idle)
+        finally:
+            holder.terminate()  # it ends its sessions in order
+            holder.wait(timeout=HARNESS_PATIENCE)
+    result = _result("hold", output, said.read_text(), failed=bool(said.read_text()))
+    _require(result)
+    _wait_for(farm, 0, None)
+    return Rung(stage(result, 0)["server_cpu_ms_per_login"], idle, again)
+
+
+def _churn(places: Places, farm: Farm, count: int, idle: Usage) -> dict[str, float]:
+    result = harness(places, farm, "storm", "--ipv6", "--count", str(count), seconds=120)
+    _require(result)
+    ramp = stage(result, 0)
+    logins, seconds = ramp["counts"]["logins"], ramp["seconds"]
+    shares = {"worker": idle.workers, "master": idle.master, "auth": idle.auth}
+    spent = ramp["server_cpu_ms_per_login"]
+    return {role: spent[role] - 1000 * share * seconds / logins for role, share in shares.items()}
+
+
+def _wait_for(farm: Farm, sessions: int, holder: subprocess.Popen[bytes] | None) -> None:
+    """Wait until the farm has that many sessions; StageError when the holder ends, or it takes too long."""
+    deadline = time.monotonic() + HARNESS_PATIENCE
+    while True:
+        found = control_request(farm.directory / "run", {"command": "status"})["status"]["sessions"]
+        if found == sessions:
+            return
+        if time.monotonic() > deadline or (holder is not None and holder.poll() is not None):
+            raise StageError(f"{found} of {sessions} sessions")
+        time.sleep(POLL)
 
 
 def stage(result: Result, number: int) -> Result:
@@ -123,23 +206,18 @@ def login_rate(setup: Setup) -> list[Figure]:
 
 
 def ladder(setup: Setup) -> list[Figure]:
-    """CPU for each login and for each idle session, on the way to few and to many sessions, on one worker.
+    """CPU for each login and for each idle session, with few and with many sessions, on one worker.
 
     All clients open IPV6CP, as Windows does: an interface with routes of IPv6 would cost all others.
     """
     found: list[Figure] = []
     with served(setup) as (places, farm):
-        for sessions in QUICK_LADDER if setup.quick else LADDER:
-            seconds = 5.0 if setup.quick else IDLE_SECONDS
-            result = harness(places, farm, "hold", "--ipv6", "--sessions", str(sessions), seconds=seconds)
-            _require(result)
-            if sessions not in LADDER:
-                continue
-            spent = stage(result, 0)["server_cpu_ms_per_login"]
-            idle = sum(each["cpu_seconds"] for each in stage(result, 1)["server"]) / stage(result, 1)["seconds"]
-            found.append(setup.single(f"login-cpu-{sessions}", spent["worker"], spent=spent))
-            found.append(setup.single(f"login-all-{sessions}", sum(spent.values()), spent=spent))
-            found.append(setup.single(f"idle-{sessions}", idle / sessions * 1e6, server=stage(result, 1)["server"]))
+        for sessions, rung in _rungs(setup, places, farm, 5.0 if setup.quick else IDLE_SECONDS):
+            all_ms, again_ms = sum(rung.ramp.values()), sum(rung.again.values())
+            found.append(setup.single(f"login-cpu-{sessions}", rung.ramp["worker"], spent=rung.ramp))
+            found.append(setup.single(f"login-all-{sessions}", all_ms, spent=rung.ramp))
+            found.append(setup.single(f"login-again-{sessions}", again_ms, spent=rung.again))
+            found.append(setup.single(f"idle-{sessions}", rung.idle.total / sessions * 1e6))
     return found
 
 
@@ -147,13 +225,19 @@ def routed_ladder(setup: Setup) -> list[Figure]:
     """CPU for each login where every session has an IPv6 network of its own: routes that the kernel walks."""
     found: list[Figure] = []
     with served(setup, profile='remote-ipv6-prefix-pool = "homes"') as (places, farm):
-        for sessions in QUICK_LADDER if setup.quick else LADDER:
-            result = harness(places, farm, "hold", "--ipv6", "--sessions", str(sessions), seconds=1)
-            _require(result)
-            if sessions in LADDER:
-                spent = stage(result, 0)["server_cpu_ms_per_login"]
-                found.append(setup.single(f"login-routed-{sessions}", sum(spent.values()), spent=spent))
+        for sessions, rung in _rungs(setup, places, farm, 2.0 if setup.quick else GLANCE_SECONDS):
+            all_ms, again_ms = sum(rung.ramp.values()), sum(rung.again.values())
+            found.append(setup.single(f"login-routed-{sessions}", all_ms, spent=rung.ramp))
+            found.append(setup.single(f"again-routed-{sessions}", again_ms, spent=rung.again))
     return found
+
+
+def _rungs(setup: Setup, places: Places, farm: Farm, idle_seconds: float) -> Iterator[tuple[int, Rung]]:
+    """One after another; those that have no row in the table are only gone through."""
+    for sessions in QUICK_LADDER if setup.quick else LADDER:
+        rung = climb(places, farm, sessions, idle_seconds, 100 if setup.quick else CHURN_LOGINS)
+        if sessions in LADDER:
+            yield sessions, rung
 
 
 def hold(setup: Setup) -> list[Figure]:
