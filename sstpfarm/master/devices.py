@@ -1,10 +1,11 @@
 """The devices of sessions: made once, addressed for one session after another, deleted when too many are free.
 
 Deleting a device costs the kernel several times what addressing it anew costs, and both making and deleting wake up
-whoever watches devices. A free device is down, has no address, no route and no queued packet, and is in the pool's
-group; it keeps its name. Its kernel counters go on: those of a session are in its worker's page. Surplus ones are
-deleted slowly, and only when little else happens: when many sessions end at once, they are likely to come back at once,
-and while the kernel deletes devices, sometimes for a second, nobody can do anything to another one.
+whoever watches devices. A free device has no address, no route and no queued packet; it keeps its name. Some stay up,
+for sessions of the same worker (`warm`); the others are down and in the pool's group, for anybody. Its kernel counters
+go on: those of a session are in its worker's page. Surplus ones are deleted slowly, and only when little else happens:
+when many sessions end at once, they are likely to come back at once, and while the kernel deletes devices, sometimes
+for a second, nobody can do anything to another one.
 
 A bridged session's device is a TAP, made for it and deleted after it.
 """
@@ -24,6 +25,7 @@ from typing import Final
 
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
+from sstpfarm.master.warm import REST, WarmDevices
 from sstpfarm.net.links import FIRST_MTU, IPV6_MIN_MTU, LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, keep_tun, make_tun
 
@@ -85,6 +87,7 @@ class Devices:
         on_failure: told what could not be deleted and why; it is tried again.
         max_free: devices that stay in the pool.
         trim_interval: seconds between deletions of surplus ones.
+        rest: seconds until the next session gets a free device that has stayed up.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Devices:
         *,
         max_free: int = MAX_FREE,
         trim_interval: float = TRIM_INTERVAL,
+        rest: float = REST,
     ) -> None:
         self._links = links
         self._offload = offload
@@ -102,7 +106,8 @@ class Devices:
         self._max_free = max_free
         self._trim_interval = trim_interval
         self._numbers = Numbers()
-        self._free: deque[Device] = deque()
+        self._warm = WarmDevices(links, offload, self._park, most=max_free, rest=rest)
+        self._free: deque[Device] = deque()  # those that are down
         self._trimmer: asyncio.Task[None] | None = None
         self._changes = 0  # devices taken and given back since the trimmer looked
         self._deletions: set[asyncio.Task[None]] = set()
@@ -110,7 +115,7 @@ class Devices:
     @property
     def free(self) -> int:
         """How many devices wait for a session."""
-        return len(self._free)
+        return len(self._free) + len(self._warm)
 
     def take(self, plan: LinkPlan) -> tuple[Device, int]:
         """Return a device that is addressed and up, and its descriptor; nothing is left when it fails.
@@ -121,6 +126,9 @@ class Devices:
         self._changes += 1
         if plan.bridge:
             return self._make(plan, Kind.TAP)
+        found = self._warm.take(plan)
+        if found is not None:
+            return found
         while self._free:
             device = self._free.pop()  # the one that was used last: its memory is warm
             try:
@@ -138,22 +146,27 @@ class Devices:
                 break  # whatever was done to it: a new one shows whether the plan is at fault
         return self._make(plan, Kind.TUN)
 
-    def give_back(self, device: Device) -> bool:
+    def give_back(self, device: Device, *, stay_up: bool = True) -> bool:
         """Park the device of a session whose worker has closed it; False when it has to be discarded instead.
 
         When it returns True the session's addresses and routes are gone.
+
+        Args:
+            stay_up: the session's IPv6 routes are gone, and no program of the operator's has had to do with it.
         """
         self._changes += 1
         if device.kind is Kind.TAP:
             return False
-        try:
-            self._links.park(device.index, 0 if device.mtu >= IPV6_MIN_MTU else FIRST_MTU)
-        except OSError:
+        if not (stay_up and self._warm.park(device)) and not self._lay_down(device):
             return False
-        self._free.append(device)
-        if len(self._free) > self._max_free and (self._trimmer is None or self._trimmer.done()):
+        if self.free > self._max_free and (self._trimmer is None or self._trimmer.done()):
             self._trimmer = asyncio.get_running_loop().create_task(self._trim())
         return True
+
+    def worker_lost(self, worker: int) -> None:
+        """Begin to delete the free devices that have stayed up for a worker which is gone."""
+        for device in self._warm.remove(worker):
+            self.discard(device)
 
     def discard(self, device: Device) -> asyncio.Task[None]:
         """Begin to delete the device; when the task is done, it is gone and its name is free."""
@@ -166,10 +179,12 @@ class Devices:
         """Delete what is free, and wait until nothing is being deleted."""
         if self._trimmer is not None:
             self._trimmer.cancel()
-        while self._free:
-            self.discard(self._free.pop())
+        for device in [*self._warm.remove(), *self._free]:
+            self.discard(device)
+        self._free.clear()
         while self._deletions:
             await asyncio.wait(list(self._deletions))
+        self._warm.close()
 
     def _make(self, plan: LinkPlan, kind: Kind) -> tuple[Device, int]:
         tun, number = self._make_tun(kind)
@@ -190,13 +205,29 @@ class Devices:
         try:
             device = replace(device, mtu=self._links.configure(device.index, plan))
             keep_tun(tun)
-            return device
         except BaseException:
             os.close(tun)
             with suppress(OSError):  # an address may be there already: it goes now, the device in a moment
                 self._links.park(device.index)
             self.discard(device)
             raise
+        if device.kind is Kind.TUN:
+            self._warm.hold(device, plan, tun)
+        return device
+
+    def _park(self, device: Device) -> None:
+        """Park a free device that is not to stay up any longer."""
+        if not self._lay_down(device):
+            self.discard(device)
+
+    def _lay_down(self, device: Device) -> bool:
+        try:
+            self._links.park(device.index, 0 if device.mtu >= IPV6_MIN_MTU else FIRST_MTU)
+        except OSError:
+            return False
+        self._warm.release(device)  # not before: for a link that is up, the loss of its carrier is one more event
+        self._free.append(device)
+        return True
 
     def _make_tun(self, kind: Kind) -> tuple[int, int]:
         offload = self._offload if kind is Kind.TUN else Offload.NONE
@@ -212,15 +243,16 @@ class Devices:
         raise SystemRefusal(f"{FOREIGN_NAMES} interfaces with names of ours belong to somebody else")
 
     async def _trim(self) -> None:
-        while len(self._free) > self._max_free:
+        while self.free > self._max_free:  # those that are down: no more than that stay up
             self._changes = 0
             await asyncio.sleep(self._trim_interval)
-            surplus = min(TRIM_BATCH, len(self._free) - self._max_free)
+            surplus = min(TRIM_BATCH, self.free - self._max_free)
             if surplus > 0 and self._changes < TRIM_QUIET:  # else they were needed meanwhile, or will be
                 await asyncio.wait([self.discard(self._free.popleft()) for _ in range(surplus)])
 
     async def _delete(self, device: Device) -> None:
         await delete_surely(self._links, device.index, self._on_failure)
+        self._warm.release(device)
         if device.number is not None:
             self._numbers.give(device.number)
 

@@ -150,8 +150,8 @@ class SessionEffects:
                 except SystemRefusal as error:
                     self._failed(session.grant, "address-list", str(error))
 
-    def withdraw(self, session: Session) -> None:
-        """Delete the routes of a session whose interface is about to go. Never raises."""
+    def withdraw(self, session: Session) -> bool:
+        """Delete the routes of a session whose interface is about to go; whether none is left. Never raises."""
         if session.applied is not None and session.applied.routes:
             assert session.device is not None
             routes, session.applied.routes = session.applied.routes, []
@@ -164,6 +164,8 @@ class SessionEffects:
                 delete_routes(self._routes, session.device.index, routes)
             except OSError as error:
                 self._failed(session.grant, "route", str(error))
+                return False
+        return True
 
     def end(self, session: Session, seconds: int, traffic: Traffic) -> None:
         """Undo what the session has changed, and run on-down if on-up has had its turn. Never raises."""

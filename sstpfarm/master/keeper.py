@@ -194,11 +194,12 @@ class SessionKeeper:
         self._ledger.leave(session)
         session.reason = message.reason
         assert session.device is not None
-        self.effects.withdraw(session)
+        withdrawn, effects = self.effects.withdraw(session), session.grant.effects
         if session.device.static:
             given = self._static.give_back(session.device, session.reason)
-        else:
-            given = not self.closed_to_new and self._devices.give_back(session.device)
+        else:  # a program of the operator's may have done what only the link's going down undoes
+            stay_up = withdrawn and not (effects.on_up or effects.on_down)
+            given = not self.closed_to_new and self._devices.give_back(session.device, stay_up=stay_up)
         if given:
             self._release(session)
         else:
@@ -219,6 +220,7 @@ class SessionKeeper:
                 session.reason = reason
                 session.lost = True
                 self._run(self._dismantle(session))
+        self._devices.worker_lost(worker)
 
     def kick(self, text: str, by: str) -> list[str]:
         """Have the worker end the sessions of that identifier or interface; return their identifiers."""

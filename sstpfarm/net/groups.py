@@ -1,6 +1,7 @@
 """Interface groups (IFLA_GROUP): whose session an interface is, in one number that nftables and netlink understand.
 
-The upper 16 bits say "sstpfarm" ("SW" in ASCII); the lower ones name the worker, the pool, or the graveyard.
+The upper 16 bits say "sstpfarm" ("SW" in ASCII); the lower ones name the worker, the pool, or the graveyard. A link
+without a session that stays up stays in its worker's group.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 SESSION_GROUPS: Final = 0x5357_0000
 SESSION_GROUP_MASK: Final = 0xFFFF_0000
 GRAVEYARD_GROUP: Final = 0x5357_FFFF  # links of ended sessions wait here to be deleted in one request
-POOL_GROUP: Final = 0x5357_FFFE  # links without a session, down and without addresses, wait here for the next one
+POOL_GROUP: Final = 0x5357_FFFE  # links without a session that are down wait here for the next one
 MAX_WORKERS: Final = 1024  # what `ipc.messages` can name
 
 

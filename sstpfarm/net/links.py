@@ -12,6 +12,7 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +32,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from sstpfarm.net import rtnetlink
 from sstpfarm.net.bridge import bridge_mtu, default_vid, join_bridge, port_address
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
-from sstpfarm.net.netlink import Netlink, attribute, check, number
+from sstpfarm.net.netlink import Netlink, Request, attribute, check, number
 from sstpfarm.net.rtnetlink import (
     IFLA_ADDRESS,
     IFLA_GROUP,
@@ -227,17 +228,60 @@ class Links:
         was below 1280, the kernel has taken IPv6 off the link, and has to put it on again before the next `configure`.
         """
         attributes = number(IFLA_GROUP, POOL_GROUP)
-        self._strip(index, attributes + number(IFLA_MTU, mtu) if mtu else attributes)
+        if mtu:
+            attributes += number(IFLA_MTU, mtu)
+        self._strip(index, change_link(index, up=False, attributes=attributes))
 
     def lay_down(self, index: int) -> None:
         """Take a link down: its addresses, routes and neighbours are gone, the link stays."""
-        self._strip(index, b"")
+        self._strip(index, change_link(index, up=False))
 
-    def _strip(self, index: int, attributes: bytes) -> None:
+    def rest(self, index: int) -> None:
+        """Take its IPv4 addresses off a link that stays up, and with the last one its IPv4 routes; and its queue.
+
+        With a queue of no packets the kernel drops those that wait, and all that are sent through the link until
+        `wake`. None is on its way any more when this returns: the kernel waits for that (synchronize_net). What IPv6
+        routes the link has stay.
+        """
+        self._strip(index, change_link(index, attributes=number(IFLA_TXQLEN, 0)))
+
+    def wake(self, index: int, plan: LinkPlan) -> None:
+        """Give a link that rests its queue and the IPv4 addresses of a plan, which is else like the one before.
+
+        Raises:
+            OSError: EBUSY when packets wait in a queue that somebody gave it, or when it has got an address; the link
+                may have been changed.
+        """
+        assert plan.local is not None and plan.remote is not None  # noqa: PT018 - one condition
+        attributes = number(IFLA_MTU, plan.mtu) + number(IFLA_TXQLEN, plan.queue)
+        requests = [
+            rtnetlink.delete_any_ipv4(index),
+            change_link(index, up=True, attributes=attributes),  # up, of that MTU: or somebody has changed it
+            rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed),
+        ]
+        if self._packets_wait(index):
+            raise OSError(errno.EBUSY, "packets wait in its queue")
+        failed = self._sessions.send(requests)
+        if failed.pop(0, 0) != NO_ADDRESS:
+            raise OSError(errno.EBUSY, "it is gone, or has an address")
+        check(failed)
+
+    def _packets_wait(self, index: int) -> bool:
+        """Whether a queueing discipline holds packets that would come out later."""
+        try:
+            return rtnetlink.packets_in_qdisc(self._sessions.ask(rtnetlink.get_qdisc(index))) > 0
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return False  # it has none, or one that holds nothing
+            raise
+        except (KeyError, struct.error):
+            return True
+
+    def _strip(self, index: int, change: Request) -> None:
         # Down takes all else off, but IPv4 addresses would come back with up. They go first: it is cheaper so, the
         # kernel then has no IPv4 route of the link to look for among all others.
         clean = rtnetlink.delete_any_ipv4(index)
-        batch = [clean, change_link(index, up=False, attributes=attributes), clean]
+        batch = [clean, change, clean]
         for _ in range(MAX_ADDRESSES):
             failed = self._sessions.send(batch)
             check(failed, ignore=NO_ADDRESS)

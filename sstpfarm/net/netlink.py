@@ -18,6 +18,7 @@ NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
 NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
+NLM_F_ECHO: Final = 0x8
 NLM_F_DUMP: Final = 0x300
 NLM_F_REPLACE: Final = 0x100
 NLM_F_EXCL: Final = 0x200
@@ -29,7 +30,7 @@ NETLINK_CAP_ACK: Final = 10  # an error does not bring the request back
 
 SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 ANSWERS: Final = 1 << 20  # bytes for the errors of one datagram: about 1 KiB each with the kernel's own
-ANSWER: Final = 4096  # bytes that one acknowledgement may have; it has 36
+ANSWER: Final = 4096  # bytes of one answer that are read; an acknowledgement has 36
 DUMP_PART: Final = 1 << 16  # bytes of one datagram of a dump: the kernel makes them as large as 32 KiB
 PATIENCE_S: Final = 5  # for an acknowledgement that is there already; a kernel that owes one is broken
 _HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -89,6 +90,29 @@ class Netlink:
                 failed[position] = -code
             if sequence == last & 0xFFFFFFFF:
                 return failed
+
+    def ask(self, request: Request) -> bytes:
+        """Return the body of the message that answers a request for one object, cut at ANSWER; b"" when there is none.
+
+        Raises:
+            OSError: the kernel refuses, or does not answer.
+        """
+        kind, flags, body = request
+        self._sequence += 1
+        wanted, asked = self._sequence & 0xFFFFFFFF, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO | flags
+        self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, asked, wanted, 0) + body)
+        found = b""
+        while True:
+            answer = self._sock.recv(ANSWER)
+            length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+            if sequence != wanted:
+                continue
+            if kind != NLMSG_ERROR:
+                found = answer[_HEADER.size : length]
+            elif code := -_ERROR.unpack_from(answer, _HEADER.size)[0]:
+                raise OSError(code, os.strerror(code))
+            else:
+                return found
 
     def dump(self, request: Request) -> list[bytes]:
         """Return the bodies of all messages that answer a request for a list.

@@ -18,6 +18,7 @@ from sstpfarm.net.netlink import (
     NLM_F_REPLACE,
     Request,
     attribute,
+    attributes,
     number,
 )
 
@@ -30,6 +31,7 @@ RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
+RTM_GETQDISC: Final = 38
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_TABLE: Final = 15
@@ -61,6 +63,9 @@ IFA_F_NODAD: Final = 0x02
 IFA_F_NOPREFIXROUTE: Final = 0x200
 IFF_UP: Final = 0x1  # linux/if.h
 AF_BRIDGE: Final = 7  # linux/socket.h
+TC_H_ROOT: Final = 0xFFFF_FFFF  # linux/pkt_sched.h
+TCA_STATS2: Final = 7
+TCA_STATS_QUEUE: Final = 3  # linux/gen_stats.h
 
 # linux/if_bridge.h
 IFLA_BRIDGE_VLAN_INFO: Final = 2
@@ -72,6 +77,8 @@ LINK_HEADER: Final = _LINK.size
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE: Final = struct.Struct("=8BI")  # struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags
 _VLAN: Final = struct.Struct("=HH")  # struct bridge_vlan_info: flags, VLAN
+_QDISC: Final = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
+_QUEUE: Final = struct.Struct("=II")  # struct gnet_stats_queue: packets, bytes, and more
 _MULTICAST: Final = b"\xff" + bytes(15)  # ff00::/8, RFC 4291 2.7
 
 NO_ADDRESS: Final = errno.EADDRNOTAVAIL  # of `delete_any_ipv4`
@@ -97,6 +104,18 @@ def list_bridges() -> Request:
     """Return the request, for `Netlink.dump`, that lists the bridges and no other links."""
     kind = attribute(NLA_F_NESTED | IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge\0"))
     return RTM_GETLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + kind
+
+
+def get_qdisc(index: int) -> Request:
+    """Return the request, for `Netlink.ask`, for what a link's outermost queueing discipline (tc(8)) is and holds."""
+    return RTM_GETQDISC, 0, _QDISC.pack(socket.AF_UNSPEC, index, 0, TC_H_ROOT, 0)
+
+
+def packets_in_qdisc(answer: bytes) -> int:
+    """Return how many packets wait in it and below it; KeyError when the kernel does not say."""
+    found = attributes(attributes(answer[_QDISC.size :])[TCA_STATS2])
+    packets: int = _QUEUE.unpack_from(found[TCA_STATS_QUEUE])[0]
+    return packets
 
 
 def add_port_vlan(index: int, vid: int) -> Request:

@@ -18,6 +18,7 @@ CLONE_DEVICE: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA
 TUNSETPERSIST: Final = 0x400454CB
 TUNSETOFFLOAD: Final = 0x400454D0
+TUNGETIFF: Final = 0x800454D2
 TUNSETVNETHDRSZ: Final = 0x400454D8
 IFF_TUN: Final = 0x0001
 IFF_TAP: Final = 0x0002
@@ -108,6 +109,23 @@ def attach_tun(name: str, index: int, *, offload: Offload = Offload.NONE) -> int
         os.close(fd)
         raise
     return fd
+
+
+def check_tun(fd: int, name: str, index: int, *, offload: Offload = Offload.NONE) -> None:
+    """Make a descriptor that another process has had like one of `attach_tun`; the queue stays as it is.
+
+    Raises:
+        SystemRefusal: it is not, or no more, that of the device of that name and index.
+        OSError: the kernel refused.
+    """
+    try:
+        found, _ = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
+    except OSError as error:  # EBADFD: the device was deleted
+        raise SystemRefusal(f"TUN device {name}: {error.strerror}") from error
+    if found.rstrip(b"\0") != name.encode("ascii") or socket.if_nametoindex(name) != index:
+        raise SystemRefusal(f"TUN device {name} is another one now")
+    os.set_blocking(fd, False)
+    set_offload(fd, offload)
 
 
 def set_offload(fd: int, offload: Offload) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from sstpfarm.net.groups import POOL_GROUP
+from sstpfarm.net.groups import POOL_GROUP, is_session_group
 
 from .guard import make_directory, remove_directory
 from .netns import PATIENCE, Namespace, until
@@ -299,10 +299,18 @@ class Farm:
     def tunnels(self) -> set[str]:
         """Interfaces of sessions: those that were not there before the farm, without the free ones of its pool."""
         found = self.place.ip("-details", "address", "show")
-        free = {link["ifname"] for link in found if link.get("group") == str(POOL_GROUP)}
+        down = {link["ifname"] for link in found if link.get("group") == str(POOL_GROUP)}
+        free = down | self.resting()
         for link in found:
-            assert link["ifname"] not in free or ("UP" not in link["flags"] and link["addr_info"] == []), link
+            assert link["ifname"] not in down or "UP" not in link["flags"], link
+            assert link["ifname"] not in free or link["addr_info"] == [], link
         return {link["ifname"] for link in found} - self.links_before - free
+
+    def resting(self) -> set[str]:
+        """Free interfaces that have stayed up; the master has a descriptor of each."""
+        found = [link for link in self.place.ip("-details", "link", "show") if link.get("group", "").isdigit()]
+        ours = [link for link in found if is_session_group(int(link["group"])) and link["group"] != str(POOL_GROUP)]
+        return {link["ifname"] for link in ours if not link.get("txqlen")}
 
     def lease_count(self) -> int:
         """How many leases the store holds."""

@@ -30,9 +30,11 @@ def farm(wire: Wire) -> Iterator[Farm]:
 
 
 def descriptors(farm: Farm) -> dict[int, int]:
-    """How many descriptors each process of the farm has open."""
+    """How many descriptors each process of the farm has open; the master beside those of free interfaces."""
     pids = [farm.process.pid, farm.auth_pid(), *farm.worker_pids().values()]
-    return {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids}
+    found = {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids}
+    found[farm.process.pid] -= len(farm.resting())
+    return found
 
 
 def settles(farm: Farm, before: dict[int, int]) -> None:

@@ -44,6 +44,10 @@ class Bench:
         os.close(tun)
         return device
 
+    def park(self, device: Device) -> bool:
+        """Give a device back that is to go down; one that stays up is the matter of test_master_warm."""
+        return self.devices.give_back(device, stay_up=False)
+
 
 def packets(tun: int) -> list[bytes]:
     """Read all that is queued for a descriptor; the kernel's own ICMPv6 is left out."""
@@ -58,8 +62,8 @@ def run(scenario: Callable[[Bench], Awaitable[None]], *, max_free: int = 256) ->
     async def main(place: Namespace) -> None:
         async with Links() as links:
             failures: list[str] = []
-            devices = Devices(links, Offload.NONE, failures.append, max_free=max_free, trim_interval=0.05)
             with descriptors_closed():
+                devices = Devices(links, Offload.NONE, failures.append, max_free=max_free, trim_interval=0.05)
                 await scenario(Bench(place, links, devices, failures))
                 await devices.close()
             assert not [name for name in place.links() if name.startswith("sstp")]
@@ -86,7 +90,7 @@ def test_a_parked_device_has_nothing_of_its_session() -> None:
         place.run("ip", "-6", "route", "add", "fd77::/64", "dev", device.name)
         bench.links.open_ipv6(device.index, b"\x02" + bytes(7), b"\x06" + bytes(7))
         os.close(tun)
-        assert bench.devices.give_back(device)
+        assert bench.park(device)
         (shown,) = place.ip("-details", "addr", "show", "dev", device.name)
         assert "UP" not in shown["flags"]
         assert shown["addr_info"] == []
@@ -103,7 +107,7 @@ def test_a_parked_device_has_nothing_of_its_session() -> None:
 def test_the_next_session_gets_the_same_device() -> None:
     async def scenario(bench: Bench) -> None:
         first = bench.session(1)
-        assert bench.devices.give_back(first)
+        assert bench.park(first)
         second, tun = bench.devices.take(plan(2, mtu=1300))
         assert (second.name, second.index) == (first.name, first.index)
         (shown,) = bench.place.ip("-details", "addr", "show", "dev", second.name)
@@ -114,7 +118,7 @@ def test_the_next_session_gets_the_same_device() -> None:
         assert (v4["local"], v4["address"]) == ("10.20.0.1", "10.20.1.2")
         assert bench.failures == []
         os.close(tun)
-        assert bench.devices.give_back(second)
+        assert bench.park(second)
 
     run(scenario)
 
@@ -134,7 +138,7 @@ def test_no_packet_of_the_old_session_reaches_the_new_one() -> None:
             send(b"old", "10.20.1.1", 2000)
             os.close(tun)
             send(b"late", "10.20.1.1", 10)  # its worker has closed it, the master does not know yet
-            assert bench.devices.give_back(watched)
+            assert bench.park(watched)
             again, tun = bench.devices.take(plan(2))
             assert again.index == watched.index
             assert packets(tun) == []
@@ -142,7 +146,7 @@ def test_no_packet_of_the_old_session_reaches_the_new_one() -> None:
             (packet,) = packets(tun)
             assert packet.endswith(b"new")
             os.close(tun)
-            assert bench.devices.give_back(again)
+            assert bench.park(again)
 
     run(scenario)
 
@@ -151,12 +155,12 @@ def test_no_packet_of_the_old_session_reaches_the_new_one() -> None:
 def test_a_device_that_is_still_held_is_deleted() -> None:
     async def scenario(bench: Bench) -> None:
         device, held = bench.devices.take(plan(1))
-        assert bench.devices.give_back(device)  # the worker has lied
+        assert bench.park(device)  # the worker has lied
         other, tun = bench.devices.take(plan(2))
         assert other.index != device.index
         assert len(bench.failures) == 1
         os.close(tun)
-        assert bench.devices.give_back(other)
+        assert bench.park(other)
         await bench.devices.close()
         with pytest.raises(OSError, match="bad state"):
             os.read(held, 2000)
@@ -170,7 +174,7 @@ def test_a_device_that_somebody_deleted_or_replaced() -> None:
     async def scenario(bench: Bench) -> None:
         first, second = bench.session(1), bench.session(2)
         for device in (first, second):
-            assert bench.devices.give_back(device)
+            assert bench.park(device)
             bench.place.run("ip", "link", "delete", device.name)
         foreign = make_tun(second.name)
         third, tun = bench.devices.take(plan(3))
@@ -178,7 +182,7 @@ def test_a_device_that_somebody_deleted_or_replaced() -> None:
         assert third.name not in (second.name,)
         assert second.name in bench.place.links()  # the foreign one is left alone
         os.close(tun)
-        assert bench.devices.give_back(third)
+        assert bench.park(third)
         bench.place.run("ip", "link", "delete", second.name)
         os.close(foreign)
 
@@ -191,7 +195,7 @@ def test_a_small_mtu_is_not_passed_on() -> None:
 
     async def scenario(bench: Bench) -> None:
         first = bench.session(1, mtu=1279)
-        assert bench.devices.give_back(first)
+        assert bench.park(first)
         second = bench.session(2, mtu=1280)
         assert second.index == first.index
         assert bench.place.ip("-6", "address", "show", "dev", second.name) in (
@@ -201,7 +205,7 @@ def test_a_small_mtu_is_not_passed_on() -> None:
         bench.links.open_ipv6(second.index, bytes(7) + b"\1", bytes(7) + b"\2")
         (shown,) = bench.place.ip("-6", "address", "show", "dev", second.name)
         assert [address["local"] for address in shown["addr_info"]] == ["fe80::1"]
-        assert bench.devices.give_back(second)
+        assert bench.park(second)
 
     run(scenario)
 
@@ -210,12 +214,12 @@ def test_a_small_mtu_is_not_passed_on() -> None:
 def test_surplus_devices_are_deleted() -> None:
     async def scenario(bench: Bench) -> None:
         taken = [bench.session(number) for number in range(6)]
-        assert all(bench.devices.give_back(device) for device in taken)
+        assert all(bench.park(device) for device in taken)
         assert bench.devices.free == 6  # who comes back at once finds them
         assert bench.place.routes() == []
         back = [bench.session(number) for number in range(5)]
         assert len({device.index for device in [*taken, *back]}) == 6
-        assert all(bench.devices.give_back(device) for device in back)
+        assert all(bench.park(device) for device in back)
         while len(bench.place.links()) > 4:  # noqa: ASYNC110 - the kernel does not tell
             await asyncio.sleep(0.01)
         assert bench.devices.free == 3
@@ -231,7 +235,7 @@ def test_surplus_devices_are_deleted() -> None:
 def test_what_cannot_be_addressed_leaves_nothing() -> None:
     async def scenario(bench: Bench) -> None:
         for device in [bench.session(1), bench.session(2), bench.session(3)]:
-            assert bench.devices.give_back(device)
+            assert bench.park(device)
         with pytest.raises(OSError, match="Invalid"):
             bench.devices.take(plan(2, mtu=67))  # RFC 791 3.2: 68 is the least, and the kernel's
         assert bench.devices.free == 2  # not all of them are spent on it
@@ -262,7 +266,7 @@ def test_a_killed_master_leaves_none_outside_of_the_groups(monkeypatch: pytest.M
         device, tun = bench.devices.take(plan(1))
         assert (before, persists(bench)) == ([False], True)
         os.close(tun)
-        assert bench.devices.give_back(device)
+        assert bench.park(device)
 
     run(scenario)
 
@@ -270,13 +274,13 @@ def test_a_killed_master_leaves_none_outside_of_the_groups(monkeypatch: pytest.M
 @needs_root
 def test_ipv6_that_is_switched_off_later() -> None:
     async def scenario(bench: Bench) -> None:
-        assert bench.devices.give_back(bench.session(1))
+        assert bench.park(bench.session(1))
         sysctl.write("net/ipv6/conf/sstp0/disable_ipv6", "1")
         device = bench.session(2)
         with pytest.raises(PermissionError):
             bench.links.open_ipv6(device.index, bytes(8), bytes(8))
         (shown,) = bench.place.ip("addr", "show", "dev", device.name)
         assert [address["family"] for address in shown["addr_info"]] == ["inet"]
-        assert bench.devices.give_back(device)
+        assert bench.park(device)
 
     run(scenario)

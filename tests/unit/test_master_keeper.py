@@ -17,6 +17,7 @@ from sstpfarm.dataplane.interface import Cell
 from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc import messages as m
+from sstpfarm.master import effects
 from sstpfarm.master import keeper as keeper_module
 from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.permissions import SessionPhase
@@ -71,8 +72,9 @@ class Bench:
         return session.phase if session is not None else None
 
     def up(self) -> set[str]:
-        """The interfaces of sessions: what is up, without the loopback."""
-        return {link["ifname"] for link in self.place.ip("link", "show", "up") if link} - {"lo"}
+        """The interfaces of sessions: what is up and has an address, without the loopback."""
+        found = self.place.ip("-4", "address", "show", "up")
+        return {link["ifname"] for link in found if link and link["addr_info"]} - {"lo"}
 
     def close_tuns(self) -> None:
         for fd in self.tuns.values():
@@ -150,8 +152,38 @@ def test_a_life() -> None:
         assert bench.up() == set()
         assert len(keeper.table) == 0
         cells.release()
-        keeper.grant(grant(1))  # address and name serve again at once
-        assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp0"))
+        keeper.grant(grant(1))  # the address serves again at once; the interface rests
+        assert bench.workers[-1] == (0, m.InterfaceReady(session=identifier(1), name="sstp1"))
+
+    run(scenario)
+
+
+@needs_root
+def test_what_an_ended_session_had_done_to_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays up, but not behind a program of the operator's, or with a route that could not be deleted."""
+
+    async def scenario(bench: Bench) -> None:
+        def end(number: int, granted: m.Effects) -> bool:
+            bench.keeper.grant(structs.replace(grant(number), effects=granted))
+            ready = bench.workers[-1][1]
+            assert isinstance(ready, m.InterfaceReady)
+            os.close(bench.tuns.pop(identifier(number)))
+            bench.keeper.closed(0, closed(number))
+            (shown,) = bench.place.ip("link", "show", "dev", ready.name)
+            return "UP" in shown["flags"]
+
+        routed = m.Effects(routes=(m.FramedRoute("10.77.1.0/24"),))
+        assert end(1, m.Effects())
+        assert end(2, routed)
+        assert not end(3, m.Effects(on_up=("/bin/true",)))
+        assert not end(4, m.Effects(on_down=("/bin/true",)))
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no")
+
+        monkeypatch.setattr(effects, "delete_routes", refuse)
+        assert not end(5, routed)
+        assert bench.place.routes() == []
 
     run(scenario)
 
@@ -280,7 +312,7 @@ def test_worker_lost_in_every_phase() -> None:
             ("3", "peer-disconnect"),
         ]
         assert bench.up() == {"sstp3"}  # the other worker's
-        assert bench.place.links() == {"lo", "sstp2", "sstp3"}  # and one that waits: its worker had closed it
+        assert bench.place.links() == {"lo", "sstp3"}  # nor one that waited for that worker's next session
         assert len(keeper.table) == 1
 
     run(scenario)

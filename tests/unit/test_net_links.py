@@ -117,6 +117,42 @@ def test_ipv6_that_comes_later() -> None:
 
 
 @needs_root
+def test_a_link_that_rests() -> None:
+    plan = LinkPlan(mtu=1400, local=PLAN.local, remote=PLAN.remote, group=worker_group(3))
+
+    async def scenario(place: Namespace, links: Links) -> None:
+        fd, index = make("sstp0")
+        links.configure(index, plan)
+        place.run("ip", "address", "add", "10.77.0.1/24", "dev", "sstp0")
+        links.rest(index)
+        (shown,) = place.ip("-details", "address", "show", "dev", "sstp0")
+        assert (shown["addr_info"], "UP" in shown["flags"], shown.get("txqlen", 0)) == ([], True, 0)
+        assert place.routes() == []
+        place.run("ip", "address", "add", "10.77.0.1/24", "dev", "sstp0")
+        with pytest.raises(OSError, match="has an address"):
+            links.wake(index, plan)
+        links.rest(index)
+        shape = "replace dev sstp0 root tbf rate 8kbit burst 1540 latency 10s"
+        place.run("tc", "qdisc", *shape.split())
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sender:
+            for _ in range(4):
+                sender.sendto(b"\x45" + bytes(999), ("sstp0", 0x0800))  # ETH_P_IP
+        with pytest.raises(OSError, match="packets wait"):
+            links.wake(index, plan)
+        place.run("tc", "qdisc", "delete", "dev", "sstp0", "root")
+        links.wake(index, plan)
+        (shown,) = place.ip("-details", "address", "show", "dev", "sstp0")
+        assert [one["address"] for one in shown["addr_info"]] == ["10.20.0.2"]
+        assert shown["txqlen"] == plan.queue
+        os.close(fd)
+        await links.delete(index)
+        with pytest.raises(OSError, match="No such device"):
+            links.wake(index, plan)
+
+    run(scenario)
+
+
+@needs_root
 def test_two_peers_with_the_same_identifier() -> None:
     """A client that dials again after a loss keeps its identifier, and its session before is still there."""
 
