@@ -106,6 +106,24 @@ def test_mode_and_owner_stay(file: Path, mode: int) -> None:
     assert facts() == (mode, *owner)
 
 
+def test_a_file_that_cannot_be_given_away_is_written_in_its_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client keeps no CAP_CHOWN: another user's file stays that user's."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    file.chmod(0o640)
+    before = file.stat().st_ino
+    monkeypatch.setattr(os, "fchown", refuse)
+    found = ResolvConfFile(file)
+    found.add("sstpc0", ["10.0.0.1"])
+    assert effective(file)[-1:] == ["nameserver 10.0.0.1"]
+    found.remove("sstpc0")
+    assert file.read_text() == OPERATOR
+    assert (file.stat().st_mode & 0o777, file.stat().st_ino) == (0o640, before)
+    assert {path.name for path in file.parent.iterdir()} == {"resolv.conf", "links", "lock"}
+
+
 def test_a_link_comes_back_as_a_link(file: Path) -> None:
     """Its target is not written: it may be another program's."""
     target = file.rename(file.parent / "target")
