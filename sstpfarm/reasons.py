@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
 
     teardown: Teardown
     sstp_status: int  # MS-SSTP 2.2.7 status of the Call Abort or Call Disconnect
-    terminate_cause: int  # Acct-Terminate-Cause, RFC 2866 5.10
+    terminate_cause: int  # Acct-Terminate-Cause, RFC 2866 5.10, RFC 3580 2.1
     exit_code: ExitCode  # of `sstpfarm connect`
     text: str  # for people, also the text of our LCP Terminate-Request
 
@@ -162,8 +162,9 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.LOOPED_LINK: Outcome(_D, 0, 17, _C.PROTOCOL, "the link is looped"),
     Reason.NCP_FAILED: Outcome(_D, 0, 17, _C.PROTOCOL, "no network protocol could be opened"),
     Reason.AUTH_NO_COMMON_METHOD: Outcome(_D, 0, 17, _C.AUTHENTICATION, "no common authentication method"),
-    Reason.AUTH_REFUSED: Outcome(_D, 0, 17, _C.AUTHENTICATION, "authentication refused"),
-    Reason.AUTH_TIMEOUT: Outcome(_D, 0, 17, _C.NETWORK, "the authentication took too long"),
+    # a session that was open ends so only when it is to log in again: 20 is RFC 3580 2.1, Reauthentication Failure
+    Reason.AUTH_REFUSED: Outcome(_D, 0, 20, _C.AUTHENTICATION, "authentication refused"),
+    Reason.AUTH_TIMEOUT: Outcome(_D, 0, 20, _C.NETWORK, "the authentication took too long"),
     Reason.AUTH_UNAVAILABLE: Outcome(_D, 0, 9, _C.NETWORK, "the authentication service does not answer"),
     Reason.SERVER_NOT_AUTHENTIC: Outcome(_A, 7, 17, _C.AUTHENTICATION, "the server does not know the password"),
     Reason.NO_ADDRESS: Outcome(_D, 0, 15, _C.NETWORK, "no address is free"),

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied
+from sstpfarm.auth.changes import Change, can_be_asked, renewal, what_moves
 from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of, own_networks
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
@@ -24,6 +25,7 @@ from sstpfarm.errors import LocalError, SystemRefusal
 from sstpfarm.ipc.messages import AccessAccept, AccessRequest, Effects, Grant, Ipv6Offer, Terms
 from sstpfarm.proto.ppp.exchange import decode_text
 from sstpfarm.proto.ppp.ipv6cp import interface_identifier
+from sstpfarm.proto.ppp.mschap import ZERO_HLAK
 from sstpfarm.reasons import Reason
 
 NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6
@@ -45,12 +47,20 @@ class Granted:
     answer: AccessAccept
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A session's peer has proven once more who it is; the master has been told of what changes."""
+
+    answer: AccessAccept
+
+
 class Admission:
     """Admit accepted users.
 
     Args:
         view: terms that no backend gives, and whether IPv6 is spoken.
         revoke: ends sessions that are replaced, that expire, or whose user is gone.
+        change: makes changes to a session.
         wall: seconds since the epoch.
         emit: logs an event.
     """
@@ -62,6 +72,7 @@ class Admission:
         sessions: Sessions,
         ledger: Ledger,
         revoke: Revoke,
+        change: Change,
         wall: Callable[[], float],
         emit: Callable[..., None],
     ) -> None:
@@ -70,6 +81,7 @@ class Admission:
         self._sessions = sessions
         self._ledger = ledger
         self._revoke = revoke
+        self._change = change
         self._wall = wall
         self._expiries = Agenda(sessions, self._expires_at)
         self._waiting: dict[str, asyncio.Task[None]] = {}  # users whose new login waits for the end of the one before
@@ -100,7 +112,12 @@ class Admission:
         while (session := self._expiries.next(self._wall())) is not None:
             self._end(session, Reason.EXPIRED)
 
-    async def admit(self, holder: Holder, request: AccessRequest, accepted: Accepted) -> Granted | Denied:
+    def lives(self, holder: Holder) -> bool:
+        """Whether there is such a session, and it is not to end: its peer may prove once more who it is."""
+        session = self._sessions.get(holder)
+        return session is not None and not session.revoked
+
+    async def admit(self, holder: Holder, request: AccessRequest, accepted: Accepted) -> Granted | Renewed | Denied:
         """Return the grant, which is in the ledger then, or why there is none.
 
         It waits only where a session that is replaced must first give back what the new one needs.
@@ -109,6 +126,8 @@ class Admission:
             LocalError: the holder has a session already.
         """
         before = self._sessions.get(holder)
+        if request.again:
+            return self._renew(before, accepted)
         if before is not None:
             return self._again(before, accepted)
         if holder in self._ledger.strays():  # not its worker's fault
@@ -167,6 +186,27 @@ class Admission:
             raise LocalError(f"session {holder.session} of worker {holder.worker} has a lease")
         session.inherited = False
         return Granted(session.facts.grant, _answer(session.facts.grant, accepted))
+
+    def _renew(self, session: Session | None, accepted: Accepted) -> Renewed | Denied:
+        """Let a session go on under the new grant. What counts sessions does not count here: none is added.
+
+        One that the grant would have elsewhere ends, in order: its peer is accepted, and can log in anew.
+        """
+        if session is None or session.revoked:
+            return Denied("the session is over")
+        found, before = accepted.authorization, session.facts.authorization
+        if (found.user, found.authentic) != (before.user, before.authentic):
+            detail = (
+                f"the session is that of {before.user} ({before.authentic}), not of {found.user} ({found.authentic})"
+            )
+            return Denied(detail, NO_DIALIN_PERMISSION)
+        if moves := what_moves(session, found):
+            self._emit("session.moved", session=session.holder.session, user=session.user, what=moves)
+            self._end(session, Reason.SESSION_TIMEOUT)
+        else:
+            self._change(session, renewal(before, found))
+        # the crypto binding is done, once, with the keys of the login (MS-SSTP 3.3.5.2): new ones stay here
+        return Renewed(msgspec.structs.replace(_answer(session.facts.grant, accepted), hlak=ZERO_HLAK))
 
     async def _make_room(self, authorization: Authorization) -> Denied | None:
         """Apply only-one and port-limit; replaced sessions that hold what the new one needs have ended then."""
@@ -260,6 +300,7 @@ class Admission:
             on_down=authorization.on_down,
             session_timeout=authorization.session_timeout,
             idle_timeout=authorization.idle_timeout,
+            reauthenticate=authorization.reauthenticate and can_be_asked(request.method),
             limit_bytes_in=authorization.limit_bytes_in,
             limit_bytes_out=authorization.limit_bytes_out,
             limit_bytes_total=authorization.limit_bytes_total,

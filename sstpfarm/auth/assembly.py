@@ -9,6 +9,7 @@ from sstpfarm.auth.accounting import Sink
 from sstpfarm.auth.admission import Admission
 from sstpfarm.auth.authorization import Backend
 from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.changes import Changes, change_message, changed
 from sstpfarm.auth.guesses import Guesses
 from sstpfarm.auth.leases import Leases
 from sstpfarm.auth.ledger import History, Ledger, StickyMemory
@@ -59,7 +60,7 @@ class Assembly:
         if view.radius is not None:
             from sstpfarm.auth.radius.service import RadiusService  # who has no [radius] does not load it
 
-            self.radius = RadiusService(view.radius, view, store, entropy=entropy, wall=wall, emit=emit)
+            self.radius = RadiusService(view.radius, view, store, self.sessions, entropy=entropy, wall=wall, emit=emit)
             if self.radius.accounting is not None:
                 self.sinks.append(self.radius.accounting)
         self.ledger = Ledger(
@@ -78,7 +79,9 @@ class Assembly:
         if self.radius is not None:
             backends["radius"] = self.radius.backend
         self.chain = Chain([backends[name] for name in view.auth.backends])
-        self.admission = Admission(view, self.leases, self.sessions, self.ledger, self._revoke, wall, emit)
+        self.admission = Admission(
+            view, self.leases, self.sessions, self.ledger, self._revoke, self._change, wall, emit
+        )
         for session in self.sessions:
             self.admission.watch(session)
         self.service = AuthService(
@@ -95,7 +98,7 @@ class Assembly:
         )
 
         if self.radius is not None:
-            self.radius.listen(self.sessions, self.ledger, self._revoke, self.service.change)
+            self.radius.listen(self._revoke, self._change)
 
     def rehearse(self) -> None:
         """Do once what logins do, so that whatever is loaded late is loaded now."""
@@ -117,3 +120,7 @@ class Assembly:
 
     def _revoke(self, session: Session, reason: Reason) -> None:
         self.service.revoke(session, reason)
+
+    def _change(self, session: Session, changes: Changes) -> None:
+        self.ledger.change(session, changed(session.facts.authorization, changes))
+        self.service.change(change_message(session, changes))

@@ -33,10 +33,14 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
         ipv6_addresses: of the client, routes too; it is told of the first (Framed-IPv6-Address, RFC 6911 3.1).
         ipv6_prefix_pool, delegated_pool, ipv6_address_pool: where a prefix, a delegated one and an address are to come
             from; once they are leased they stand among the routes and in the fields above.
+        leased: networks of IPv6 that came from these pools.
         ipv6_dns_servers: addresses (DNS-Server-IPv6-Address, RFC 6911 3.2).
         mtu: bytes of an IP packet at most, 0 for no bound of its own.
         bridge_port_vid: the VLAN of the session's untagged frames in `bridge`, 0 for the bridge's own choice.
         session_timeout, idle_timeout, interim_interval: seconds, 0 for none.
+        reauthenticate: at the end of `session_timeout` the user is to be authenticated once more, and the session goes
+            on under the new grant (RADIUS Termination-Action, RFC 2865 5.29).
+        state: what the RADIUS server wants to be told then (State, RFC 2865 5.24).
         port_limit: sessions of this user at once, 0 for no limit.
         limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
         expires_at: seconds since the epoch at which the account expires, 0 for never.
@@ -59,11 +63,14 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     ipv6_prefix_pool: str = ""
     delegated_pool: str = ""
     ipv6_address_pool: str = ""
+    leased: tuple[str, ...] = ()
     ipv6_dns_servers: tuple[str, ...] = ()
     mtu: int = 0
     rate_limit: RateLimit | None = None
     session_timeout: int = 0
     idle_timeout: int = 0
+    reauthenticate: bool = False
+    state: bytes = b""
     interim_interval: int = 0
     only_one: OnlyOne = "no"
     port_limit: int = 0

@@ -49,7 +49,25 @@ def _with(authorization: Authorization, purpose: Purpose, network: IPv6Network) 
             found["delegated_prefixes"] = (*authorization.delegated_prefixes, str(network))
         case Purpose.IPV6_ADDRESS:
             found["ipv6_addresses"] = (*authorization.ipv6_addresses, str(network.network_address))
-    return msgspec.structs.replace(authorization, routes=(*authorization.routes, FramedRoute(str(network))), **found)
+    return msgspec.structs.replace(
+        authorization,
+        routes=(*authorization.routes, FramedRoute(str(network))),
+        leased=(*authorization.leased, str(network)),
+        **found,
+    )
+
+
+def without_leases(authorization: Authorization) -> Authorization:
+    """Return it as it was before `lease_ipv6`."""
+    leased = frozenset(authorization.leased)
+    return msgspec.structs.replace(
+        authorization,
+        routes=tuple(route for route in authorization.routes if route.destination not in leased),
+        framed_prefixes=tuple(text for text in authorization.framed_prefixes if text not in leased),
+        delegated_prefixes=tuple(text for text in authorization.delegated_prefixes if text not in leased),
+        ipv6_addresses=tuple(text for text in authorization.ipv6_addresses if f"{text}/128" not in leased),
+        leased=(),
+    )
 
 
 def networks_of(authorization: Authorization) -> tuple[str, ...]:

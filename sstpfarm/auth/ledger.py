@@ -112,9 +112,13 @@ class Ledger:
 
     def change(self, session: Session, authorization: Authorization) -> None:
         """The session has other terms from now on; a new interim interval counts from now."""
+        before = session.facts.authorization
+        if authorization == before:
+            return
         session.facts = msgspec.structs.replace(session.facts, authorization=authorization)
         self._keep(lambda: self._store.change_session(session.facts))
-        self._plan(session)
+        if authorization.interim_interval != before.interim_interval:
+            self._plan(session)
 
     def counted(self, holder: Holder, counters: Counters) -> None:
         """An open session has carried so much. One whose start was never told (this process was away) starts now."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from sstpfarm.auth.accounting import Kind
-from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted
+from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted, Renewed
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.guesses import Guess, Guesses
@@ -119,7 +119,8 @@ class AuthService:
 
     A refusal is held back until `view.failure_delay_s` after its request: so guessing is slow, and how long the
     decision took does not tell why. A worker cannot have more logins pending than `view.max_starting`, the
-    unauthenticated connections that it may have; what comes beyond is refused at once and unjudged.
+    unauthenticated connections that it may have; what comes beyond is refused at once and unjudged, unless it is of a
+    session that there is: strangers who fill all places must not end those that are to log in again.
 
     Args:
         reload: called with a new view, after admission and leases have it.
@@ -320,7 +321,8 @@ class AuthService:
             self._accuse(worker, f"session {session} asks while its login is being decided")
             return
         login = _Login(worker.talking.pop(session, None))
-        if worker.pending >= self._view.max_starting:
+        again = message.again and self._admission.lives(Holder(worker.number, session))  # the master paces these
+        if worker.pending >= self._view.max_starting and not again:
             login.cancel()
             self._chain.forget(Holder(worker.number, session))
             self._refuse(worker, message, Denied("too many logins wait", reason=Reason.AUTH_UNAVAILABLE), delay=0.0)
@@ -337,7 +339,7 @@ class AuthService:
         """Decide over one request and answer it."""
         holder = Holder(worker.number, request.session)
         arrived = self._loop.time()
-        decision: Granted | Challenged | Denied | None = None
+        decision: Granted | Renewed | Challenged | Denied | None = None
         try:
             decision = await self._decide(holder, login, request)
         except LocalError as error:  # a second login in a session that was granted
@@ -355,6 +357,8 @@ class AuthService:
         match decision:
             case Granted():
                 self._ledger.then(partial(self._deliver, worker, request, decision))
+            case Renewed(answer=answer):
+                self._ledger.then(lambda _: self._answer(worker, answer))  # behind what the master was told
             case Challenged(message=text, failed=failed):
                 worker.talking[request.session] = None if failed else login.guess
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
@@ -362,8 +366,13 @@ class AuthService:
                 elapsed = self._loop.time() - arrived
                 self._refuse(worker, request, decision, delay=self._view.failure_delay_s - elapsed)
 
-    async def _decide(self, holder: Holder, login: _Login, request: AccessRequest) -> Granted | Challenged | Denied:
+    async def _decide(
+        self, holder: Holder, login: _Login, request: AccessRequest
+    ) -> Granted | Renewed | Challenged | Denied:
         """Ask the backends, then the policy."""
+        if request.again and not self._admission.lives(holder):
+            self._chain.forget(holder)
+            return Denied("the session is over")
         if request.method not in self._view.methods:
             self._chain.forget(holder)
             return Denied(f"method {request.method} is not allowed")

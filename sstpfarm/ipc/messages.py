@@ -47,7 +47,8 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 class AccessRequest(Message, frozen=True, tag="access-request"):
     """A peer's proof, for auth to judge. PAP fills `password`; the CHAP family the three fields behind it.
 
-    EAP fills `eap` with the peer's Response; `user` is the identity that it told first.
+    EAP fills `eap` with the peer's Response; `user` is the identity that it told first. With `again` it is the proof
+    of a session that goes on meanwhile (Reauthenticate).
     """
 
     session: SessionId
@@ -67,6 +68,7 @@ class AccessRequest(Message, frozen=True, tag="access-request"):
     frame: Annotated[int, Meta(ge=0, le=4087)] = 0  # the part of `mtu` that one frame holds, 0 for all of it
     client_name: ClientText = ""  # what the peer said of itself in LCP Identification, as Windows does
     client_version: ClientText = ""
+    again: bool = False
 
 
 class AccessCancelled(Message, frozen=True, tag="access-cancelled"):
@@ -137,6 +139,7 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
         clamp_mss: bound the MSS of TCP through it to its MTU.
         on_up, on_down: a program and its arguments.
         session_timeout, idle_timeout: seconds, 0 for none.
+        reauthenticate: at the end of `session_timeout` its peer must prove once more who it is, and then goes on.
         limit_bytes_in, limit_bytes_out, limit_bytes_total: of this session; in is from the client; 0 for none.
     """
 
@@ -150,13 +153,14 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
     on_down: Strings = ()
     session_timeout: Count = 0
     idle_timeout: Count = 0
+    reauthenticate: bool = False
     limit_bytes_in: Count = 0
     limit_bytes_out: Count = 0
     limit_bytes_total: Count = 0
 
 
 class AccessAccept(Message, frozen=True, tag="access-accept"):
-    """The peer may come in."""
+    """The peer may come in, or go on; then only `message` has a meaning."""
 
     session: SessionId
     user: Short  # as it is shown in lists and logs
@@ -214,17 +218,23 @@ class Revoke(Message, frozen=True, tag="revoke"):
 
 
 class ChangeSession(Message, frozen=True, tag="change-session", kw_only=True):
-    """Change a running session (CoA): what is None stays as it is."""
+    """Change a running session (CoA): what is None stays as it is.
+
+    Attributes:
+        renewed: its peer has proven once more who it is: `session_timeout` counts from now.
+    """
 
     worker: Worker
     session: SessionId
     rate_limit: RateLimit | None = None
     session_timeout: Count | None = None
     idle_timeout: Count | None = None
+    reauthenticate: bool | None = None
     limit_bytes_in: Count | None = None
     limit_bytes_out: Count | None = None
     limit_bytes_total: Count | None = None
     address_lists: Annotated[tuple[Short, ...], Meta(max_length=32)] | None = None
+    renewed: bool = False
 
 
 class ReadCounters(Message, frozen=True, tag="read-counters"):
@@ -347,6 +357,12 @@ class ChangeRate(Message, frozen=True, tag="change-rate"):
 
     session: SessionId
     rate_limit: RateLimit
+
+
+class Reauthenticate(Message, frozen=True, tag="reauthenticate"):
+    """Have the peer of that session prove once more who it is; the session goes on meanwhile."""
+
+    session: SessionId
 
 
 class LendListener(Message, frozen=True, tag="lend-listener"):

@@ -54,6 +54,7 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.InterfaceRefused,
         m.EndSession,
         m.ChangeRate,
+        m.Reauthenticate,
         m.LendListener,
         m.TakeBackListener,
         m.AuthAttached,

@@ -32,7 +32,14 @@ from sstpfarm.reasons import OUTCOMES, Reason
 from sstpfarm.telemetry.log import Log
 from sstpfarm.telemetry.stats import Stats
 
-CHANGEABLE: Final = ("session_timeout", "idle_timeout", "limit_bytes_in", "limit_bytes_out", "limit_bytes_total")
+CHANGEABLE: Final = (
+    "session_timeout",
+    "idle_timeout",
+    "reauthenticate",
+    "limit_bytes_in",
+    "limit_bytes_out",
+    "limit_bytes_total",
+)
 """What a ChangeSession can change of a session's effects."""
 
 SendWorker = Callable[[int, m.Message, Sequence[int]], None]
@@ -50,6 +57,7 @@ class SessionKeeper:
         offload: of the devices; the workers' packet paths are made for it.
         effects: what sessions change beside their interfaces; without it, what needs no configuration.
         static: the static interfaces of the configuration, by name.
+        authentication_deadline: seconds that a worker gives an authentication.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class SessionKeeper:
         offload: Offload = Offload.NONE,
         effects: SessionEffects | None = None,
         static: Mapping[str, Interface] | None = None,
+        authentication_deadline: float = 60.0,
     ) -> None:
         self.table = SessionTable()
         self.closed_to_new = False
@@ -76,7 +85,7 @@ class SessionKeeper:
         self._to_worker = to_worker
         self._to_auth = to_auth
         self._accuse = accuse
-        self._ledger = Ledger()
+        self._ledger = Ledger(authentication_deadline + OBEDIENCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def prepare(self, leftovers: Mapping[str, int]) -> None:
@@ -240,13 +249,16 @@ class SessionKeeper:
             self._end(session, reason)
 
     def change(self, change: m.ChangeSession) -> None:
-        """Let other limits hold for a running session; one that is gone or ending is left alone."""
+        """Let other limits hold for a running session, or begin its time anew; one that ends is left alone."""
         session = self.table.get(change.worker, change.session)
         if session is None or session.phase is SessionPhase.CLOSING:
             return
         limits = {name: value for name in CHANGEABLE if (value := getattr(change, name)) is not None}
         session.effects = msgspec.structs.replace(session.effects, **limits)
-        if limits and (cells := self._cells(session)) is not None:
+        cells = self._cells(session)
+        if change.renewed and cells is not None:
+            self._ledger.renew(session, cells, _now())
+        elif limits and cells is not None:
             self._ledger.change(session, cells, _now())
         if change.address_lists is not None:
             self.effects.change_lists(session, change.address_lists)
@@ -255,10 +267,15 @@ class SessionKeeper:
             self._to_worker(change.worker, message, ())
 
     def enforce(self) -> None:
-        """Have sessions ended that have used up a limit; accuse workers that did not end theirs. Call each TICK."""
+        """Have sessions ended that have used up a limit, or authenticated once more; accuse workers that did not end
+        theirs. Call each TICK.
+        """
         now = _now()
         for session, reason in self._ledger.used_up(now):
-            self._end(session, reason)
+            if reason is not None:
+                self._end(session, reason)
+            else:
+                self._to_worker(session.grant.worker, m.Reauthenticate(session=session.grant.session), ())
         for session in self._ledger.disobeyed(now):
             self._accuse(session.grant.worker, f"it did not end a session within {OBEDIENCE:.0f} s")
 

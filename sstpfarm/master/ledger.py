@@ -16,6 +16,7 @@ from sstpfarm.master.sessions import Session
 from sstpfarm.reasons import Reason
 
 TICK: Final = 1.0  # seconds between two looks
+ASKED_PER_TICK: Final = 100  # sessions that are to log in again; auth and RADIUS servers can take more than that
 OBEDIENCE: Final = 30.0  # seconds for a worker to end a session: MS-SSTP 3.1.2 takes 5 of them, and the TLS close 4
 _NO_BYTES: Final = 2**64  # more than a counter can hold
 
@@ -23,18 +24,23 @@ _NO_BYTES: Final = 2**64  # more than a counter can hold
 class _Entry:
     """The limits of one session, in the form that is quick to compare."""
 
-    __slots__ = ("cells", "ends", "idle", "inward", "outward", "session", "since", "total")
+    __slots__ = ("asked", "asks", "cells", "ends", "idle", "inward", "outward", "session", "since", "total")
 
     def __init__(self, session: Session, cells: memoryview, now: float) -> None:
         self.session = session
         self.cells = cells
         self.since = now * 1000
-        self.ends = self.idle = inf
+        self.asks = self.ends = self.idle = inf
+        self.asked = False
         self.inward = self.outward = self.total = _NO_BYTES
 
     def limit(self, effects: Effects) -> None:
-        """Let these limits hold; the time counts from the session's beginning."""
-        self.ends = self.since + effects.session_timeout * 1000 if effects.session_timeout else inf
+        """Let these limits hold; the time counts from the session's beginning, or from its last authentication."""
+        session = self.session
+        begin = self.since if session.renewed is None else session.renewed * 1000
+        over = begin + effects.session_timeout * 1000 if effects.session_timeout else inf
+        can_be_asked = effects.reauthenticate and session.opened is not None
+        self.asks, self.ends = (over, inf) if can_be_asked else (inf, over)
         self.idle = effects.idle_timeout * 1000 if effects.idle_timeout else inf
         self.inward = effects.limit_bytes_in or _NO_BYTES
         self.outward = effects.limit_bytes_out or _NO_BYTES
@@ -42,9 +48,14 @@ class _Entry:
 
 
 class Ledger:
-    """The sessions that have limits, and those that were told to end. Every session is known by its own object."""
+    """The sessions that have limits, and those that were told to end. Every session is known by its own object.
 
-    def __init__(self) -> None:
+    Args:
+        proof_patience: seconds for a session to be authenticated once more, from the moment in which it is asked to.
+    """
+
+    def __init__(self, proof_patience: float = 90.0) -> None:
+        self._proof_patience = proof_patience
         self._entries: dict[int, _Entry] = {}
         self._ending: dict[int, tuple[float, Session]] = {}  # when the worker's patience is over
 
@@ -63,7 +74,19 @@ class Ledger:
             self._entries[id(session)] = entry
 
     def change(self, session: Session, cells: memoryview, now: float) -> None:
-        """Let the session's limits of now hold; what it has used up already counts."""
+        """Let the session's limits of now hold; what it has used up already counts.
+
+        While its peer is asked for its proof, what is said of its time counts for later.
+        """
+        before = self._entries.pop(id(session), None)
+        self.enter(session, cells, session.opened if session.opened is not None else now)
+        entry = self._entries.get(id(session))
+        if entry is not None and before is not None and before.asked:
+            entry.asks, entry.ends, entry.asked = before.asks, before.ends, True
+
+    def renew(self, session: Session, cells: memoryview, now: float) -> None:
+        """The session was authenticated once more: its time begins anew."""
+        session.renewed = now
         self._entries.pop(id(session), None)
         self.enter(session, cells, session.opened if session.opened is not None else now)
 
@@ -77,8 +100,12 @@ class Ledger:
         self._entries.pop(id(session), None)
         self._ending.pop(id(session), None)
 
-    def used_up(self, now: float) -> list[tuple[Session, Reason]]:
-        """Return the sessions that must end now, and why."""
+    def used_up(self, now: float) -> list[tuple[Session, Reason | None]]:
+        """Return the sessions that must end now, and why; without a reason those that are to log in again.
+
+        The latter are named once, and not more than ASKED_PER_TICK at a time, those first that have limits for longest:
+        sessions of one moment would have auth judge them all in one.
+        """
         return list(self._judge(now * 1000))
 
     def disobeyed(self, now: float) -> list[Session]:
@@ -88,17 +115,22 @@ class Ledger:
             del self._ending[id(session)]
         return late
 
-    def _judge(self, now: float) -> Iterator[tuple[Session, Reason]]:
+    def _judge(self, now: float) -> Iterator[tuple[Session, Reason | None]]:
+        left = ASKED_PER_TICK
         bytes_in, bytes_out, active = int(Cell.BYTES_IN), int(Cell.BYTES_OUT), int(Cell.ACTIVE)
         for entry in self._entries.values():
             cells = entry.cells
             inward, outward = cells[bytes_in], cells[bytes_out]
-            if now >= entry.ends:
-                yield entry.session, Reason.SESSION_TIMEOUT
+            if now >= entry.ends:  # a worker ends an authentication that takes too long itself, and earlier
+                yield entry.session, Reason.AUTH_TIMEOUT if entry.asked else Reason.SESSION_TIMEOUT
             elif inward >= entry.inward or outward >= entry.outward or inward + outward >= entry.total:
                 yield entry.session, Reason.QUOTA
             elif now >= max(cells[active], entry.since) + entry.idle:
                 yield entry.session, Reason.IDLE_TIMEOUT
+            elif now >= entry.asks and left:
+                left -= 1
+                entry.asks, entry.ends, entry.asked = inf, now + self._proof_patience * 1000, True
+                yield entry.session, None
 
 
 def limited(effects: Effects) -> bool:

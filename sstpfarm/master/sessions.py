@@ -58,6 +58,7 @@ class Session:
         opened: monotonic time at which it began to carry packets; None before.
         device: its interface; None before it has one.
         effects: what it may change and use up: as granted, or as changed since.
+        renewed: monotonic time at which its peer proved last who it is, after the login; None before.
         ipv6_peer: the peer's interface identifier; None before IPV6CP is open.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
@@ -69,6 +70,7 @@ class Session:
     effects: Effects
     phase: SessionPhase = SessionPhase.HANDED
     opened: float | None = None
+    renewed: float | None = None
     device: Device | None = None
     cipher: str = ""
     tls_version: str = ""

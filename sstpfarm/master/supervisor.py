@@ -89,6 +89,7 @@ class Supervisor:
             offload=dataplane.offload,
             effects=SessionEffects.of(config, log),
             static=config.interface,
+            authentication_deadline=config.server.authentication_deadline_s,
         )
 
     @property

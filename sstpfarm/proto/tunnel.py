@@ -229,6 +229,12 @@ class Tunnel:
             self._link.auth_result(result, now)
             self._pump(now)
 
+    def reauthenticate(self, now: float) -> None:
+        """Server: have the peer of an open tunnel prove once more who it is, as `PppLink.reauthenticate` does."""
+        if not self._ended and self._reason is None:
+            self._link.reauthenticate(now)
+            self._pump(now)
+
     def send_ipv6(self, packet: bytes) -> None:
         """Send a packet of our own, of at most the link's MTU, if IPv6 may pass now."""
         if not self._gates.ipv6:

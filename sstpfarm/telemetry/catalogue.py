@@ -63,6 +63,7 @@ class FarmMetric(NamedTuple):
 
 CONNECTIONS: Final = "sstpfarm_connections_total"
 LOGINS: Final = "sstpfarm_logins_total"
+REAUTHENTICATIONS: Final = "sstpfarm_reauthentications_total"
 SESSION_ENDS: Final = "sstpfarm_session_ends_total"
 ROUTER_MESSAGES: Final = "sstpfarm_router_messages_total"
 LOG_LINES_LOST: Final = "sstpfarm_log_lines_lost_total"
@@ -88,6 +89,12 @@ COUNTERS: Final = (
         "Logins that reached a decision, by that decision",
         "outcome",
         ("accepted", *REASONS),
+    ),
+    Counter(
+        REAUTHENTICATIONS,
+        "Sessions whose time was over and whose peer was asked to log in again, and those that went on then",
+        "outcome",
+        ("asked", "accepted"),
     ),
     Counter(SESSION_ENDS, "Sessions that were open and ended, by the reason of the end", "reason", REASONS),
     Counter(

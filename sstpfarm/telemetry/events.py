@@ -49,6 +49,8 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "pool.exhausted": LogEvent("warning", ("session", "user", "pools")),
     "session.opened": LogEvent("info", ("session", "user", "peer", "address", "interface")),
     "session.closed": LogEvent("info", ("session", "user", "peer", "reason", "seconds", "bytes_in", "bytes_out")),
+    "session.reauthenticated": LogEvent("info", ("session", "user", "peer", "method")),
+    "session.moved": LogEvent("info", ("session", "user", "what")),
     "session.kicked": LogEvent("info", ("session", "by")),
     "effect.failed": LogEvent("warning", ("session", "effect", "detail")),
     "route.contested": LogEvent("warning", ("session", "route", "metric", "serves")),

@@ -72,10 +72,8 @@ class Connection:
         login_deadline: float,
     ) -> None:
         now = monotonic()
-        self._around = around
-        self._delegate = delegate
+        self._around, self._delegate, self._pump = around, delegate, pump
         self._sock, self._fd = sock, sock.fileno()
-        self._pump = pump
         self._stage = Stage.HANDSHAKE
         self._deadline: float | None = now + tls_deadline
         self._login_deadline: float | None = now + login_deadline
@@ -88,8 +86,7 @@ class Connection:
         self._outlet = Outlet(around.poller, sock, self._writable, self._tun_readable)
         self.ending: tuple[Reason, str] | None = None
         self.mtu = self.frame_limit = 0
-        self.peer = peer
-        self.scheduled = float("inf")
+        self.peer, self.scheduled = peer, float("inf")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def start(self, *, client: bool = False) -> None:
@@ -107,13 +104,15 @@ class Connection:
 
     def auth_result(self, result: AuthDecision) -> None:
         """Server: hand the decision to the PPP link."""
-        if self._tunnel is not None and self._stage is Stage.OPEN:
-            self._step(self._tunnel.auth_result, result, monotonic())
+        self._step(Tunnel.auth_result, result, monotonic())
+
+    def reauthenticate(self) -> None:
+        """Server: have the peer prove once more who it is."""
+        self._step(Tunnel.reauthenticate, monotonic())
 
     def configure(self, ipv4: Ipv4Terms | None, ipv6: Ipv6Terms | None, *, bridge: bool = False) -> None:
         """Let the network protocols begin."""
-        if self._tunnel is not None and self._stage is Stage.OPEN:
-            self._step(self._tunnel.configure, ipv4, ipv6, monotonic(), bridge)
+        self._step(Tunnel.configure, ipv4, ipv6, monotonic(), bridge)
 
     def attach(self, tun: int, queued: Sequence[bytes] = (), *, bridged: bool = False) -> bool:
         """Take that TUN descriptor; it is closed with the connection, or now if there is no use for it any more.
@@ -138,8 +137,7 @@ class Connection:
 
     def send_ipv6(self, packet: bytes) -> None:
         """Send the peer a packet of our own, if IPv6 may pass now; it is not counted as the kernel's packets are."""
-        if self._tunnel is not None and self._stage is Stage.OPEN:
-            self._step(self._tunnel.send_ipv6, packet)
+        self._step(Tunnel.send_ipv6, packet)
 
     def set_rate(self, limit: RateLimit) -> None:
         """Hold the peer to that limit from now on; rx is what it sends, tx what it is sent."""
@@ -157,13 +155,15 @@ class Connection:
         """End the connection for that reason, in the way that the reason asks for. Idempotent."""
         if self._stage is Stage.HANDSHAKE:
             self._finish(reason, detail, drop=True)
-        elif self._stage is Stage.OPEN and self._tunnel is not None:
-            self._step(self._tunnel.close, reason, monotonic(), detail)
+        else:
+            self._step(Tunnel.close, reason, monotonic(), detail)
 
     def _step(self, step: Callable[..., None], *arguments: object) -> None:
-        """Let the tunnel do that, and what follows; a bug in it must end this session, and only this one."""
+        """Let the tunnel, if it is open, do that, and what follows; a bug must end this session, and only this one."""
+        if self._tunnel is None or self._stage is not Stage.OPEN:
+            return
         try:
-            step(*arguments)
+            step(self._tunnel, *arguments)
             self._settle()
         except Exception as error:
             self._bug(error)

@@ -335,6 +335,9 @@ class WorkerServer:
             case m.ChangeRate(session=session_id, rate_limit=rate_limit):
                 if (session := self._sessions.get(session_id)) is not None:
                     session.change_rate(rate_limit)
+            case m.Reauthenticate(session=session_id):
+                if (session := self._sessions.get(session_id)) is not None:
+                    session.reauthenticate()
             case m.EndSession(session=session_id, reason=reason):
                 self._close(session_id, Reason(reason), "")
             case m.LendListener(listener=number):

@@ -26,6 +26,7 @@ from sstpfarm.proto.roles import (
 )
 from sstpfarm.proto.tunnel import Tunnel, TunnelSettings
 from sstpfarm.reasons import Reason
+from sstpfarm.telemetry.catalogue import REAUTHENTICATIONS
 from sstpfarm.transport.certificate_names import names_of
 from sstpfarm.transport.connection import Connection
 
@@ -129,9 +130,11 @@ class Session:
         """Send the proof to auth."""
         proof = request.proof
         chap = proof if isinstance(proof, ChapProof) else None
-        self._method = request.method.value
-        self._user = readable(request.user)
-        self._client_name = request.identification.name
+        again = self._terms is not None
+        if not again:
+            self._method = request.method.value
+            self._user = readable(request.user)
+            self._client_name = request.identification.name
         self._request = m.AccessRequest(
             session=self.id,
             user=request.user,
@@ -150,6 +153,7 @@ class Session:
             certificate_names=names_of(self._certificate),
             client_name=request.identification.name,
             client_version=request.identification.version,
+            again=again,
         )
         self._login = Login.ASKED
         self._worker.ask_auth(self._request)
@@ -254,6 +258,9 @@ class Session:
         if self._login is not Login.ASKED or self.connection is None or not self.connection.lasts:
             return
         self._login, self._request = Login.ACCEPTED, None
+        if self._terms is not None:
+            self._go_on(self.connection, message)
+            return
         self._terms, self._user = message.terms, message.user
         self._rate = self._rate or message.terms.rate_limit
         self._worker.stats.inc("sstpfarm_logins_total", "accepted")
@@ -277,6 +284,14 @@ class Session:
         reason = Reason(message.reason)
         self._refused(reason, "")
         self.connection.auth_result(AuthReject(message.message, reason))
+
+    def reauthenticate(self) -> None:
+        """The session's time is over: it goes on if its peer proves once more who it is."""
+        if self._login is not Login.ACCEPTED or self.connection is None:
+            return
+        self._login = Login.CHALLENGED
+        self._worker.stats.inc(REAUTHENTICATIONS, "asked")
+        self.connection.reauthenticate()
 
     def change_rate(self, limit: RateLimit) -> None:
         """The master has another rate limit for the session; it may come before auth's answer."""
@@ -316,6 +331,14 @@ class Session:
             ipv4, Ipv6Terms(local=terms.ipv6_local, peer=terms.ipv6_peer) if terms.ipv6_local else None
         )
 
+    def _go_on(self, connection: Connection, message: m.AccessAccept) -> None:
+        """Auth lets a running session go on; the master knows of its new limits."""
+        self._worker.stats.inc(REAUTHENTICATIONS, "accepted")
+        self._worker.log.emit(
+            "session.reauthenticated", session=self.id, user=self._user, peer=connection.peer, method=self._method
+        )
+        connection.auth_result(AuthAccept(message.hlak, message.message))
+
     def _stop_router(self) -> None:
         if self._router is not None:
             self._router.stop()
@@ -323,6 +346,8 @@ class Session:
 
     def _refused(self, reason: Reason, detail: str) -> None:
         self._login, self._request = Login.REFUSED, None
+        if self._terms is not None:  # not of a login: `session.closed` tells it
+            return
         self._worker.stats.inc("sstpfarm_logins_total", reason)
         self._worker.log.emit(
             "login.refused",

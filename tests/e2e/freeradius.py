@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from .guard import make_directory, remove_directory
 from .netns import Namespace, until
 
 SECRET: Final = "testing123"
+RELOADED: Final = 'Module: Reloaded module "files"'
 PROGRAM: Final = shutil.which("freeradius") or "/usr/sbin/freeradius"
 RECORD: Final = re.compile(r"^(\S.*)\n((?:\t.*\n)*)", re.MULTILINE)
 PAIR: Final = re.compile(r"^\t([A-Za-z0-9-]+) = (.*)$", re.MULTILINE)
@@ -83,6 +86,13 @@ modules {{
         filename = {directory}/detail
         permissions = 0600
     }}
+    detail requests {{
+        filename = {directory}/requests
+        permissions = 0600
+        suppress {{
+            User-Password
+        }}
+    }}
 }}
 server default {{
     listen {{
@@ -96,6 +106,7 @@ server default {{
         port = {acct_port}
     }}
     authorize {{
+        requests
         chap
         mschap
         eap {{
@@ -217,13 +228,8 @@ class FreeRadius:
         }
         (self.directory / "radiusd.conf").write_text(CONFIG.format(**settings))
         (self.directory / "dictionary").write_text("$INCLUDE /usr/share/freeradius/dictionary\n")
-        lines = []
-        for name, (password, reply) in users.items():
-            lines.append(f'"{name}" Cleartext-Password := "{password}"')
-            lines.append(",\n".join(f"\t{item}" for item in reply) + "\n" if reply else "")
-        # the default entry of a refused user gives a text
-        lines.append('DEFAULT Auth-Type := Reject\n\tReply-Message = "Nobody of that name"\n')
-        (self.directory / "users").write_text("\n".join(lines))
+        self._write(users)
+        self._signals = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.log: Journal
 
@@ -241,6 +247,34 @@ class FreeRadius:
 
         until(ready, "FreeRADIUS is ready")
 
+    def _write(self, users: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+        lines = []
+        for name, (password, reply) in users.items():
+            lines.append(f'"{name}" Cleartext-Password := "{password}"')
+            lines.append(",\n".join(f"\t{item}" for item in reply) + "\n" if reply else "")
+        # the default entry of a refused user gives a text
+        lines.append('DEFAULT Auth-Type := Reject\n\tReply-Message = "Nobody of that name"\n')
+        (self.directory / "users").write_text("\n".join(lines))
+
+    def change_users(self, users: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+        """Serve these users from now on."""
+        said = self.log.text().count(RELOADED)
+        self._write(users)
+        asked = float("-inf")
+
+        def reloaded() -> bool:
+            nonlocal asked
+            assert self.process is not None
+            if time.monotonic() > asked + 1:  # a signal is lost soon after another one and after the start
+                asked = time.monotonic()
+                self._signals += 1
+                at = time.time() + 2 * self._signals  # it compares whole seconds
+                os.utime(self.directory / "users", (at, at))
+                self.process.send_signal(signal.SIGHUP)
+            return self.log.text().count(RELOADED) > said
+
+        until(reloaded, "FreeRADIUS has read its users again")
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it, if it runs."""
         if self.process is not None:
@@ -253,7 +287,14 @@ class FreeRadius:
 
     def records(self, **match: str) -> list[dict[str, str]]:
         """The accounting records of the detail file in their order, those that have these values; texts unquoted."""
-        file = self.directory / "detail"
+        return self._detail("detail", match)
+
+    def requests(self, **match: str) -> list[dict[str, str]]:
+        """The Access-Requests that came, in the same way."""
+        return self._detail("requests", match)
+
+    def _detail(self, name: str, match: Mapping[str, str]) -> list[dict[str, str]]:
+        file = self.directory / name
         if not file.exists():
             return []
         found = []

@@ -213,6 +213,15 @@ class RawPeer:
         self.send(ppp(CHAP, 2, challenge.identifier, bytes([len(value)]) + value + user.encode()))
         return self.frame(CHAP, 3, 4)
 
+    def answer_md5(self, user: str, password: str) -> Packet:
+        """Wait for the Challenge of CHAP with MD5, answer it, return Success or Failure (RFC 1994 4.1)."""
+        challenge = self.frame(CHAP, 1)
+        self.put_back(challenge)
+        value = challenge.options[1 : 1 + challenge.options[0]]
+        return self.answer_challenge(
+            user, hashlib.md5(bytes((challenge.identifier,)) + password.encode() + value).digest()
+        )
+
     def call_connected(
         self, *, hash_protocol: int = 2, nonce: bytes | None = None, certificate: bytes | None = None,
         hlak: bytes = bytes(32), flip_mac: bool = False,

@@ -58,6 +58,7 @@ WAY_TO: dict[server_side.State, list[server_side.Input]] = {
 WHAT_SHOWS: dict[server_side.Action, tuple[int, list[type]]] = {  # packets to send, events
     Action.NONE: (0, []),
     Action.PROMPT: (1, []),
+    Action.PROMPT_ANEW: (1, []),
     Action.ASK: (0, [AuthRequest]),
     Action.NOTE: (0, []),
     Action.ADMIT: (1, [AuthSucceeded]),
@@ -80,13 +81,16 @@ def feed_server(authenticator: server_side.Authenticator, event: server_side.Inp
             authenticator.result(AuthReject(b"no"), 0.0)
         case Input.TIMEOUT | Input.EXHAUSTED:
             authenticator.tick(1e9 if deadline is None else deadline)
+        case Input.AGAIN:
+            authenticator.again(0.0)
 
 
 SERVER_CELLS = [  # in PAP the peer speaks first: no timer runs at the server
     (method, state, event)
     for method, state, event in product(METHODS, State, Input)
     if event is not Input.CHALLENGE  # only EAP can
-    if method is not AuthMethod.PAP or not (state is State.GIVEN_UP or event in (Input.TIMEOUT, Input.EXHAUSTED))
+    if method is not AuthMethod.PAP
+    or not (state is State.GIVEN_UP or event in (Input.TIMEOUT, Input.EXHAUSTED, Input.AGAIN))
 ]
 
 

@@ -45,6 +45,7 @@ WAY_TO: dict[State, list[Input]] = {
 WHAT_SHOWS: dict[Action, tuple[list[int], list[type]]] = {  # codes to send, events
     Action.NONE: ([], []),
     Action.PROMPT: ([REQUEST], []),
+    Action.PROMPT_ANEW: ([REQUEST], []),
     Action.ASK: ([], [AuthRequest]),
     Action.ASK_ON: ([REQUEST], []),
     Action.NOTE: ([], []),
@@ -69,6 +70,8 @@ def feed_server(server: EapAuthenticator, event: Input, identifier: int) -> None
             server.result(AuthReject(), 0.0)
         case Input.TIMEOUT | Input.EXHAUSTED:
             server.tick(server.next_deadline() or 1e9)
+        case Input.AGAIN:
+            server.again(0.0)
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Input)))
@@ -105,6 +108,8 @@ PEER_WAY_TO: dict[EapPeerState, list[EapPeerInput]] = {
 }
 PEER_SHOWS: dict[EapPeerAction, tuple[int, list[Reason | None]]] = {  # packets, events: None is success
     EapPeerAction.NONE: (0, []),
+    EapPeerAction.IDENTIFY: (1, []),
+    EapPeerAction.BEGIN_ANEW: (1, []),
     EapPeerAction.RESPOND: (1, []),
     EapPeerAction.CONFIRM: (1, []),
     EapPeerAction.SUCCEED: (0, [None]),
@@ -133,6 +138,8 @@ class Server:
 
     def feed(self, event: EapPeerInput) -> None:
         match event:
+            case EapPeerInput.IDENTITY:
+                self.say(REQUEST, IDENTITY)
             case EapPeerInput.CHALLENGE:
                 challenge = build_value(bytes(16), b"vpn")
                 self.say(REQUEST, MschapPacket(OpCode.CHALLENGE, self.identifier, challenge).encode())

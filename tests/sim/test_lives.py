@@ -136,3 +136,26 @@ def test_a_login_that_is_replaced_before_its_answer_ends_in_order_and_hears_why(
     world.run(60)  # the decision comes too late
     assert not world.is_open()
     assert not any(isinstance(event, AuthSucceeded) for event in (*world.server.events, *world.client.events))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_life_in_which_the_peer_proves_twice_more_who_it_is(method: AuthMethod) -> None:
+    """The gates stay open all the time, also while auth thinks for 5 s; PAP cannot be asked, and ends in order."""
+    world = World(7, settings(Role.CLIENT, method), settings(Role.SERVER, method))
+    world.start()
+    world.run(60, world.is_open)
+    world.server.auth_delay = 5.0
+    said = [len(end.events) for end in (world.server, world.client)]
+    for _ in range(2):
+        world.server.tunnel.reauthenticate(world.now)
+        world.server.settle()
+        world.run(40)
+    if method is AuthMethod.PAP:
+        assert world.server.ended is not None
+        assert world.server.ended[1].reason is Reason.SESSION_TIMEOUT
+        return
+    assert not world.is_over()
+    assert world.client.events[said[1] :] == []
+    told = world.server.events[said[0] :]
+    assert len(told) == (6 if method is AuthMethod.EAP else 2)
+    assert all(isinstance(event, AuthRequest) for event in told)

@@ -147,7 +147,7 @@ async def bench(directory: Path, settings: AuthView | None = None) -> AsyncItera
         assert isinstance(await made.master.next(), AuthReady)
         yield made
     finally:
-        made.auth.service.close()
+        await made.auth.close()
         for end in (made.master, *made.workers):
             end.channel.close()
         made.store.close()

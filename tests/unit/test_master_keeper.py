@@ -476,6 +476,37 @@ def test_limits_are_enforced_and_changed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_root
+def test_a_session_that_is_to_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker is told so once; auth's answer begins its time anew; without one it ends."""
+    clock = [1000.0]
+    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
+
+    async def scenario(bench: Bench) -> None:
+        keeper = bench.keeper
+        keeper.grant(structs.replace(grant(1), effects=m.Effects(session_timeout=60, reauthenticate=True)))
+        keeper.opened(0, opened(1))
+        said = len(bench.workers)
+        clock[0] += 60
+        keeper.enforce()
+        keeper.enforce()
+        assert bench.workers[said:] == [(0, m.Reauthenticate(session=identifier(1)))]
+        clock[0] += 5
+        keeper.change(m.ChangeSession(worker=0, session=identifier(1), renewed=True))
+        clock[0] += 59
+        keeper.enforce()
+        assert len(bench.workers) == said + 1
+        clock[0] += 1
+        keeper.enforce()
+        assert bench.workers[-1] == (0, m.Reauthenticate(session=identifier(1)))
+        clock[0] += 60 + 30
+        keeper.enforce()
+        assert bench.workers[said + 2 :] == [(0, m.EndSession(session=identifier(1), reason="auth-timeout"))]
+        assert bench.keeper.listing()[0]["uptime_s"] == 60 + 5 + 60 + 90  # it is one session all the time
+
+    run(scenario)
+
+
+@needs_root
 def test_a_worker_must_obey_a_kick_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])

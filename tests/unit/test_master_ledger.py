@@ -9,7 +9,7 @@ import pytest
 
 from sstpfarm.dataplane.interface import CELLS, Cell
 from sstpfarm.ipc import messages as m
-from sstpfarm.master.ledger import OBEDIENCE, Ledger
+from sstpfarm.master.ledger import ASKED_PER_TICK, OBEDIENCE, Ledger
 from sstpfarm.master.sessions import Session
 from sstpfarm.reasons import Reason
 
@@ -42,7 +42,7 @@ class Bench:
         self.ledger.enter(session, cells, BEGAN)
         return session
 
-    def reasons(self, now: float) -> list[Reason]:
+    def reasons(self, now: float) -> list[Reason | None]:
         return [reason for _, reason in self.ledger.used_up(now)]
 
 
@@ -128,3 +128,63 @@ def test_changed_limits_count_what_was_used_up(bench: Bench) -> None:
 def test_a_session_that_is_never_said_to_be_open_counts_from_its_grant(bench: Bench) -> None:
     bench.session(opened=None, session_timeout=60)
     assert bench.reasons(BEGAN + 60) == [Reason.SESSION_TIMEOUT]
+
+
+# -- once more, at the end of the time ---------------------------------------------------------------------------------
+
+
+def test_a_session_that_is_to_log_in_again_is_named_once_and_renewed(bench: Bench) -> None:
+    session = bench.session(session_timeout=60, reauthenticate=True)
+    cells = bench.cells[id(session)]
+    assert bench.reasons(BEGAN + 59.9) == []
+    assert bench.ledger.used_up(BEGAN + 60) == [(session, None)]
+    assert bench.reasons(BEGAN + 100) == []
+    bench.ledger.renew(session, cells, BEGAN + 100)
+    assert bench.reasons(BEGAN + 159.9) == []
+    assert bench.ledger.used_up(BEGAN + 160) == [(session, None)]
+    session.effects = m.Effects(session_timeout=30)  # the next grant has no Termination-Action
+    bench.ledger.renew(session, cells, BEGAN + 161)
+    assert bench.reasons(BEGAN + 190.9) == []
+    assert bench.reasons(BEGAN + 191) == [Reason.SESSION_TIMEOUT]
+
+
+def test_one_that_is_not_renewed_in_time_ends(bench: Bench) -> None:
+    """Its worker should have ended it; an order that comes meanwhile neither asks again nor lets it off."""
+    session = bench.session(session_timeout=60, reauthenticate=True)
+    assert bench.reasons(BEGAN + 60) == [None]
+    session.effects = m.Effects(session_timeout=1, reauthenticate=True)
+    bench.ledger.change(session, bench.cells[id(session)], BEGAN + 70)
+    assert bench.reasons(BEGAN + 149.9) == []
+    assert bench.reasons(BEGAN + 150) == [Reason.AUTH_TIMEOUT]
+
+
+def test_the_other_limits_hold_while_it_is_asked(bench: Bench) -> None:
+    session = bench.session(session_timeout=60, reauthenticate=True, limit_bytes_in=1000, idle_timeout=1000)
+    assert bench.reasons(BEGAN + 60) == [None]
+    bench.cells[id(session)][Cell.BYTES_IN] = 1000
+    assert bench.reasons(BEGAN + 61) == [Reason.QUOTA]
+
+
+def test_idle_time_is_not_begun_anew(bench: Bench) -> None:
+    session = bench.session(session_timeout=60, reauthenticate=True, idle_timeout=100)
+    assert bench.reasons(BEGAN + 60) == [None]
+    bench.ledger.renew(session, bench.cells[id(session)], BEGAN + 61)
+    assert bench.reasons(BEGAN + 99.9) == []
+    assert bench.reasons(BEGAN + 100) == [Reason.IDLE_TIMEOUT]
+
+
+def test_a_session_that_never_opened_is_not_asked(bench: Bench) -> None:
+    bench.session(opened=None, session_timeout=60, reauthenticate=True)
+    assert bench.reasons(BEGAN + 60) == [Reason.SESSION_TIMEOUT]
+
+
+def test_ten_thousand_whose_time_is_over_in_one_moment_are_asked_a_few_at_a_time(bench: Bench) -> None:
+    sessions = [bench.session(session_timeout=60, reauthenticate=True) for _ in range(10_000)]
+    asked: list[Session] = []
+    for second in range(100):
+        found = bench.ledger.used_up(BEGAN + 60 + second)
+        assert [reason for _, reason in found] == [None] * ASKED_PER_TICK
+        for session, _ in found:
+            bench.ledger.renew(session, bench.cells[id(session)], BEGAN + 60 + second)
+        asked += [session for session, _ in found]
+    assert list(map(id, asked)) == list(map(id, sessions))  # and nobody twice, though it is due again after 60 s

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.changes import Changes
 from sstpfarm.auth.radius import dynamic
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
-from sstpfarm.auth.radius.grant import Changes
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import SessionFacts
 from sstpfarm.config.fields import Password
@@ -160,6 +160,11 @@ def test_who_is_meant(attributes: bytes, ended: str) -> None:
         (COA, attribute(1, b"bob") + attribute(27, bytes(4)) + vendor(14988, 8, b"fast"), 407),
         (COA, attribute(1, b"bob") + attribute(27, bytes(4)) + vendor(9, 1, b"x"), 401),
         (COA, attribute(1, b"carol") + attribute(27, bytes(4)), 503),
+        (COA, attribute(1, b"bob") + attribute(29, bytes(3) + b"\2"), 407),
+        (COA, attribute(1, b"bob") + attribute(29, b"\1"), 407),
+        (COA, attribute(1, b"bob") + attribute(24, b"s") + attribute(27, bytes(4)), 407),
+        (COA, attribute(1, b"bob") + attribute(24, b"s") + attribute(29, bytes(4)), 407),
+        (DISCONNECT, attribute(1, b"bob") + attribute(24, b"s"), 401),
     ],
 )
 def test_what_is_refused_does_nothing(code: int, attributes: bytes, cause: int) -> None:
@@ -186,6 +191,21 @@ def test_what_is_changed() -> None:
             (changes, _) = bench.changes
             assert (changes.session_timeout, changes.interim_interval, changes.class_) == (60, 60, (b"new",))
             assert (changes.rate_limit, changes.idle_timeout, changes.address_lists) == (None, None, None)
+
+    asyncio.run(main())
+
+
+def test_termination_action_and_its_state() -> None:
+    """RFC 5176 3.3, 3.6."""
+
+    async def main() -> None:
+        async with listening() as bench:
+            said = attribute(27, (60).to_bytes(4, "big")) + attribute(29, bytes(3) + b"\1") + attribute(24, b"s")
+            assert await bench.ask(order(COA, attribute(1, b"bob") + said)) is not None
+            assert await bench.ask(order(COA, attribute(1, b"bob") + attribute(29, bytes(4)))) is not None
+            first, second = bench.changes
+            assert (first.session_timeout, first.reauthenticate, first.state) == (60, True, b"s")
+            assert (second.session_timeout, second.reauthenticate, second.state) == (None, False, None)
 
     asyncio.run(main())
 

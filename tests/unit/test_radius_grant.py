@@ -183,6 +183,13 @@ def test_an_empty_accept_grants_what_the_default_profile_does() -> None:
             vendor(MIKROTIK, 8, b"1M") + vendor(WISPR, 7, number(64_000)),
             {"rate_limit": RateLimit(1_000_000, 1_000_000)},
         ),
+        (
+            attribute(29, number(1)) + attribute(24, b"s"),
+            {"reauthenticate": True, "state": b"s", "session_timeout": 99},
+        ),
+        (attribute(29, number(0)) + attribute(24, b"s"), {"reauthenticate": False, "state": b""}),
+        (attribute(29, number(2)) + attribute(24, b"s"), {"reauthenticate": False, "state": b""}),  # RFC 2865 5.29
+        (attribute(24, b"s"), {"reauthenticate": False, "state": b""}),
         (vendor(MIKROTIK, 1, number(7)) + vendor(MIKROTIK, 14, number(2)), {"limit_bytes_in": (2 << 32) + 7}),
         (vendor(MIKROTIK, 2, number(9)), {"limit_bytes_out": 9}),
         (vendor(MIKROTIK, 17, number(9)) + vendor(MIKROTIK, 18, number(1)), {"limit_bytes_total": (1 << 32) + 9}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied, Unavailable, Verdict
@@ -16,7 +17,7 @@ from sstpfarm.config.radius import Radius
 from sstpfarm.errors import PeerError
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp import mschap
-from sstpfarm.proto.ppp.eap import REQUEST
+from sstpfarm.proto.ppp.eap import REQUEST, identity_of
 from sstpfarm.proto.ppp.exchange import decode_text, readable
 from sstpfarm.proto.ppp.failure import AUTHENTICATION_FAILURE, failure_message
 from sstpfarm.proto.ppp.packet import decode_packet
@@ -41,14 +42,23 @@ class RadiusBackend:
 
     Args:
         offer: what the configuration has for grants.
+        state_of: the State that a session's Access-Accept left for its next authentication, or empty.
     """
 
-    def __init__(self, client: RadiusClient, radius: Radius, offer: Offer, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        client: RadiusClient,
+        radius: Radius,
+        offer: Offer,
+        entropy: Entropy,
+        state_of: Callable[[Holder], bytes] = lambda _: b"",
+    ) -> None:
         self._client = client
         self._radius = radius
         self._entropy = entropy
         self._conversations: dict[Holder, _Conversation] = {}
         self._offer = offer
+        self._state_of = state_of
 
     def reload(self, radius: Radius, offer: Offer) -> None:
         """Ask and grant by that from now on."""
@@ -58,9 +68,11 @@ class RadiusBackend:
     async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
         """Decide over a request, as Backend says."""
         talk = self._conversations.pop(holder, None)
+        state = talk.state if talk is not None else b""
+        if request.again and (request.method != "eap" or identity_of(request.eap) is not None):
+            state = self._state_of(holder)  # RFC 2865 5.24: unchanged, when Termination-Action is performed
 
         def build(secret: bytes, authenticator: bytes) -> Pairs:
-            state = talk.state if talk is not None else b""
             return access_attributes(self._radius, holder, request, state, secret, authenticator)
 
         try:

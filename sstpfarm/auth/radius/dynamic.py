@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+from sstpfarm.auth.changes import Change, Changes
 from sstpfarm.auth.radius.endpoint import MAX_READS, REPORT_INTERVAL, Emit
-from sstpfarm.auth.radius.grant import Changes, ContradictionError, changes_of
+from sstpfarm.auth.radius.grant import ContradictionError, changes_of
 from sstpfarm.auth.radius.packet import MAX_PACKET, Code, MalformedAttributeError, Order
 from sstpfarm.auth.radius.request import calling_station, nas_port
 from sstpfarm.auth.sessions import Session, Sessions
@@ -56,6 +57,8 @@ SESSION: Final = frozenset(
 CHANGEABLE: Final = frozenset(
     {
         "Session-Timeout",
+        "Termination-Action",
+        "State",
         "Idle-Timeout",
         "Acct-Interim-Interval",
         "Filter-Id",
@@ -75,8 +78,6 @@ CHANGEABLE: Final = frozenset(
 ENVELOPE: Final = frozenset({"Message-Authenticator", "Event-Timestamp", "Proxy-State"})
 INFORMATION: Final = frozenset({"Reply-Message", "Acct-Terminate-Cause", "Service-Type"})  # RFC 5176 3.6
 
-Change = Callable[[Session, Changes], None]
-"""Makes a change to a session."""
 Source = tuple[str, int]
 
 
@@ -258,9 +259,14 @@ class DynamicAuthorization:
         if not names & CHANGEABLE:
             raise _RefusedError(MISSING_ATTRIBUTE, "nothing to change")
         try:
-            return changes_of(order)
+            found = changes_of(order)
         except (MalformedAttributeError, ContradictionError) as error:
             raise _RefusedError(INVALID_VALUE, str(error)) from None
+        if "Termination-Action" in names and found.reauthenticate is None:
+            raise _RefusedError(INVALID_VALUE, "Termination-Action")
+        if "State" in names and not found.reauthenticate:  # RFC 5176 3.3: they come together
+            raise _RefusedError(INVALID_VALUE, "State without Termination-Action")
+        return found
 
     def _check_nas(self, order: Order) -> None:
         """RFC 5176 3: it must be for us. An address that the configuration does not name is not compared."""

@@ -13,18 +13,18 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.changes import Changes
 from sstpfarm.auth.leases import LENGTHS, Purpose
 from sstpfarm.auth.local import authorize
 from sstpfarm.auth.radius.packet import Attributes, MalformedAttributeError
 from sstpfarm.auth.radius.vlan import vlan_of
-from sstpfarm.auth.sessions import Session
 from sstpfarm.config.fields import MTU_MAX, MTU_MIN, SetName
 from sstpfarm.config.pools import OF_IPV4, kind_of
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.routes import TakenAddresses, parse_network, parse_route
 from sstpfarm.config.views import AuthView
 from sstpfarm.dataplane.rates import RateLimit, parse_rate_limit
-from sstpfarm.ipc.messages import ChangeSession, FramedRoute
+from sstpfarm.ipc.messages import FramedRoute
 
 FRAMED: Final = 2  # Service-Type, RFC 2865 5.6
 PPP: Final = 1  # Framed-Protocol, RFC 2865 5.7
@@ -35,6 +35,7 @@ MAX_ROUTES: Final = 128
 MAX_PREFIXES: Final = 16  # of one kind: what the client is told of fits into one packet
 MAX_IPV6_SERVERS: Final = 4
 MAX_LISTS: Final = 32
+TERMINATION_ACTIONS: Final = {0: False, 1: True}  # Default, RADIUS-Request (RFC 2865 5.29); others are ignored
 GIGAWORD: Final = 32  # bits
 MAX_VOLUME: Final = 2**63 - 1  # bytes that are counted; a limit above is never reached
 
@@ -44,20 +45,6 @@ Value = TypeVar("Value")
 
 class ContradictionError(Exception):
     """The grant cannot be used; the text is for the operator."""
-
-
-class Changes(NamedTuple):
-    """What both a grant and a CoA-Request can say; None where nothing is said."""
-
-    rate_limit: RateLimit | None
-    session_timeout: int | None
-    idle_timeout: int | None
-    interim_interval: int | None
-    limit_bytes_in: int | None
-    limit_bytes_out: int | None
-    limit_bytes_total: int | None
-    address_lists: tuple[str, ...] | None
-    class_: tuple[bytes, ...] | None
 
 
 class Offer(NamedTuple):
@@ -150,6 +137,8 @@ def _authorization_of(reply: Attributes, user: str, offer: Offer) -> Authorizati
         rate_limit=_or(changes.rate_limit, base.rate_limit),
         session_timeout=_or(changes.session_timeout, base.session_timeout),
         idle_timeout=_or(changes.idle_timeout, base.idle_timeout),
+        reauthenticate=changes.reauthenticate or False,
+        state=changes.state or b"",
         interim_interval=_or(changes.interim_interval, base.interim_interval),
         limit_bytes_in=_or(changes.limit_bytes_in, base.limit_bytes_in),
         limit_bytes_out=_or(changes.limit_bytes_out, base.limit_bytes_out),
@@ -167,38 +156,20 @@ def changes_of(attributes: Attributes) -> Changes:
         MalformedAttributeError: one has a wrong length.
     """
     interim = attributes.number("Acct-Interim-Interval")
+    action = attributes.number("Termination-Action")
+    reauthenticate = TERMINATION_ACTIONS.get(action) if action is not None else None
     return Changes(
         rate_limit=_rate_limit(attributes),
         session_timeout=attributes.number("Session-Timeout"),
         idle_timeout=attributes.number("Idle-Timeout"),
+        reauthenticate=reauthenticate,
+        state=attributes.first("State") if reauthenticate else None,  # RFC 2865 5.24: it is for that only
         interim_interval=max(interim, INTERIM_MIN) if interim else interim,
         limit_bytes_in=_volume(attributes, "Recv"),
         limit_bytes_out=_volume(attributes, "Xmit"),
         limit_bytes_total=_volume(attributes, "Total"),
         address_lists=_address_lists(attributes),
         class_=tuple(attributes.all("Class")) or None,
-    )
-
-
-def changed(authorization: Authorization, changes: Changes) -> Authorization:
-    """Return an authorization with what a CoA-Request says."""
-    said = {name: value for name, value in changes._asdict().items() if value is not None}
-    return msgspec.structs.replace(authorization, **said)
-
-
-def change_message(session: Session, changes: Changes) -> ChangeSession:
-    """Return what the master must know of the changes."""
-    worker, identifier = session.holder
-    return ChangeSession(
-        worker=worker,
-        session=identifier,
-        rate_limit=changes.rate_limit,
-        session_timeout=changes.session_timeout,
-        idle_timeout=changes.idle_timeout,
-        limit_bytes_in=changes.limit_bytes_in,
-        limit_bytes_out=changes.limit_bytes_out,
-        limit_bytes_total=changes.limit_bytes_total,
-        address_lists=changes.address_lists,
     )
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sstpfarm.auth.admission import Revoke
-from sstpfarm.auth.ledger import Ledger
+from sstpfarm.auth.changes import Change
+from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.radius.accounting import RadiusAccounting
 from sstpfarm.auth.radius.backend import RadiusBackend
 from sstpfarm.auth.radius.client import RadiusClient
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
 from sstpfarm.auth.radius.endpoint import Emit
-from sstpfarm.auth.radius.grant import Changes, change_message, changed, offer_of
-from sstpfarm.auth.sessions import Session, Sessions
+from sstpfarm.auth.radius.grant import offer_of
+from sstpfarm.auth.sessions import Sessions
 from sstpfarm.auth.store import Store
 from sstpfarm.config.radius import Radius
 from sstpfarm.config.views import AuthView
-from sstpfarm.ipc.messages import ChangeSession
 from sstpfarm.proto.roles import Entropy
 
 CLOSE_PATIENCE = 1.5  # seconds for the records of the last sessions; the master waits 3 for this process
@@ -36,20 +36,22 @@ class RadiusService:
         radius: Radius,
         view: AuthView,
         store: Store,
+        sessions: Sessions,
         *,
         entropy: Entropy,
         wall: Callable[[], float],
         emit: Emit,
     ) -> None:
         self._client = RadiusClient(radius, entropy, emit)
-        self.backend = RadiusBackend(self._client, radius, offer_of(view), entropy)
+        self._sessions = sessions
+        self.backend = RadiusBackend(self._client, radius, offer_of(view), entropy, self._state_of)
         self.accounting = (
             RadiusAccounting(self._client, radius, store, wall=wall, emit=emit) if radius.accounting else None
         )
         self.orders: DynamicAuthorization | None = None
         self._radius, self._wall, self._emit = radius, wall, emit
 
-    def listen(self, sessions: Sessions, ledger: Ledger, revoke: Revoke, send: Callable[[ChangeSession], None]) -> None:
+    def listen(self, revoke: Revoke, change: Change) -> None:
         """Open the socket for orders, if the configuration has one; before the process gives up its rights.
 
         Raises:
@@ -57,15 +59,10 @@ class RadiusService:
         """
         if self._radius.coa is None:
             return
-
-        def change(session: Session, changes: Changes) -> None:
-            ledger.change(session, changed(session.facts.authorization, changes))
-            send(change_message(session, changes))
-
         self.orders = DynamicAuthorization(
             self._radius.coa,
             self._radius,
-            sessions,
+            self._sessions,
             revoke=revoke,
             change=change,
             wall=self._wall,
@@ -89,6 +86,10 @@ class RadiusService:
             self.accounting.reload(radius)
         if self.orders is not None and radius.coa is not None:
             self.orders.reload(radius.coa, radius)
+
+    def _state_of(self, holder: Holder) -> bytes:
+        session = self._sessions.get(holder)
+        return session.facts.authorization.state if session is not None else b""
 
     async def close(self) -> None:
         """Send what can be sent quickly, then stop."""

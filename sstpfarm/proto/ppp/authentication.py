@@ -34,6 +34,9 @@ class Authentication(Protocol):
     def receive(self, packet: bytes, now: float) -> None:
         """Take one packet of this protocol; what is malformed or out of place is dropped."""
 
+    def again(self, now: float) -> bool:
+        """Ask a peer that was let in for its proof once more (server); False where nothing can be asked."""
+
     def result(self, decision: AuthDecision, now: float) -> None:
         """Give the decision on the AuthRequest (server); without an open one it is ignored."""
 

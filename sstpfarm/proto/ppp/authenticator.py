@@ -40,6 +40,7 @@ class Input(Enum):
     REJECT = auto()
     TIMEOUT = auto()
     EXHAUSTED = auto()
+    AGAIN = auto()  # the peer, which was let in, is to prove itself once more
 
 
 class Action(Enum):
@@ -47,6 +48,7 @@ class Action(Enum):
 
     NONE = auto()
     PROMPT = auto()  # ask the peer for its proof (CHAP: Challenge; PAP: the peer speaks first)
+    PROMPT_ANEW = auto()  # the same with another identifier and challenge
     ASK = auto()  # hand the proof to the driver
     ASK_ON = auto()  # ask the peer for another proof (EAP)
     NOTE = auto()  # a repetition while the driver decides: only its identifier can matter
@@ -67,6 +69,7 @@ TABLE: Final[Mapping[tuple[State, Input], tuple[Action, State]]] = {
     (State.ASKED, Input.ACCEPT): (Action.ADMIT, State.ACCEPTED),
     (State.ASKED, Input.REJECT): (Action.REFUSE, State.REFUSED),
     (State.ACCEPTED, Input.PROOF): (Action.REPEAT, State.ACCEPTED),
+    (State.ACCEPTED, Input.AGAIN): (Action.PROMPT_ANEW, State.WAITING),  # RFC 1994 2: at any time; RFC 3748 2
     (State.REFUSED, Input.PROOF): (Action.REPEAT, State.REFUSED),
 }
 
@@ -88,6 +91,7 @@ class Authenticator(Exchange):
 
     accept_code: int
     reject_code: int
+    speaks_first = True  # else only the peer can begin
 
     def __init__(self, method: AuthMethod) -> None:
         super().__init__()
@@ -105,6 +109,16 @@ class Authenticator(Exchange):
         """Begin: LCP is open."""
         self._step(Input.START, now)
 
+    def again(self, now: float) -> bool:
+        """Ask a peer that was let in for its proof once more, unless it is being asked already.
+
+        Returns:
+            Whether it is being asked.
+        """
+        if self.speaks_first:
+            self._step(Input.AGAIN, now)
+        return self._state in (State.WAITING, State.ASKED)
+
     def result(self, decision: AuthDecision, now: float) -> None:
         """Give the decision on the AuthRequest; without an open one (it came too late) it is ignored."""
         self._step(_INPUTS[type(decision)], now, decision=decision)
@@ -116,6 +130,14 @@ class Authenticator(Exchange):
     @abstractmethod
     def _prompt(self, now: float) -> None:
         """Ask the peer for its proof."""
+
+    def _renew(self) -> None:
+        """Have the next question bear another identifier, and a challenge another value (RFC 1994 4.1, RFC 3748 4.1).
+
+        Raises:
+            LocalError: this protocol asks nothing.
+        """
+        raise LocalError(f"{self._method} asks nothing")
 
     def _ask_on(self, message: bytes, now: float) -> None:
         """Ask the peer for another proof, with what the driver says; only EAP can.
@@ -138,6 +160,10 @@ class Authenticator(Exchange):
         action, self._state = TABLE.get((self._state, event), (Action.NONE, self._state))
         match action:
             case Action.PROMPT:
+                self._prompt(now)
+            case Action.PROMPT_ANEW:
+                self._transmissions = 0
+                self._renew()
                 self._prompt(now)
             case Action.ASK:
                 assert claim is not None

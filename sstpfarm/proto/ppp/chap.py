@@ -68,6 +68,7 @@ class ChapAuthenticator(Authenticator):
     def __init__(self, method: AuthMethod, name: bytes, entropy: Entropy) -> None:
         super().__init__(method)
         self._name = name
+        self._entropy = entropy
         self._identifier = entropy(1)[0]
         self._challenge = entropy(CHALLENGE_LENGTHS[method])
 
@@ -82,6 +83,10 @@ class ChapAuthenticator(Authenticator):
             return
         proof = ChapProof(self._identifier, self._challenge, value)
         self._step(Input.PROOF, now, claim=Claim(self._identifier, name, proof))
+
+    def _renew(self) -> None:
+        self._identifier = (self._identifier + 1) % 256
+        self._challenge = self._entropy(CHALLENGE_LENGTHS[self._method])
 
     def _prompt(self, now: float) -> None:
         self._send_and_wait(CHALLENGE, self._identifier, build_value(self._challenge, self._name), now)

@@ -66,6 +66,10 @@ class EapAuthenticator(Authenticator):
         proof = EapProof(encode_packet(packet))
         self._step(Input.PROOF, now, claim=Claim(packet.identifier, user, proof))
 
+    def _renew(self) -> None:
+        self._request = Packet(REQUEST, (self._request.identifier + 1) % 256, bytes((EapType.IDENTITY,)))
+        self._user = None
+
     def _prompt(self, now: float) -> None:
         self._send_and_wait(REQUEST, self._request.identifier, self._request.data, now)
 

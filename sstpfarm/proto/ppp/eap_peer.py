@@ -38,6 +38,7 @@ class EapPeerState(Enum):
 class EapPeerInput(Enum):
     """What can happen; a Request that was answered already is answered again before it gets here."""
 
+    IDENTITY = auto()
     CHALLENGE = auto()
     PROOF = auto()
     FALSE_PROOF = auto()
@@ -50,6 +51,8 @@ class EapPeerAction(Enum):
     """What the client does about it."""
 
     NONE = auto()
+    IDENTIFY = auto()
+    BEGIN_ANEW = auto()  # the same, and forget the exchange before
     RESPOND = auto()
     CONFIRM = auto()  # a Response to Success or Failure that has the OpCode alone
     SUCCEED = auto()
@@ -59,19 +62,24 @@ class EapPeerAction(Enum):
 
 # A pair that is not in the table changes nothing.
 EAP_PEER_TABLE: Final[Mapping[tuple[EapPeerState, EapPeerInput], tuple[EapPeerAction, EapPeerState]]] = {
+    (EapPeerState.WAITING, EapPeerInput.IDENTITY): (EapPeerAction.IDENTIFY, EapPeerState.WAITING),
     (EapPeerState.WAITING, EapPeerInput.CHALLENGE): (EapPeerAction.RESPOND, EapPeerState.RESPONDED),
     (EapPeerState.WAITING, EapPeerInput.SUCCESS): (EapPeerAction.DISTRUST, EapPeerState.FAILED),
     (EapPeerState.WAITING, EapPeerInput.FAILURE): (EapPeerAction.FAIL, EapPeerState.FAILED),
+    (EapPeerState.RESPONDED, EapPeerInput.IDENTITY): (EapPeerAction.IDENTIFY, EapPeerState.RESPONDED),
     (EapPeerState.RESPONDED, EapPeerInput.CHALLENGE): (EapPeerAction.RESPOND, EapPeerState.RESPONDED),
     (EapPeerState.RESPONDED, EapPeerInput.PROOF): (EapPeerAction.CONFIRM, EapPeerState.PROVEN),
     (EapPeerState.RESPONDED, EapPeerInput.FALSE_PROOF): (EapPeerAction.DISTRUST, EapPeerState.FAILED),
     (EapPeerState.RESPONDED, EapPeerInput.REFUSAL): (EapPeerAction.CONFIRM, EapPeerState.TOLD),
     (EapPeerState.RESPONDED, EapPeerInput.SUCCESS): (EapPeerAction.DISTRUST, EapPeerState.FAILED),
     (EapPeerState.RESPONDED, EapPeerInput.FAILURE): (EapPeerAction.FAIL, EapPeerState.FAILED),
+    (EapPeerState.PROVEN, EapPeerInput.IDENTITY): (EapPeerAction.IDENTIFY, EapPeerState.PROVEN),
     (EapPeerState.PROVEN, EapPeerInput.SUCCESS): (EapPeerAction.SUCCEED, EapPeerState.SUCCEEDED),
     (EapPeerState.PROVEN, EapPeerInput.FAILURE): (EapPeerAction.FAIL, EapPeerState.FAILED),
+    (EapPeerState.TOLD, EapPeerInput.IDENTITY): (EapPeerAction.IDENTIFY, EapPeerState.TOLD),
     (EapPeerState.TOLD, EapPeerInput.SUCCESS): (EapPeerAction.DISTRUST, EapPeerState.FAILED),
     (EapPeerState.TOLD, EapPeerInput.FAILURE): (EapPeerAction.FAIL, EapPeerState.FAILED),
+    (EapPeerState.SUCCEEDED, EapPeerInput.IDENTITY): (EapPeerAction.BEGIN_ANEW, EapPeerState.WAITING),  # RFC 3748 2
 }
 
 
@@ -116,11 +124,12 @@ class EapPeer(Exchange):
             self._step(EapPeerInput.FAILURE)
 
     def _requested(self, request: Packet) -> None:
+        if request.data[0] == EapType.IDENTITY:
+            self._step(EapPeerInput.IDENTITY, request)
+            return
         if self._state in (EapPeerState.SUCCEEDED, EapPeerState.FAILED):
             return
         match request.data[0]:
-            case EapType.IDENTITY:
-                self._answer(request, bytes((EapType.IDENTITY,)) + self._user)
             case EapType.NOTIFICATION:
                 self._answer(request, bytes((EapType.NOTIFICATION,)))
             case EapType.MSCHAPV2:
@@ -158,6 +167,11 @@ class EapPeer(Exchange):
         """Take the one step that the table gives; the only place that changes the state."""
         action, self._state = EAP_PEER_TABLE.get((self._state, event), (EapPeerAction.NONE, self._state))
         match action:
+            case EapPeerAction.IDENTIFY | EapPeerAction.BEGIN_ANEW:
+                assert request is not None
+                if action is EapPeerAction.BEGIN_ANEW:
+                    self._expected = self._hlak = self._refusal = b""
+                self._answer(request, bytes((EapType.IDENTITY,)) + self._user)
             case EapPeerAction.RESPOND:
                 assert request is not None
                 assert packet is not None

@@ -68,6 +68,10 @@ class Exchange(ABC):
     def _received(self, packet: Packet, now: float) -> None:
         """Take one packet whose length is right."""
 
+    def again(self, now: float) -> bool:
+        """Return False: a client asks for nothing, and a server's end says otherwise."""
+        return False
+
     def packets_to_send(self) -> list[bytes]:
         """Return and forget the PPP information fields that are to be sent now."""
         packets, self._packets = self._packets, []

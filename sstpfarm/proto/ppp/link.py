@@ -60,7 +60,7 @@ class PppSettings:
         name: ours in CHAP challenges.
         user, password: a client's.
         ipv4, ipv6, bridge: networks that are served at all.
-        authentication_timeout: from LCP Opened to the end of authentication.
+        authentication_timeout: from LCP Opened to the end of authentication, and for each one after that.
     """
 
     role: Role
@@ -90,6 +90,9 @@ class LinkPhase(StrEnum):
     NETWORK = "network"
     TERMINATE = "terminate"
     CLOSED = "closed"
+
+
+_AUTHENTICATES: Final = frozenset({LinkPhase.AUTHENTICATE, LinkPhase.NETWORK})  # where a decision has a meaning
 
 
 class PppLink:
@@ -170,9 +173,25 @@ class PppLink:
 
     def auth_result(self, result: AuthDecision, now: float) -> None:
         """Server: the answer to AuthRequest; too late an answer is ignored."""
-        if self._phase is LinkPhase.AUTHENTICATE and self._authentication is not None:
+        if self._phase in _AUTHENTICATES and self._authentication is not None:
             self._authentication.result(result, now)
             self._settle_authentication(now)
+
+    def reauthenticate(self, now: float) -> None:
+        """Server: have the peer of an open link prove once more who it is; network packets pass meanwhile.
+
+        AuthRequest follows. What is accepted changes nothing here; a refusal, or no proof in the time that
+        authentication may take, ends the link. So does, with SESSION_TIMEOUT, that nothing can be asked: PAP is begun
+        by the peer (RFC 1334 2).
+        """
+        if self._phase is not LinkPhase.NETWORK:
+            return
+        if self._authentication is None or not self._authentication.again(now):
+            self._end(Reason.SESSION_TIMEOUT, now)
+            return
+        if self._authentication_deadline is None:
+            self._authentication_deadline = now + self._settings.authentication_timeout
+        self._settle_authentication(now)
 
     def fragment(self, frame: bytes) -> bytes | None:
         """Return what `reassemble` is to take, when that frame is a fragment and multilink is agreed; else None."""
@@ -375,9 +394,14 @@ class PppLink:
                     self._end(reason, now, text)
 
     def _authenticated(self, event: AuthSucceeded) -> None:
+        """Go on to the network phase; there, a peer has proven itself once more.
+
+        The key of that other proof is not used: Call Connected binds the SSTP call to the first one, once (MS-SSTP
+        3.2.5.2, 3.3.5.2), and nothing can bind it again.
+        """
+        self._authentication_deadline = None
         if self._phase is LinkPhase.AUTHENTICATE:
             self._phase = LinkPhase.NETWORK
-            self._authentication_deadline = None
             self._lcp.locked = True
             self._events.append(event)
 

@@ -50,6 +50,7 @@ class PapAuthenticator(Authenticator):
     protocol = PppProtocol.PAP
     accept_code = ACK
     reject_code = NAK
+    speaks_first = False
 
     def __init__(self) -> None:
         super().__init__(AuthMethod.PAP)
