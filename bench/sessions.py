@@ -26,7 +26,7 @@ LADDER: Final = (100, 1000, 5000)
 QUICK_LADDER: Final = (100, 500)
 IDLE_SECONDS: Final = 60.0  # one period of the keepalive, which is spread over the sessions
 GLANCE_SECONDS: Final = 10.0  # enough to take the idle sessions' share out of what a login beside them costs
-CHURN_FILL: Final = 400  # logins and ends beside the held sessions until devices are used again
+CHURN_FILL: Final = 1200  # logins and ends beside the held sessions until hardly any new device is made
 CHURN_LOGINS: Final = 600  # those that are measured
 POLL: Final = 0.5  # seconds
 HOLDS: Final = (10_000, 5_000)  # the second when the first is too much
@@ -113,7 +113,7 @@ class Rung:
     again: dict[str, float]
 
 
-def climb(places: Places, farm: Farm, sessions: int, idle_seconds: float, churn: int) -> Rung:
+def climb(places: Places, farm: Farm, sessions: int, idle_seconds: float, fill: int, churn: int) -> Rung:
     """Bring up sessions, let them idle, and let others log in and out beside them; all have ended when it returns.
 
     The clients open IPV6CP, as Windows does.
@@ -130,7 +130,7 @@ def climb(places: Places, farm: Farm, sessions: int, idle_seconds: float, churn:
             time.sleep(idle_seconds)
             spent, seconds = farm.usage().since(before), time.monotonic() - began
             idle = Usage(spent.workers / seconds, spent.master / seconds, spent.auth / seconds)
-            again = _churn(places, farm, min(churn, CHURN_FILL), idle)  # the figures of the first ones do not count
+            again = _churn(places, farm, fill, idle)  # the figures of the first ones do not count
             again = _churn(places, farm, churn, idle)
         finally:
             holder.terminate()  # it ends its sessions in order
@@ -235,7 +235,8 @@ def routed_ladder(setup: Setup) -> list[Figure]:
 def _rungs(setup: Setup, places: Places, farm: Farm, idle_seconds: float) -> Iterator[tuple[int, Rung]]:
     """One after another; those that have no row in the table are only gone through."""
     for sessions in QUICK_LADDER if setup.quick else LADDER:
-        rung = climb(places, farm, sessions, idle_seconds, 100 if setup.quick else CHURN_LOGINS)
+        fill, churn = (50, 100) if setup.quick else (CHURN_FILL, CHURN_LOGINS)
+        rung = climb(places, farm, sessions, idle_seconds, fill, churn)
         if sessions in LADDER:
             yield sessions, rung
 
