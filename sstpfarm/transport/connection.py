@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -188,8 +189,6 @@ class Connection:
         """The SSTPCORRELATIONID of the HTTP request."""
         return self._tunnel.correlation_id if self._tunnel is not None else ""
 
-    # -- time --------------------------------------------------------------------------------------------------------
-
     def next_deadline(self) -> float | None:
         """The earliest of the connection's and the tunnel's deadlines."""
         tunnel = self._tunnel.next_deadline() if self._tunnel is not None and self._stage is Stage.OPEN else None
@@ -274,8 +273,9 @@ class Connection:
             return False
         self._tunnel, self._path = tunnel, path
         source = TunSource(path, self._outlet, tunnel.fragments)
+        gone = partial(self.close, Reason.INTERFACE_FAILED)
         self._downlink = Downlink(
-            self._around, source, self._outlet, self._encrypt, self._send, self._device_gone, self._tun_readable
+            self._around, source, self._outlet, self._encrypt, self._send, gone, self._tun_readable
         )
         self._stage, self._deadline = Stage.OPEN, None
         tunnel.start(monotonic())
@@ -407,11 +407,11 @@ class Connection:
 
     def _send(self) -> bool:
         """Send what was encrypted; False when the socket is full, or all is over."""
-        self._flush()
+        try:
+            self._flush()
+        except Exception as error:  # as in _step
+            self._bug(error)
         return self._stage is Stage.OPEN and not self._outlet.pending
-
-    def _device_gone(self, why: str) -> None:
-        self.close(Reason.INTERFACE_FAILED, why)
 
     def _flush(self) -> None:
         """Send what was encrypted."""

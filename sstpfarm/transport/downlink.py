@@ -22,6 +22,7 @@ WHILE: Final = 0.02  # seconds
 LEAST: Final = MAX_FRAME  # bytes: `PacketPath.drain` takes no less
 LOOK: Final = 0.1  # seconds, at least, over which the way's rate is measured: it may open in bursts
 CALM: Final = 1.0  # seconds in which the socket took everything: it is no bottleneck any more
+SMALL: Final = 16 * 1024  # bytes of a batch that is sent when the other sessions of the turn have read theirs
 LARGE_PACKETS: Final = 32  # that one batch may hold: each is written by itself
 
 
@@ -32,7 +33,8 @@ class Downlink:
         source: of the packets.
         outlet: watches the descriptor, and the socket; `pending` there stops us.
         encrypt: takes SSTP data packets.
-        flush: sends what was encrypted; False when nothing more is to be sent now.
+        flush: sends what was encrypted; False when nothing more is to be sent now. It may be called when the connection
+            is not open any more.
         gone: called when the device is gone and the descriptor is closed.
         again: called when it is time to call `drain` again, although no descriptor is ready.
     """
@@ -99,14 +101,18 @@ class Downlink:
             self._gone(error.strerror or "read failed")
 
     def _carry(self, out: memoryview) -> None:
-        self._measure(monotonic())
+        now = monotonic()
+        if now - self._since >= LOOK:
+            self._measure(now)
         for _ in range(DRAINS):
-            sent, more = self._carry_batch(out[: self._size])
+            sent, more = self._carry_batch(out if self._size == OUTBOUND else out[: self._size], now)
             self._carried += sent
+            if 0 < sent <= SMALL and not more:
+                self._outlet.drive_by_socket(False)
+                self._around.poller.later(self._depart)
+                return
             if sent and not self._flush():
-                self._stopped = monotonic()
-                if self._since == inf:
-                    self._since, self._carried = self._stopped, sent
+                self._stop()
                 return
             if not more:
                 self._since = inf
@@ -116,25 +122,36 @@ class Downlink:
                 self._fit(2 * self._size)
         self._outlet.drive_by_socket(True)  # it goes on when the other sessions have had their turn
 
+    def _depart(self) -> None:
+        if self._flush():
+            self._since = inf
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        """The socket did not take all: it is the bottleneck."""
+        self._stopped = monotonic()
+        if self._since == inf:
+            self._since, self._carried = self._stopped, len(self._outlet.pending)
+
     def _measure(self, now: float) -> None:
         """While the socket is the bottleneck, make a batch what it takes in a while."""
-        if now - self._since >= LOOK:
-            self._fit(int(self._carried / (now - self._since) * WHILE))
-            self._since, self._carried = now, 0
+        self._fit(int(self._carried / (now - self._since) * WHILE))
+        self._since, self._carried = now, 0
 
     def _fit(self, size: int) -> None:
         self._size = max(LEAST, min(size, OUTBOUND))
         self._outlet.hold(self._size)
 
-    def _carry_batch(self, out: memoryview) -> tuple[int, bool]:
+    def _carry_batch(self, out: memoryview, now: float) -> tuple[int, bool]:
         """Encrypt a batch; returns how many bytes there were, and whether the TUN was not read to its end."""
-        sent, now = 0, monotonic()
+        sent = 0
         for _ in range(LARGE_PACKETS):
             filled, more = self.source.read(out, now)
             if filled:
                 self._encrypt(out[:filled])
                 sent += filled
-            large = self.source.large()
+            large = self.source.large() if more else ()
             if not large:
                 return sent, more
             for fragment in large:  # in a TLS record each: sstpc 1.0.18 lets the rest of a record lie until more comes

@@ -73,8 +73,7 @@ class Outlet:
             Overflow: too much waits already.
         """
         if not self.pending:
-            self.pending = memoryview(data)
-            self.offer()
+            self._try(data)
         elif len(self.pending) + len(data) <= MAX_PENDING:
             self.pending = memoryview(b"".join((self.pending, data)))  # the socket tells when it takes more
         else:
@@ -90,17 +89,19 @@ class Outlet:
 
     def offer(self) -> None:
         """Offer the socket what waits; OSError when it is broken."""
-        if not self.pending:
-            return
+        if self.pending:
+            self._try(self.pending)
+
+    def _try(self, data: bytes | memoryview) -> None:
         try:
             # with it the kernel puts nothing more into the last segment, which it would without a look at the bound
-            sent = self._sock.send(self.pending, socket.MSG_EOR if self._unsent < UNSENT else 0)
+            sent = self._sock.send(data, socket.MSG_EOR if self._unsent < UNSENT else 0)
         except (BlockingIOError, InterruptedError):
             sent = 0
-        if sent == len(self.pending):
+        if sent == len(data):
             self.pending = NOTHING  # an empty view would keep the whole batch in memory
         else:
-            self.pending = self.pending[sent:]
+            self.pending = memoryview(data)[sent:]
             self.drive_by_socket(True)
 
     def drive_by_socket(self, on: bool) -> None:

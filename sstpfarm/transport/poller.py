@@ -11,9 +11,12 @@ import asyncio
 import select
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
-EVENTS_PER_TURN: Final = 64  # the loop's other work gets its turn in between
+from sstpfarm.transport.moderation import Moderation
+
+EVENTS_PER_TURN: Final = 256  # the loop's other work gets its turn in between
 _READ: Final = select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP
 _WRITE: Final = select.EPOLLOUT
 
@@ -21,18 +24,27 @@ Callback = Callable[[], object]
 
 
 class Poller:
-    """Calls a descriptor's reader and writer while it is ready; level-triggered, as the loop's own methods are."""
+    """Calls a descriptor's reader and writer while it is ready; level-triggered, as the loop's own methods are.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        moderation: of the pauses between turns.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, moderation: Moderation | None = None) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
+        self._behind: list[Callback] | None = None  # what this turn ends with
+        self._moderation = moderation or Moderation()
+        self._next: asyncio.Handle | None = None  # the turn that comes by itself; until then nobody watches the epoll
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def close(self) -> None:
         """Stop watching; what is still registered is forgotten."""
         self._loop.remove_reader(self._epoll.fileno())
+        if self._next is not None:
+            self._next.cancel()
         self._readers.clear()
         self._writers.clear()
         self._epoll.close()
@@ -56,6 +68,17 @@ class Poller:
     def remove_writer(self, fd: int) -> None:
         """Stop that; nothing happens when there is no writer."""
         self._unregister(fd, self._writers)
+
+    def later(self, callback: Callback) -> None:
+        """Call back behind the readers and writers of this turn; at once if there is no turn.
+
+        What is sent for many sessions in a row rings the network card's bell (or wakes up the host, or another
+        processor) a few times; what is sent between other work rings it each time.
+        """
+        if self._behind is None:
+            callback()
+        else:
+            self._behind.append(callback)
 
     def _register(self, fd: int, where: dict[int, Callback], callback: Callback) -> None:
         known = fd in self._readers or fd in self._writers
@@ -83,15 +106,41 @@ class Poller:
         return (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
 
     def _turn(self) -> None:
-        for fd, events in self._epoll.poll(0, EVENTS_PER_TURN):
-            # what an earlier callback of this turn has removed is not called; a number that it gave to a new
-            # descriptor may be called without cause, which a non-blocking read takes
-            if events & _READ:
-                reader = self._readers.get(fd)
-                if reader is not None:
-                    reader()
-                elif events & ~_WRITE and (writer := self._writers.get(fd)) is not None:
-                    writer()
-                    continue
-            if events & _WRITE and (writer := self._writers.get(fd)) is not None:
+        began = monotonic()
+        ready = self._epoll.poll(0, EVENTS_PER_TURN)
+        behind = self._behind = []
+        try:
+            for fd, events in ready:
+                self._call(fd, events)
+        finally:
+            self._behind = None
+            try:
+                for callback in behind:
+                    callback()
+            finally:
+                self._plan(self._moderation.pause(began, monotonic(), len(ready)))
+
+    def _call(self, fd: int, events: int) -> None:
+        # What an earlier callback of this turn has removed is not called; a number that it gave to a new descriptor may
+        # be called without cause, which a non-blocking read takes.
+        if events & _READ:
+            reader = self._readers.get(fd)
+            if reader is not None:
+                reader()
+            elif events & ~_WRITE and (writer := self._writers.get(fd)) is not None:
                 writer()
+                return
+        if events & _WRITE and (writer := self._writers.get(fd)) is not None:
+            writer()
+
+    def _plan(self, pause: float) -> None:
+        """Have the next turn when something is ready, but not before the pause is over."""
+        if self._epoll.closed:
+            return
+        if pause:
+            if self._next is None:
+                self._loop.remove_reader(self._epoll.fileno())
+            self._next = self._loop.call_later(pause, self._turn)
+        elif self._next is not None:
+            self._next = None
+            self._loop.add_reader(self._epoll.fileno(), self._turn)

@@ -95,21 +95,24 @@ class TlsPump:
         Raises:
             PeerError: TLS_NOT_TLS, TLS_FAILED or CERTIFICATE_UNTRUSTED; what `to_send` then gives is the alert.
         """
-        if self._first and data[0] != HANDSHAKE_RECORD and (self._object.server_side or data[0] != ALERT_RECORD):
-            raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
-        self._first = False
+        if self._first:
+            if data[0] != HANDSHAKE_RECORD and (self._object.server_side or data[0] != ALERT_RECORD):
+                raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
+            self._first = False
         return self._advance(data)
 
     def _advance(self, data: memoryview) -> memoryview:
-        plain, filled = self._buffers.plain, 0
-        self._buffers.incoming.write(data)
+        plain, filled, incoming = self._buffers.plain, 0, self._buffers.incoming
+        incoming.write(data)
         try:
             if not self.handshaken:
                 self._object.do_handshake()
                 self.handshaken = True
             read = self._object.read
-            while True:  # at most one record at a time, until OpenSSL wants more than there is
-                count = read(RECORD, plain[filled : filled + RECORD])
+            # A call gives one record at most, and all of it: when OpenSSL has taken everything, there is no more to be
+            # had. To ask for it all the same costs an exception.
+            while incoming.pending:
+                count = read(RECORD, plain[filled:] if filled else plain)
                 if not count:
                     self.peer_closed = True
                     break
@@ -133,10 +136,10 @@ class TlsPump:
 
     def send(self, data: bytes | memoryview) -> None:
         """Encrypt plaintext; OpenSSL makes records of at most 16 KiB of it."""
-        view = memoryview(data)
+        write, done = self._object.write, 0
         try:
-            while view:
-                view = view[self._object.write(view) :]
+            while done < len(data):
+                done += write(memoryview(data)[done:] if done else data)
         finally:
             self._leave()
 
@@ -151,12 +154,13 @@ class TlsPump:
 
     def _leave(self) -> None:
         """Take our output; leave nothing in the shared BIOs (after an error, or behind a close_notify)."""
-        if self._buffers.outgoing.pending:
-            data = self._buffers.outgoing.read()
+        buffers = self._buffers
+        if buffers.outgoing.pending:
+            data = buffers.outgoing.read()
             self._ready.append(data)
             self.waiting += len(data)
-        if self._buffers.incoming.pending:
-            self._buffers.incoming.read()
+        if buffers.incoming.pending:
+            buffers.incoming.read()
 
     def to_send(self) -> bytes:
         """Return and forget the ciphertext for the socket."""

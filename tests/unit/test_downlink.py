@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from sstpfarm.transport import downlink as module
-from sstpfarm.transport.downlink import CALM, LEAST, WHILE, Downlink
+from sstpfarm.transport.downlink import CALM, LEAST, SMALL, WHILE, Downlink
 from sstpfarm.transport.tls import OUTBOUND
 
 
 class Source:
-    """A TUN that always has more."""
+    """A TUN that always has more, or only `last` bytes."""
 
     attached = True
+    last = 0
 
     def read(self, out: memoryview, now: float) -> tuple[int, bool]:
-        return len(out), True
+        return self.last or len(out), not self.last
 
     def large(self) -> bytes:
         return b""
@@ -37,11 +40,15 @@ class Outlet:
 
 
 class Around:
-    """The buffers."""
+    """The buffers, and a poller's turn, whose end is `behind`."""
 
     def __init__(self) -> None:
-        self.buffers = self
+        self.buffers = self.poller = self
         self.outbound = memoryview(bytearray(OUTBOUND))
+        self.behind: list[Callable[[], object]] = []
+
+    def later(self, callback: Callable[[], object]) -> None:
+        self.behind.append(callback)
 
 
 class Bench:
@@ -51,16 +58,21 @@ class Bench:
         self.now = 100.0
         self.takes_all = False
         self.sizes: list[int] = []
-        self.outlet = Outlet()
+        self.flushes = 0
+        self.around, self.source, self.outlet = Around(), Source(), Outlet()
         self.downlink = Downlink(
-            Around(),  # type: ignore[arg-type] # only what a drain needs, as the two others
-            Source(),  # type: ignore[arg-type]
+            self.around,  # type: ignore[arg-type] # only what a drain needs, as the two others
+            self.source,  # type: ignore[arg-type]
             self.outlet,  # type: ignore[arg-type]
             lambda batch: self.sizes.append(len(batch)),
-            lambda: self.takes_all,
+            self.flush,
             lambda _: None,
             lambda: None,
         )
+
+    def flush(self) -> bool:
+        self.flushes += 1
+        return self.takes_all
 
     def stop(self, seconds: float) -> int:
         """The socket took that long for the end of the last batch; the size of the next one."""
@@ -109,3 +121,30 @@ def test_time_without_packets_is_not_the_sockets(bench: Bench) -> None:
     bench.takes_all = True
     bench.stop(0)
     assert bench.stop(50.0) == OUTBOUND
+
+
+def test_a_small_batch_leaves_at_the_end_of_the_turn(bench: Bench) -> None:
+    """So the small batches of many sessions leave in a row."""
+    bench.source.last, bench.takes_all = SMALL, True
+    bench.downlink.drain()
+    assert (bench.sizes, bench.flushes, len(bench.around.behind)) == ([SMALL], 0, 1)
+    bench.around.behind.pop()()
+    assert bench.flushes == 1
+
+
+def test_a_large_batch_leaves_at_once(bench: Bench) -> None:
+    """Many of them would be much memory."""
+    bench.source.last, bench.takes_all = SMALL + 1, True
+    bench.downlink.drain()
+    assert (bench.sizes, bench.flushes, bench.around.behind) == ([SMALL + 1], 1, [])
+
+
+def test_a_socket_that_does_not_take_a_small_batch_is_the_bottleneck(bench: Bench) -> None:
+    """The next batches are as small as its rate asks for."""
+    bench.source.last = SMALL
+    bench.downlink.drain()
+    bench.around.behind.pop()()
+    bench.source.last = 0
+    for _ in range(20):
+        bench.stop(0.1)
+    assert bench.outlet.held == LEAST

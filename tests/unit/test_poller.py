@@ -185,3 +185,97 @@ def test_a_paused_descriptor_with_an_error_costs_nothing(run: Run) -> None:
         server.close()
 
     run(scenario)
+
+
+class Pauses:
+    """A moderation that wants these pauses, and then none; `turns` are the numbers of events."""
+
+    def __init__(self, *pauses: float) -> None:
+        self.pauses = list(pauses)
+        self.turns: list[int] = []
+
+    def pause(self, began: float, ended: float, events: int) -> float:
+        assert began <= ended
+        self.turns.append(events)
+        return self.pauses.pop(0) if self.pauses else 0.0
+
+
+@pytest.mark.parametrize("factory", LOOPS, ids=("asyncio", "uvloop"))
+def test_between_turns_there_may_be_a_pause(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """What becomes ready meanwhile is found by the next turn, and after a turn without pause at once."""
+
+    async def scenario() -> None:
+        pauses = Pauses(0.2, 0.001)
+        poller = Poller(asyncio.get_running_loop(), pauses)  # type: ignore[arg-type] # what a poller needs of one
+        one, other = socket.socketpair()
+        with one, other:
+            for sock in (one, other):
+                sock.setblocking(False)
+            seen: list[bytes] = []
+            poller.add_reader(one.fileno(), lambda: seen.append(one.recv(1)))
+            other.send(b"a")
+            await turns()
+            other.send(b"bcd")
+            await turns()
+            assert (seen, pauses.turns) == ([b"a"], [1])
+            await asyncio.sleep(0.4)
+            assert seen == [b"a", b"b", b"c", b"d"]
+            await turns()
+            assert pauses.turns == [1, 1, 1, 1]  # nobody turns without cause
+            poller.close()
+
+    with asyncio.Runner(loop_factory=factory) as loop:
+        loop.run(scenario())
+
+
+@pytest.mark.parametrize("factory", LOOPS, ids=("asyncio", "uvloop"))
+def test_a_poller_that_is_closed_in_a_pause_or_a_turn_is_quiet(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def scenario(in_turn: bool) -> None:
+        faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        pauses = Pauses(0.05)
+        poller = Poller(asyncio.get_running_loop(), pauses)  # type: ignore[arg-type] # as above
+        one, other = socket.socketpair()
+        with one, other:
+            poller.add_reader(one.fileno(), poller.close if in_turn else lambda: one.recv(1))
+            other.send(b"a")
+            await turns()
+            if not in_turn:
+                poller.close()
+            await asyncio.sleep(0.1)
+        assert (pauses.turns, faults) == ([1], [])
+
+    for in_turn in (False, True):
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(scenario(in_turn))
+
+
+def test_what_is_for_later_comes_behind_the_readers_of_the_turn(run: Run) -> None:
+    """In order, also when a reader fails; outside of a turn at once."""
+
+    async def scenario(poller: Poller) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        seen: list[str] = []
+        poller.later(lambda: seen.append("now"))
+        pairs = [socket.socketpair() for _ in range(3)]
+        for number, (one, other) in enumerate(pairs):
+
+            def read(sock: socket.socket = one, number: int = number) -> None:
+                sock.recv(1)
+                seen.append(f"read {number}")
+                poller.later(lambda: seen.append(f"later {number}"))
+                if number == 2:
+                    raise RuntimeError
+
+            poller.add_reader(one.fileno(), read)
+            other.send(b"x")
+        await turns()
+        assert seen == ["now", "read 0", "read 1", "read 2", "later 0", "later 1", "later 2"]
+        for one, other in pairs:
+            poller.remove_reader(one.fileno())
+            one.close()
+            other.close()
+
+    run(scenario)
