@@ -213,11 +213,11 @@ class Admission:
         user = authorization.user
         if authorization.only_one == "replace":
             return await self._replace(user, wait=bool(authorization.remote_address or authorization.interface))
-        others = self._sessions.of_user(user)
+        others = self._sessions.count(user)
         if authorization.only_one == "deny" and others:
             return _denied("the user is connected already", Reason.ALREADY_CONNECTED)
-        if authorization.port_limit and len(others) >= authorization.port_limit:
-            return _denied(f"the user has {len(others)} sessions already", Reason.ALREADY_CONNECTED)
+        if authorization.port_limit and others >= authorization.port_limit:
+            return _denied(f"the user has {others} sessions already", Reason.ALREADY_CONNECTED)
         return None
 
     async def _replace(self, user: str, *, wait: bool) -> Denied | None:

@@ -49,7 +49,9 @@ class Session:
 
 
 class Sessions:
-    """The table, and who waits for the end of some of them. Each call costs the same, whatever their number."""
+    """The table, and who waits for the end of some of them. Each call costs the same, whatever their number, but those
+    that return or go over many.
+    """
 
     def __init__(self) -> None:
         self._sessions: dict[Holder, Session] = {}
@@ -66,8 +68,12 @@ class Sessions:
         """Return that session, if it is there."""
         return self._sessions.get(holder)
 
+    def count(self, user: str) -> int:
+        """Return how many sessions a user has; an account may be that of thousands."""
+        return len(self._users.get(user, ()))
+
     def of_user(self, user: str) -> list[Session]:
-        """Return a user's sessions, the oldest first."""
+        """Return a user's sessions, the oldest first: a copy, so its cost grows with them."""
         return list(self._users.get(user, {}).values())
 
     def add(self, session: Session) -> None:
