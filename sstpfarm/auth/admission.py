@@ -117,6 +117,11 @@ class Admission:
         session = self._sessions.get(holder)
         return session is not None and not session.revoked
 
+    def ends(self, holder: Holder) -> bool:
+        """Whether there is such a session, and the master was told to end it."""
+        session = self._sessions.get(holder)
+        return session is not None and session.revoked
+
     async def admit(self, holder: Holder, request: AccessRequest, accepted: Accepted) -> Granted | Renewed | Denied:
         """Return the grant, which is in the ledger then, or why there is none.
 

@@ -51,7 +51,7 @@ class Guess:
         self._guesses.succeeded(self)
 
     def abandon(self) -> None:
-        """End it because its peer has hung up: a failure where a challenge may have told the verdict already."""
+        """End it undecided, as when its peer hangs up: a failure where a challenge may have told the verdict."""
         if self.told:
             self.failed()
         else:

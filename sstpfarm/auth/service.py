@@ -97,6 +97,7 @@ class _Worker:
         logins: those that are being decided, by session.
         talking: sessions that were challenged and have not answered, with the guess of those whose failure would
             still have to be counted.
+        proving: of both, the sessions that there are, whose peers are to prove once more who they are.
         held: how many refusals are held back.
     """
 
@@ -105,13 +106,14 @@ class _Worker:
         self.generation = generation
         self.logins: dict[str, _Login] = {}
         self.talking: dict[str, Guess | None] = {}
+        self.proving: set[str] = set()
         self.held = 0
         self.channel: Channel | None = None
 
     @property
     def pending(self) -> int:
-        """How many of its peers wait for an answer of ours, or we for one of theirs."""
-        return len(self.logins) + len(self.talking) + self.held
+        """How many strangers wait for an answer of ours, or we for one of theirs."""
+        return len(self.logins) + len(self.talking) - len(self.proving) + self.held
 
 
 class AuthService:
@@ -119,8 +121,9 @@ class AuthService:
 
     A refusal is held back until `view.failure_delay_s` after its request: so guessing is slow, and how long the
     decision took does not tell why. A worker cannot have more logins pending than `view.max_starting`, the
-    unauthenticated connections that it may have; what comes beyond is refused at once and unjudged, unless it is of a
-    session that there is: strangers who fill all places must not end those that are to log in again.
+    unauthenticated connections that it may have; what comes beyond is refused at once and unjudged. Sessions that are
+    to log in again are not among them: strangers who fill all places must not end these, nor do these, when the time
+    of many is over in one moment, keep anybody out.
 
     Args:
         reload: called with a new view, after admission and leases have it.
@@ -300,6 +303,7 @@ class AuthService:
     def _cancel(self, worker: _Worker, session: str) -> None:
         """Nobody waits for the decision over that session any more."""
         login = worker.logins.pop(session, None)
+        worker.proving.discard(session)
         if login is not None:
             login.cancel()
         if login is not None or session in worker.talking:
@@ -321,12 +325,15 @@ class AuthService:
             self._accuse(worker, f"session {session} asks while its login is being decided")
             return
         login = _Login(worker.talking.pop(session, None))
+        worker.proving.discard(session)
         again = message.again and self._admission.lives(Holder(worker.number, session))  # the master paces these
         if worker.pending >= self._view.max_starting and not again:
             login.cancel()
             self._chain.forget(Holder(worker.number, session))
             self._refuse(worker, message, Denied("too many logins wait", reason=Reason.AUTH_UNAVAILABLE), delay=0.0)
             return
+        if again:
+            worker.proving.add(session)
         worker.logins[session] = login
         login.task = self._loop.create_task(self._login(worker, login, message))
 
@@ -352,7 +359,11 @@ class AuthService:
         finally:
             if worker.logins.get(request.session) is login:
                 del worker.logins[request.session]
-            if login.guess is not None and not isinstance(decision, Challenged):
+                if not isinstance(decision, Challenged):
+                    worker.proving.discard(request.session)
+            if login.guess is not None and isinstance(decision, Denied):
+                login.guess.abandon()
+            elif login.guess is not None and not isinstance(decision, Challenged):
                 login.guess.give_back()
         match decision:
             case Granted():
@@ -362,6 +373,8 @@ class AuthService:
             case Challenged(message=text, failed=failed):
                 worker.talking[request.session] = None if failed else login.guess
                 self._answer(worker, AccessChallenge(session=request.session, message=text))
+            case Denied() if request.again and self._admission.ends(holder):
+                pass  # the master was told why it ends: a refusal could overtake that, and be the reason
             case Denied():
                 elapsed = self._loop.time() - arrived
                 self._refuse(worker, request, decision, delay=self._view.failure_delay_s - elapsed)

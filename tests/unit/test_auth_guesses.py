@@ -328,6 +328,28 @@ def test_hanging_up_while_the_last_word_is_judged_has_failed(tmp_path: Path) -> 
     run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap",)))
 
 
+def test_a_conversation_that_nobody_decides_behind_a_challenge_has_failed(tmp_path: Path) -> None:
+    """Else whoever finds something that his RADIUS server does not answer, hears the verdict and guesses on."""
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+
+    async def story(bench: Bench) -> None:
+        backend = slow(bench)
+        worker = bench.worker(0)
+        for number in range(FREE + 1):
+            assert isinstance(await converse(bench, worker, backend, (identity, b"proof"), number), AccessChallenge)
+            last = msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=b"I see")
+            worker.channel.send(last)
+            await bench.until(lambda: bool(backend.judging))
+            backend.decide(lambda _: Unavailable("away"))
+            answer = await worker.next()
+            assert isinstance(answer, AccessReject)
+            assert answer.reason == "auth-unavailable"
+        assert bench.auth.service._guesses.shut(b"alice", last.caller_id) > 0
+        assert len(bench.auth.service._guesses) == 0
+
+    run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap",)))
+
+
 def test_who_begins_again_within_a_session_has_failed(tmp_path: Path) -> None:
     """Else one session could try one password after the other, in conversations that it never ends."""
     identity = encode_packet(Packet(2, 1, b"\x01alice"))

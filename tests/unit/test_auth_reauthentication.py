@@ -16,14 +16,23 @@ from sstpfarm.config.ppp import Profile
 from sstpfarm.config.radius import Radius, RadiusServer
 from sstpfarm.config.views import AuthView
 from sstpfarm.dataplane.rates import UNLIMITED, RateLimit
-from sstpfarm.ipc.messages import AccessAccept, AccessReject, AccessRequest, ChangeSession, FramedRoute
+from sstpfarm.ipc.messages import (
+    AccessAccept,
+    AccessCancelled,
+    AccessChallenge,
+    AccessReject,
+    AccessRequest,
+    ChangeSession,
+    FramedRoute,
+)
+from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from tests.radius_double import SECRET, RadiusDouble, Received, attribute, local, vendor
 
 from .auth_bench import Bench, End, Story, bench, run
 from .logins import PROFILE, request, view
 from .test_auth_ipv6 import POOLS as IPV6_POOLS
 
-ACCEPT, REJECT = 2, 3
+ACCEPT, REJECT, CHALLENGE = 2, 3, 11
 STATE = 24
 AGAIN = attribute(27, (60).to_bytes(4, "big")) + attribute(29, (1).to_bytes(4, "big"))
 MIKROTIK = 14988
@@ -256,10 +265,39 @@ def test_one_that_is_to_end_is_not_renewed(tmp_path: Path, double: RadiusDouble)
         worker = await opened(made)
         (session,) = made.auth.sessions
         session.revoked = True
-        assert isinstance(await made.ask(worker, proof()), AccessReject)
+        worker.channel.send(proof())
+        assert await silent(made, worker)
         assert len(double.received) == 1
 
     play(tmp_path, double, story)
+
+
+@pytest.mark.parametrize("verdict", [ACCEPT, REJECT])
+def test_one_that_is_told_to_end_while_it_is_asked_ends_for_that_reason(
+    tmp_path: Path, double: RadiusDouble, verdict: int
+) -> None:
+    """A refusal could reach the worker before the master's order does, and be the reason of the Stop."""
+
+    async def story(made: Bench) -> None:
+        worker = await opened(made)
+        double.script = lambda asked: ()
+        worker.channel.send(proof())
+        await made.until(lambda: len(double.received) == 2)
+        (session,) = made.auth.sessions
+        session.revoked = True
+        double.script = lambda asked: [asked.reply(verdict, AGAIN if verdict == ACCEPT else b"")]
+        await made.until(lambda: len(double.received) == 3)  # the retransmission
+        assert await silent(made, worker)
+        assert changes(made) == []
+
+    play(tmp_path, double, story)
+
+
+async def silent(made: Bench, worker: End) -> bool:
+    """Whether auth has decided over the proof and does not answer it."""
+    await made.until(lambda: not worker.inbox.empty() or not made.auth.service._workers[0].logins)
+    await asyncio.sleep(0.05)
+    return worker.inbox.empty()
 
 
 def test_who_ends_while_it_is_asked_is_not_renewed(tmp_path: Path, double: RadiusDouble) -> None:
@@ -297,6 +335,40 @@ def test_strangers_who_fill_all_places_do_not_end_a_session(tmp_path: Path, doub
         assert [change.renewed for change in changes(made)] == [True]
 
     play(tmp_path, double, story)
+
+
+@pytest.mark.parametrize("talk", [False, True], ids=["server", "peer"])
+def test_sessions_that_log_in_again_keep_no_stranger_out(tmp_path: Path, double: RadiusDouble, talk: bool) -> None:
+    """Two sessions of one moment whose server, or whose peers, take their time do not fill the two places."""
+    identity = encode_packet(Packet(2, 1, b"\x01rita"))
+    question = attribute(79, encode_packet(Packet(1, 2, b"\x1a")))
+
+    def script(asked: Received) -> Iterable[bytes]:
+        if asked.values(1) == [b"rita"]:
+            return [asked.reply(CHALLENGE, question)] if talk else []
+        return [asked.reply(ACCEPT, AGAIN)]
+
+    async def story(made: Bench) -> None:
+        worker = made.worker(0)
+        for session in (1, 2):
+            assert isinstance(await made.ask(worker, proof(session=session, again=False)), AccessAccept)
+            made.start(session)
+        await made.settled()
+        double.script = script
+        for session in (1, 2):
+            asked = proof(method="eap" if talk else "chap", session=session)
+            worker.channel.send(msgspec.structs.replace(asked, eap=identity) if talk else asked)
+        await made.until(lambda: len(double.received) >= 4)
+        for _ in range(2 if talk else 0):
+            assert isinstance(await worker.next(), AccessChallenge)
+        stranger = await made.ask(worker, proof(user=b"stranger", session=7, again=False))
+        assert isinstance(stranger, AccessAccept)
+        for session in (1, 2):
+            worker.channel.send(AccessCancelled(session=f"{session:016x}"))
+        await made.until(lambda: not made.auth.service._workers[0].proving)
+        assert made.auth.service._workers[0].pending == 0
+
+    play(tmp_path, double, story, max_starting=2, methods=("chap", "eap"))
 
 
 def test_pap_is_not_asked(tmp_path: Path, double: RadiusDouble) -> None:
