@@ -88,8 +88,7 @@ class WarmDevices:
             return
         with suppress(OSError):  # no descriptor is left: it goes down at its session's end
             self._held[device.index] = _Held(device, os.dup(tun), (plan.group, plan.mtu))
-            self._look()  # it went up, and the kernel has added a route of its own
-            self._touched.discard(device.index)
+            self._look()
 
     def release(self, device: Device) -> None:
         """Close our descriptor of a device that is down, or gone."""
@@ -173,3 +172,5 @@ class WarmDevices:
         seen = self._watch.seen()
         if seen is None or seen:
             self._touched |= self._held.keys() if seen is None else seen & self._held.keys()
+        if self._watch.multicast:  # of one that was down: the kernel sees the carrier after `Links.configure`
+            self._links.delete_multicast((self._watch.multicast & self._held.keys()) - self._touched)

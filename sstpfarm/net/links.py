@@ -13,7 +13,7 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from sstpfarm.net.bridge import bridge_mtu, default_vid, join_bridge, port_addre
 from sstpfarm.net.groups import GRAVEYARD_GROUP, POOL_GROUP, is_session_group
 from sstpfarm.net.netlink import Netlink, Request, attribute, check, number
 from sstpfarm.net.rtnetlink import (
+    IFF_LOWER_UP,
     IFLA_ADDRESS,
     IFLA_GROUP,
     IFLA_IFALIAS,
@@ -60,7 +61,6 @@ RT_TABLE_UNSPEC: Final = 0  # linux/rtnetlink.h: the table's number is in an att
 MAX_SHORT_TABLE: Final = 255
 MAX_ROUTE_METRIC: Final = 0xFFFF_FFFF
 MAX_ADDRESSES: Final = 256  # IPv4 addresses of one link that `park` takes off: a session has one, an operator adds few
-IFF_LOWER_UP: Final = 0x10000  # linux/if.h
 # linux/rtnetlink.h
 HOST_ROUTES: Final = 8  # routes to one address that a clean-up deletes; one is what there can be
 RT_SCOPE_UNIVERSE: Final = 0
@@ -249,22 +249,30 @@ class Links:
         """Give a link that rests its queue and the IPv4 addresses of a plan, which is else like the one before.
 
         Raises:
-            OSError: EBUSY when packets wait in a queue that somebody gave it, or when it has got an address; the link
-                may have been changed.
+            OSError: EBUSY when it is not any more what `rest` has left, packets wait in a queue that somebody gave it,
+                or it has got an address; the link may have been changed.
         """
         assert plan.local is not None and plan.remote is not None  # noqa: PT018 - one condition
-        attributes = number(IFLA_MTU, plan.mtu) + number(IFLA_TXQLEN, plan.queue)
         requests = [
             rtnetlink.delete_any_ipv4(index),
-            change_link(index, up=True, attributes=attributes),  # up, of that MTU: or somebody has changed it
+            change_link(index, attributes=number(IFLA_TXQLEN, plan.queue)),
             rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed),
         ]
+        up, found = rtnetlink.link_state(self._sessions.ask(rtnetlink.get_link(index)))
+        left = {IFLA_MTU: plan.mtu, IFLA_TXQLEN: 0, IFLA_GROUP: plan.group or 0}
+        if not up or any(found.get(kind) != value for kind, value in left.items()):
+            raise OSError(errno.EBUSY, "somebody has changed it")
         if self._packets_wait(index):
             raise OSError(errno.EBUSY, "packets wait in its queue")
         failed = self._sessions.send(requests)
         if failed.pop(0, 0) != NO_ADDRESS:
             raise OSError(errno.EBUSY, "it is gone, or has an address")
         check(failed)
+
+    def delete_multicast(self, indexes: Collection[int]) -> None:
+        """Delete the links' routes to all IPv6 multicast; one that is gone is no error."""
+        if indexes:
+            check(self._sessions.send([rtnetlink.delete_multicast(index) for index in indexes]), ignore=errno.ESRCH)
 
     def _packets_wait(self, index: int) -> bool:
         """Whether a queueing discipline holds packets that would come out later."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from typing import Final
 
 from sstpfarm.net.netlink import (
@@ -50,6 +51,7 @@ IFLA_LINKINFO: Final = 18
 IFLA_IFALIAS: Final = 20
 IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
+IFLA_EXT_MASK: Final = 29
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
 IFLA_BR_VLAN_FILTERING: Final = 7
@@ -62,6 +64,8 @@ IFA_FLAGS: Final = 8
 IFA_F_NODAD: Final = 0x02
 IFA_F_NOPREFIXROUTE: Final = 0x200
 IFF_UP: Final = 0x1  # linux/if.h
+IFF_LOWER_UP: Final = 0x10000
+RTEXT_FILTER_SKIP_STATS: Final = 8
 AF_BRIDGE: Final = 7  # linux/socket.h
 TC_H_ROOT: Final = 0xFFFF_FFFF  # linux/pkt_sched.h
 TCA_STATS2: Final = 7
@@ -79,7 +83,7 @@ _ROUTE: Final = struct.Struct("=8BI")  # struct rtmsg: family, prefix lengths, t
 _VLAN: Final = struct.Struct("=HH")  # struct bridge_vlan_info: flags, VLAN
 _QDISC: Final = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 _QUEUE: Final = struct.Struct("=II")  # struct gnet_stats_queue: packets, bytes, and more
-_MULTICAST: Final = b"\xff" + bytes(15)  # ff00::/8, RFC 4291 2.7
+MULTICAST: Final = b"\xff" + bytes(15)  # ff00::/8, RFC 4291 2.7
 
 NO_ADDRESS: Final = errno.EADDRNOTAVAIL  # of `delete_any_ipv4`
 
@@ -104,6 +108,24 @@ def list_bridges() -> Request:
     """Return the request, for `Netlink.dump`, that lists the bridges and no other links."""
     kind = attribute(NLA_F_NESTED | IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge\0"))
     return RTM_GETLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + kind
+
+
+def get_link(index: int) -> Request:
+    """Return the request, for `Netlink.ask`, for a link without its counters."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    return RTM_GETLINK, 0, body
+
+
+def link_state(answer: bytes) -> tuple[bool, dict[int, int]]:
+    """Return whether a link is up and has its carrier, and its attributes that are 32-bit numbers."""
+    flags = _LINK.unpack_from(answer)[3]
+    both = IFF_UP | IFF_LOWER_UP
+    numbers = {
+        kind: int.from_bytes(value, sys.byteorder)
+        for kind, value in attributes(answer[_LINK.size :]).items()
+        if len(value) == 4
+    }
+    return flags & both == both, numbers
 
 
 def get_qdisc(index: int) -> Request:
@@ -176,7 +198,7 @@ def delete_on_link(index: int, address: bytes, prefix: int, table: int) -> Reque
 def delete_multicast(index: int) -> Request:
     """Return the request that deletes the link's route to all IPv6 multicast; ESRCH when it has none."""
     body = _ROUTE.pack(socket.AF_INET6, 8, 0, 0, RT_TABLE_LOCAL, 0, 0, 0, 0)
-    return RTM_DELROUTE, 0, body + _on_link(index, _MULTICAST)
+    return RTM_DELROUTE, 0, body + _on_link(index, MULTICAST)
 
 
 def _on_link(index: int, destination: bytes) -> bytes:

@@ -13,7 +13,15 @@ from contextlib import suppress
 from typing import Final
 
 from sstpfarm.net.netlink import SO_RCVBUFFORCE, attributes
-from sstpfarm.net.rtnetlink import RTA_OIF, RTM_NEWROUTE, RTPROT_KERNEL, RTPROT_SSTPFARM
+from sstpfarm.net.rtnetlink import (
+    MULTICAST,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_OIF,
+    RTM_NEWROUTE,
+    RTPROT_KERNEL,
+    RTPROT_SSTPFARM,
+)
 
 # linux/rtnetlink.h, linux/nexthop.h
 RTM_NEWNEXTHOP: Final = 104
@@ -28,7 +36,7 @@ WAITING: Final = 1 << 20  # bytes of notices
 MOST: Final = 1024  # notices that are read at once; more come of somebody who loads a full table
 NOTICE: Final = 1 << 16  # bytes of one notice
 _HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr
-_ROUTE: Final = 12  # bytes of struct rtmsg
+_ROUTE: Final = struct.Struct("=8BI")  # struct rtmsg: family, lengths, TOS, table, protocol, scope, type, flags
 _NEXT_HOP: Final = 8  # bytes of struct nhmsg
 _HOP: Final = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _INDEX: Final = struct.Struct("=i")
@@ -59,11 +67,16 @@ def _filter() -> bytes:
 
 
 class RouteWatch:
-    """One netlink socket that hears of them. OSError when it cannot be opened."""
+    """One netlink socket that hears of them. OSError when it cannot be opened.
+
+    Attributes:
+        multicast: indexes of interfaces that got nothing but the kernel's own ff00::/8, as the last `seen` heard.
+    """
 
     def __init__(self) -> None:
         self._sock = _listen()
         self._notice = bytearray(NOTICE)
+        self.multicast: set[int] = set()
 
     def close(self) -> None:
         """Hear nothing any more."""
@@ -79,11 +92,15 @@ class RouteWatch:
             OSError: the socket cannot be opened anew.
         """
         found: set[int] = set()
+        multicast: set[int] = set()
+        self.multicast = set()
         for _ in range(MOST):
             try:
                 length = self._sock.recv_into(self._notice)
-                found.update(_interfaces(bytes(self._notice[:length])))
+                notice = bytes(self._notice[:length])
+                (multicast if _is_multicast(notice) else found).update(_interfaces(notice))
             except BlockingIOError:
+                self.multicast = multicast - found
                 return found
             except OSError:  # ENOBUFS
                 break
@@ -108,10 +125,20 @@ def _listen() -> socket.socket:
     return sock
 
 
+def _is_multicast(notice: bytes) -> bool:
+    """Whether it is of the route that the kernel gives to each interface once it is up and its carrier is seen."""
+    if _HEADER.unpack_from(notice)[1] != RTM_NEWROUTE:
+        return False
+    family, length, _, _, table, protocol, *_ = _ROUTE.unpack_from(notice, _HEADER.size)
+    if (family, length, table, protocol) != (socket.AF_INET6, 8, RT_TABLE_LOCAL, RTPROT_KERNEL):
+        return False
+    return attributes(notice[_HEADER.size + _ROUTE.size :]).get(RTA_DST) == MULTICAST
+
+
 def _interfaces(notice: bytes) -> set[int]:
     """The interfaces that a notice names."""
     kind = _HEADER.unpack_from(notice)[1]
-    facts = attributes(notice[_HEADER.size + (_ROUTE if kind == RTM_NEWROUTE else _NEXT_HOP) :])
+    facts = attributes(notice[_HEADER.size + (_ROUTE.size if kind == RTM_NEWROUTE else _NEXT_HOP) :])
     oif = facts.get(RTA_OIF if kind == RTM_NEWROUTE else NHA_OIF)
     found = {_INDEX.unpack(oif)[0]} if oif is not None else set()
     hops, at = facts.get(RTA_MULTIPATH, b"") if kind == RTM_NEWROUTE else b"", 0

@@ -17,12 +17,13 @@ from time import monotonic
 import pytest
 
 from sstpfarm.dataplane.interface import Offload
-from sstpfarm.master import warm
+from sstpfarm.master import devices, warm
 from sstpfarm.master.devices import Device, Devices
 from sstpfarm.net.groups import POOL_GROUP, worker_group
 from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.netlink import Netlink
 from sstpfarm.net.routes import add_route, delete_routes
+from sstpfarm.net.tun import keep_tun
 from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 from tests.unit.test_master_devices import packets
@@ -68,9 +69,9 @@ def run(scenario: Callable[[Bench], Awaitable[None]], *, max_free: int = 256, re
         async with Links() as links:
             with descriptors_closed():
                 failures: list[str] = []
-                devices = Devices(links, Offload.NONE, failures.append, max_free=max_free, rest=rest)
-                await scenario(Bench(place, devices, failures))
-                await devices.close()
+                made = Devices(links, Offload.NONE, failures.append, max_free=max_free, rest=rest)
+                await scenario(Bench(place, made, failures))
+                await made.close()
             assert failures == []
 
     with namespace("warm") as place:
@@ -208,6 +209,26 @@ def test_what_a_shaper_holds_back_does_not_come_out_later() -> None:
     run(scenario)
 
 
+@needs_root
+@pytest.mark.parametrize("length", [100, 500, 700])
+def test_what_is_sent_to_a_free_one_that_got_a_queue_does_not_come_out_later(length: int) -> None:
+    """A script of an operator's gives each interface that it finds a longer queue."""
+
+    async def scenario(bench: Bench) -> None:
+        first = bench.session(plan(1))
+        assert bench.devices.give_back(first)
+        bench.place.run("ip", "link", "set", first.name, "txqueuelen", str(length))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sender:
+            for _ in range(5):
+                sender.sendto(b"\x45" + b"old" * 100, (first.name, ETH_P_IP))
+        device, tun = bench.devices.take(plan(2))
+        assert device.index == first.index
+        assert packets(tun) == []
+        os.close(tun)
+
+    run(scenario)
+
+
 FOREIGN = [
     "-6 route add fd77::/64 dev sstp0",
     "-6 route add fd77::/64 via fe80::7 dev sstp0 table 7",
@@ -253,6 +274,49 @@ def test_what_others_put_on_it_is_gone(words: str, free: bool) -> None:
 
 
 @needs_root
+def test_what_others_put_on_a_new_one_at_once_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A routing daemon may be quicker than we: between the link's going up and its first look."""
+
+    async def scenario(bench: Bench) -> None:
+        def keep(tun: int) -> None:
+            bench.place.run("ip", *FOREIGN[0].split())
+            keep_tun(tun)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(devices, "keep_tun", keep)
+            device = bench.session(plan(1))
+        assert traces(bench.place) != []
+        assert bench.devices.give_back(device)
+        assert not bench.is_up(device)
+        assert traces(bench.place) == []
+
+    run(scenario)
+
+
+@needs_root
+def test_one_that_was_down_stays_up_again() -> None:
+    """The kernel sees its carrier a little later than we take it up, and gives it ff00::/8 only then."""
+
+    def routes(place: Namespace) -> str:
+        return place.run("ip", "-6", "route", "show", "table", "all", "dev", "sstp0").stdout
+
+    async def scenario(bench: Bench) -> None:
+        assert bench.devices.give_back(bench.session(plan(1)), stay_up=False)
+        await asyncio.sleep(1.2)  # until the kernel has seen that it has none
+        device = bench.session(plan(2))
+        deadline = monotonic() + 3
+        while not routes(bench.place):
+            assert monotonic() < deadline
+            await asyncio.sleep(0.01)
+        other = bench.session(plan(3))
+        assert routes(bench.place) == ""
+        assert bench.devices.give_back(device)
+        assert [bench.is_up(device), other.index == device.index] == [True, False]
+
+    run(scenario)
+
+
+@needs_root
 def test_notices_that_were_lost() -> None:
     async def scenario(bench: Bench) -> None:
         device = bench.session(plan(1))
@@ -283,20 +347,30 @@ def test_a_program_has_had_to_do_with_it() -> None:
     [
         "set sstp0 down",
         "set sstp0 mtu 1300",
+        "set sstp0 mtu 1000",
         "set sstp0 txqueuelen 700",
+        "set sstp0 group 5",
         "set sstp0 name other",
         "delete sstp0",
     ],
 )
-def test_what_an_operator_does_to_a_free_one(words: str) -> None:
+@pytest.mark.parametrize("free", [True, False])
+def test_what_an_operator_does_to_one(words: str, free: bool) -> None:
     async def scenario(bench: Bench) -> None:
-        assert bench.devices.give_back(bench.session(plan(1)))
+        first = bench.session(plan(1))
+        if free:
+            assert bench.devices.give_back(first)
         if words.endswith("other"):
             bench.place.run("ip", "link", "set", "sstp0", "down")
         bench.place.run("ip", "link", *words.split())
+        if not free and not bench.devices.give_back(first):
+            await bench.devices.discard(first)
         device, tun = bench.devices.take(plan(2))
         (shown,) = bench.place.ip("-details", "address", "show", "dev", device.name)
         assert (shown["mtu"], shown["txqlen"], "UP" in shown["flags"]) == (1400, 500, True)
+        assert shown["group"] == str(worker_group(0))
+        await asyncio.sleep(0.05)
+        assert "inet6" not in bench.place.run("ip", "address", "show", "dev", device.name).stdout
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"new", ("10.20.1.2", 9))
         assert [packet[-3:] for packet in packets(tun)] == [b"new"]

@@ -90,6 +90,34 @@ def test_our_own_are_not() -> None:
 
 
 @needs_root
+def test_the_kernel_s_own_route_is_told_apart() -> None:
+    """Of an interface that has got nothing else; who puts an address there gets that route too."""
+
+    def scenario(place: Namespace) -> None:
+        with pair(place) as (a, b):
+            netlink, heard = Netlink(socket.NETLINK_ROUTE), RouteWatch()
+            for name, batch in (("veth0", ["down", "up"]), ("veth1", ["down", "up"])):
+                for word in batch:
+                    place.run("ip", "link", "set", name, word)
+            sleep(0.3)
+            assert heard.seen() == set()
+            assert heard.multicast == {a, b}
+            check(netlink.send([rtnetlink.delete_multicast(index) for index in (a, b)]))
+            assert heard.seen() == set()
+            assert heard.multicast == set()
+            place.run("ip", "-6", "address", "add", "fd77::1/64", "dev", "veth0", "nodad")
+            place.run("ip", "-6", "route", "add", "multicast", "ff00::/8", "dev", "veth1", "table", "local")
+            sleep(0.1)
+            assert heard.seen() == {a, b}
+            assert heard.multicast == set()
+            heard.close()
+            netlink.close()
+
+    with namespace("watch") as place:
+        inside(place, lambda: scenario(place))
+
+
+@needs_root
 @pytest.mark.parametrize("waiting", [1 << 20, 4096])
 def test_too_many(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are read at once, and more than the socket holds."""
