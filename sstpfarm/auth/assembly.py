@@ -82,15 +82,17 @@ class Assembly:
         self.admission = Admission(
             view, self.leases, self.sessions, self.ledger, self._revoke, self._change, wall, emit
         )
+        throttle = Throttle(view.auth.failures_per_minute)
         for session in self.sessions:
             self.admission.watch(session)
+            throttle.at_home(session.user.encode(), session.facts.grant.caller_id)
         self.service = AuthService(
             view,
             chain=self.chain,
             admission=self.admission,
             ledger=self.ledger,
             leases=self.leases,
-            guesses=Guesses(Throttle(view.auth.failures_per_minute), clock),
+            guesses=Guesses(throttle, clock),
             reload=self._reload,
             entropy=entropy,
             emit=emit,

@@ -101,6 +101,12 @@ class Throttle:
         self._entries.pop((who, b""), None)
         if where:
             self._entries.pop((who, where), None)
+        self.at_home(user, caller_id)
+
+    def at_home(self, user: bytes, caller_id: str) -> None:
+        """The user has logged in from that network."""
+        who, where = _user_key(user), _network_key(caller_id)
+        if where:
             self._homes[who, where] = None
             self._homes.move_to_end((who, where))
             if len(self._homes) > MAX_ENTRIES:

@@ -395,3 +395,23 @@ def test_another_auth_process_knows_of_it_still(tmp_path: Path, double: RadiusDo
 
     assert PROFILE.rate_limit is None
     asyncio.run(main())
+
+
+def test_strangers_from_afar_do_not_end_a_session_of_before_this_process(tmp_path: Path, double: RadiusDouble) -> None:
+    """Who has a session is known in its network, whichever process let him in: failures elsewhere do not count."""
+    counting = settings(double, auth=Auth(backends=("local", "radius"), failures_per_minute=3))
+
+    async def main() -> None:
+        async with bench(tmp_path, counting) as made:
+            await opened(made)
+        async with bench(tmp_path, counting) as made:
+            worker = made.worker(0)
+            double.script = refuse
+            for number in range(2, 7):
+                guess = request(b"rita", "wrong", "chap", session=number, caller_id=f"203.0.113.{number}:4000")
+                assert isinstance(await made.ask(worker, guess), AccessReject)
+            assert made.named("login.denied")[-1]["detail"].startswith("too many failures")
+            grant(double, AGAIN)
+            assert isinstance(await made.ask(worker, proof()), AccessAccept)
+
+    asyncio.run(main())
