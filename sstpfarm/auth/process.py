@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ from sstpfarm.auth.sqlite.database import open_database
 from sstpfarm.auth.sqlite.store import SqliteStore
 from sstpfarm.config.views import AuthView
 from sstpfarm.errors import SystemRefusal, place_of
+from sstpfarm.ipc.garbage import spare_old_objects
 from sstpfarm.ipc.process import drop_privileges, read_memfd
 from sstpfarm.reasons import ExitCode
 from sstpfarm.telemetry.log import Log, configure, get_log
@@ -45,8 +45,7 @@ def main(arguments: list[str]) -> int:
     master = socket.socket(fileno=options.fd_master)
     try:
         store = SqliteStore(open_database(Path(view.state_directory) / "auth", options.uid, options.gid))
-        gc.collect()
-        gc.freeze()  # what was imported stays: the collector need not look at it again and again
+        spare_old_objects()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(master, view, store, log, (options.uid, options.gid)))
         store.close()

@@ -20,6 +20,7 @@ from sstpfarm.config.radius import reloaded_radius
 from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
+from sstpfarm.ipc.garbage import spare_old_objects
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master.certificate import NO_CERTIFICATE, Certificate, obtain
@@ -72,6 +73,7 @@ def serve(config: Config, path: Path) -> int:
         raise SystemRefusal("the server must be started as root: it makes interfaces and gives up its rights itself")
     os.umask(0o077)
     configure(config.farm.log_format, role="master")
+    spare_old_objects()
     return asyncio.run(_Farm(config, path, get_log()).run())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ import uvloop
 
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import place_of
+from sstpfarm.ipc.garbage import spare_old_objects
 from sstpfarm.ipc.process import drop_privileges
 from sstpfarm.telemetry.log import configure, get_log
 from sstpfarm.telemetry.stats import Stats
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drop_privileges(options.uid, options.gid)
         await server.run(listeners)
 
-    gc.collect()
-    gc.freeze()  # what was imported stays: the collector need not look at it again and again
+    spare_old_objects()
     uvloop.run(serve())
     return 0
 
