@@ -186,6 +186,33 @@ def test_a_peer_that_does_not_answer(wire: Wire, farm: Farm, radius: FreeRadius)
     farm.idle()
 
 
+def test_orders_while_the_peer_is_asked(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
+    """A CoA-Request holds until the new grant does; a Disconnect-Request ends the session, and is the reason."""
+    mark = farm.log.mark()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("chap")
+        peer.answer_md5("rita", PASSWORD)
+        peer.send(peer.call_connected())
+        peer.open_ipcp()
+        session = farm.wait_event("session.opened", mark)["session"]
+        who = f'Acct-Session-Id = "{session}"'
+        peer.put_back(peer.frame(CHAP, 1))
+        said = radclient(wire.server, "127.0.0.1:3799", "coa", [who, "Session-Timeout = 600", 'Class = "ordered"'])
+        assert "CoA-ACK" in said
+        assert peer.answer_md5("rita", PASSWORD).code == 3
+        farm.wait_event("session.reauthenticated", session=session)
+        peer.frame(CHAP, 1)  # after the time of the grant, not that of the order
+        assert "Disconnect-ACK" in radclient(wire.server, "127.0.0.1:3799", "disconnect", [who])
+        peer.answer_disconnect()
+    assert farm.wait_event("session.closed", session=session)["reason"] == "admin-reset"
+    stop = stop_of(radius, session)
+    assert (stop["Acct-Terminate-Cause"], stop["Class"]) == ("Admin-Reset", "0x6669727374")
+    assert farm.log.find("login.denied", session=session) == []
+    farm.idle()
+
+
 def test_another_name(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
     """Its password is right, but the session is another user's."""
     mark = farm.log.mark()
