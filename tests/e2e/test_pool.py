@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
+
+from sstpfarm.master.warm import REST
 
 from .bytestream import StreamEndError
 from .farm import Farm, running
@@ -26,7 +29,7 @@ FLOOD = 3000  # datagrams; the interface's queue holds 500
 
 @pytest.fixture(scope="module")
 def farm(wire: Wire) -> Iterator[Farm]:
-    """A farm with one worker, whose every session gets the interface of the one before."""
+    """A farm with one worker, whose every session gets the interface of the one before once that has rested."""
     with running(wire.server, server={"authentication": ["pap"], "workers": 1}) as made:
         yield made
 
@@ -63,6 +66,7 @@ def test_nothing_of_one_user_reaches_the_next(wire: Wire, farm: Farm) -> None:
         with pytest.raises(OSError, match="unreachable"):
             source.sendto(b"late, for user1", (old.address, 5353))
 
+        time.sleep(REST + 0.1)
         with tls_peer(wire.client, wire.SERVER4) as new:
             new.open_session("user2")
             (second,) = farm.sessions()
@@ -82,6 +86,7 @@ def test_nothing_of_one_user_reaches_the_next(wire: Wire, farm: Farm) -> None:
 def test_interfaces_are_used_again_with_what_each_session_agreed(wire: Wire, farm: Farm) -> None:
     seen = set()
     for user in ("user1", "user2", "user3", "user4"):
+        time.sleep(REST + 0.1)
         with tls_peer(wire.client, wire.SERVER4) as peer:
             peer.open_session(user)
             (session,) = farm.sessions()
