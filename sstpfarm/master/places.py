@@ -64,6 +64,10 @@ class Lending:
         if not ready:
             return  # the next worker that becomes ready gets it
         worker = min(ready, key=load)
+        try:
+            self._send(worker, m.LendListener(listener=listener.number), (listener.sock.fileno(),))
+        except OSError as error:  # no descriptor is left: whoever waits there waits for its owner
+            self._log.emit("internal.error", detail=f"{listener.endpoint} cannot be lent: {error.strerror}")
+            return
         self._lent[listener.number] = worker
-        self._send(worker, m.LendListener(listener=listener.number), (listener.sock.fileno(),))
         self._log.emit("listener.lent", listener=str(listener.endpoint), worker=worker)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from sstpfarm.config.addresses import Endpoint
 from sstpfarm.config.fields import Password
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.schema import Config
@@ -26,6 +27,7 @@ from sstpfarm.ipc.process import seal_memfd
 from sstpfarm.master import supervisor as module
 from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import Child
+from sstpfarm.master.listeners import Listener
 from sstpfarm.master.permissions import ProcessPhase
 from sstpfarm.master.supervisor import LIVE_SESSIONS_PART, Supervisor, live_sessions
 from sstpfarm.net.links import Links
@@ -189,5 +191,37 @@ def test_a_process_that_cannot_be_joined_to_the_others_is_no_orphan(
                 made._worker_gone(place)
                 assert (place.stats, *made._children()) == (None, made._auth)
             await made.keeper.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_listener_that_cannot_be_lent_keeps_no_worker_from_being_started_again() -> None:
+    """And it counts as lent to nobody: the next worker that is ready gets it, or its owner serves it itself."""
+
+    async def scenario() -> None:
+        async with Links() as links:
+            certificate = Certificate(b"chain", b"key", "", datetime.now(UTC))
+            collector = FarmCollector(version="0", dataplane="pure", workers_up=lambda: 1)
+            dataplane = Dataplane("pure", Offload.NONE)
+            with socket.create_server(("127.0.0.1", 0)) as sock:
+                listeners = [Listener(0, 0, Endpoint("127.0.0.1", sock.getsockname()[1]), sock)]
+                made = Supervisor(Config(), certificate, listeners, links, collector, get_log(), [0, 1], dataplane)
+                lost, other = made._places
+                made._up = True
+                for place in (lost, other):
+                    place.child, place.stats = Forked(), Stats.create(8)
+                    place.child._started, place.child._loop = 0.0, asyncio.get_running_loop()
+                    collector.attach(place.number, place.stats)
+                    place.child.status = -9 if place is lost else None
+                made._worker_gone(lost)
+                assert lost.child is None
+                assert len(made._tasks) == 1
+                assert made._lending._lent == {}
+                other.child = Killable()
+                made._lending.share(made.keeper.table.count)
+                assert made._lending._lent == {0: 1}
+                for task in list(made._tasks):
+                    task.cancel()
+                await made.keeper.close()
 
     asyncio.run(scenario())
