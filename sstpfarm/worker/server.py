@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
 from array import array
 from collections import deque
@@ -41,6 +42,7 @@ from sstpfarm.worker.session import Session
 
 ACCEPTS_PER_EVENT: Final = 32
 ACCEPT_PAUSE: Final = 0.2  # seconds without accepting after the process ran out of descriptors
+SPARE: Final = 256  # descriptors for all that is no session: listeners, also lent ones, channels, the certificate
 SLOT_QUARANTINE: Final = 5.0  # seconds in which the master still reads a slot whose session has ended
 AUTH_PATIENCE: Final = 5.0  # seconds that logins wait for an auth process that was lost
 NO_OFFER: Final = m.Ipv6Offer()
@@ -72,6 +74,9 @@ class WorkerServer:
         self._loop = asyncio.get_running_loop()
         self._around = Surroundings(self._loop, Poller(self._loop), SharedBuffers(), Deadlines(self._loop))
         self._sessions: dict[str, Session] = {}
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # two descriptors each: for want of the second one the channel would break in which the master sends it
+        self._most = max(limit - SPARE, limit // 2) // 2
         self._starting = self._opened = 0
         self._free_slots = list(range(stats.slots))
         self._resting_slots: deque[tuple[float, int]] = deque()
@@ -172,7 +177,7 @@ class WorkerServer:
             self._pause_accepting(error)
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
-        if self._starting >= self._config.max_starting:
+        if self._starting >= self._config.max_starting or len(self._sessions) >= self._most:
             sock.close()
             self.stats.inc("sstpfarm_connections_total", Reason.SESSION_LIMIT)
             return
