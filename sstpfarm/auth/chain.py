@@ -9,6 +9,7 @@ from typing import Final
 from sstpfarm.auth.authorization import Backend, Challenged, Denied, Unavailable, Unknown, Verdict
 from sstpfarm.auth.leases import Holder
 from sstpfarm.ipc.messages import AccessRequest
+from sstpfarm.proto.ppp.eap import identity_of
 from sstpfarm.reasons import Reason
 
 PATIENCE: Final = 30.0  # seconds for one backend; half of what a worker grants the whole authentication
@@ -24,6 +25,9 @@ class Chain:
     async def authenticate(self, holder: Holder, request: AccessRequest) -> Verdict:
         """Return a verdict that is neither Unknown nor Unavailable."""
         talking = self._talking.pop(holder, None)
+        if talking is None and request.method == "eap" and identity_of(request.eap) is None:
+            detail = "its conversation was with an auth process that is no more"
+            return Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
         verdict: Verdict = Unknown()
         unavailable: Unavailable | None = None
         for backend in self._backends if talking is None else (talking,):

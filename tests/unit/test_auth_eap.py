@@ -195,7 +195,11 @@ def test_a_conversation_with_radius_that_breaks_off_has_failed(tmp_path: Path) -
         worker = bench.worker(0)
         answers = []
         for number in range(1, 6):
-            answers.append(type(await bench.ask(worker, request(b"alice", b"?", number))))
+            answer = None
+            for packet in (encode_packet(Packet(RESPONSE, 77, b"\x01alice")), b"?"):
+                if not isinstance(answer, AccessReject):
+                    answer = await bench.ask(worker, request(b"alice", packet, number))
+            answers.append(type(answer))
             worker.channel.send(AccessCancelled(session=f"{number:016x}"))
         assert answers == [*(AccessChallenge,) * 4, AccessReject]
 

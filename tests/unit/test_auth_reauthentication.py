@@ -415,3 +415,24 @@ def test_strangers_from_afar_do_not_end_a_session_of_before_this_process(tmp_pat
             assert isinstance(await made.ask(worker, proof()), AccessAccept)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_conversation_with_an_auth_process_that_is_no_more(tmp_path: Path, double: RadiusDouble, again: bool) -> None:
+    """The server would refuse what comes without its State, and the peer would have guessed wrong."""
+    counting = settings(double, auth=Auth(backends=("local", "radius"), failures_per_minute=1), methods=("chap", "eap"))
+    answer = encode_packet(Packet(2, 2, b"\x1a\x02\x01\x00\x06\x00"))
+
+    async def main() -> None:
+        async with bench(tmp_path, counting) as made:
+            await opened(made)
+        async with bench(tmp_path, counting) as made:
+            double.script = refuse
+            asked = msgspec.structs.replace(proof(method="eap", again=again, session=1 if again else 2), eap=answer)
+            for _ in range(3):
+                said = await made.ask(made.worker(0), asked)
+                assert isinstance(said, AccessReject)
+                assert said.reason == "auth-unavailable"
+            assert len(double.received) == 1
+
+    asyncio.run(main())
