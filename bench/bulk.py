@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from bench.farm import GATEWAY, Farm
 from bench.figure import Figure, Setup
-from bench.peers import NATIVE_NEAR, Flows, Load, NativePair, start_carrier, start_client
+from bench.peers import NATIVE_NEAR, Flows, Load, NativePair, Pings, start_carrier, start_client
 from bench.places import Places, make_places
 
 WAYS: Final = ("up", "down")
 GB: Final = 1e9
+PINGED: Final = 0.8  # of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,10 @@ def own_client(setup: Setup) -> list[Figure]:
 
 
 def many_sessions(setup: Setup, sessions: int = 100, mbit_s: float = 20) -> list[Figure]:
-    """Many sessions, each with one TCP flow that is paced: server CPU per GB, and the native comparator beside it."""
+    """Many sessions, each with one TCP flow that is paced: server CPU per GB, and the native comparator beside it.
+
+    A ping in one of the sessions shows what the flows' packets wait meanwhile.
+    """
     load = Load(count=sessions, rate=round(mbit_s * 1e6 / 8), chunk=8 * 1024)
     with (
         native(setup, sessions) as (native_places, pair),
@@ -174,14 +178,22 @@ def many_sessions(setup: Setup, sessions: int = 100, mbit_s: float = 20) -> list
         ours: dict[str, list[Run]] = {way: [] for way in WAYS}
         limits: dict[str, list[Run]] = {way: [] for way in WAYS}
         sizes: dict[str, list[float]] = {way: [] for way in WAYS}
+        waits: dict[str, list[float]] = {way: [] for way in WAYS}
+        native_waits: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(setup.runs + 1):
             for way in WAYS:
+                pings = Pings(native_places.client, NATIVE_NEAR, PINGED * setup.seconds)
                 limit = measure(pair.cpu, load, native_places, way, NATIVE_NEAR, setup.seconds)
+                native_times = pings.times()
                 before = farm.packets()
+                pings = Pings(places.client, GATEWAY, PINGED * setup.seconds)
                 run = measure_farm(farm, load, places, way, setup.seconds)
+                times = pings.times()
                 after = farm.packets()
                 if number:
                     side = WAYS.index(way)
+                    waits[way].append(statistics.median(times))
+                    native_waits[way].append(statistics.median(native_times))
                     limits[way].append(limit)
                     ours[way].append(run)
                     sizes[way].append(run.bytes / max(after[side] - before[side], 1))
@@ -191,8 +203,11 @@ def many_sessions(setup: Setup, sessions: int = 100, mbit_s: float = 20) -> list
             [run.s_per_gb for run in ours[way]],
             f"{statistics.median(run.gbit_s for run in ours[way]):.2f} Gbit/s in all, "
             f"{statistics.median(sizes[way]):.0f} bytes a packet, "
-            f"native comparator {statistics.median(run.s_per_gb for run in limits[way]):.2f}",
+            f"native comparator {statistics.median(run.s_per_gb for run in limits[way]):.2f}; ping in one of them "
+            f"{statistics.median(waits[way]):.1f} ms, native {statistics.median(native_waits[way]):.1f} ms",
             sessions=sessions,
+            ping=waits[way],
+            native_ping=native_waits[way],
             gbit_s=[run.gbit_s for run in ours[way]],
             native=[run.s_per_gb for run in limits[way]],
             native_gbit_s=[run.gbit_s for run in limits[way]],

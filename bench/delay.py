@@ -10,7 +10,7 @@ from typing import Final
 
 from bench.farm import GATEWAY, Farm
 from bench.figure import Figure, Setup, percentile
-from bench.peers import DEVICE, FLOWS, FLOWS_PORT, Flows, Load, on_cpu, start_carrier
+from bench.peers import DEVICE, FLOWS, FLOWS_PORT, PING_INTERVAL, Flows, Load, Pings, on_cpu, start_carrier
 from bench.places import OTHER_CPU, Places, make_places
 from sstpfarm.cli.stage import StageError
 
@@ -19,7 +19,6 @@ RATE: Final = "100mbit"
 # what TCP keeps in flight for it, it waits in the server.
 BURST: Final = "16kb"
 LIMIT: Final = "64kb"
-PING_INTERVAL: Final = 0.02  # seconds
 WARM_UP: Final = 10.0  # seconds: TCP fills the line at once, but the queues before it only by and by
 SECONDS: Final = 10.0
 
@@ -66,9 +65,5 @@ def _loaded(places: Places, warm_up: float, seconds: float) -> tuple[list[float]
 
 
 def _ping(places: Places, count: int) -> list[float]:
-    """Round trips through the tunnel in ms; a lost one is left out."""
-    said = places.client.run("ping", "-n", "-I", f"{DEVICE}0", "-i", str(PING_INTERVAL), "-c", str(count), GATEWAY)
-    times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
-    if len(times) < count * 0.9:
-        raise StageError(f"{count - len(times)} of {count} pings were lost")
-    return times
+    """Round trips through the tunnel in ms."""
+    return Pings(places.client, GATEWAY, count * PING_INTERVAL).times()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ FLOWS_PORT: Final = 5001
 PATIENCE: Final = 60.0
 NATIVE_PORT: Final = 4433
 NATIVE_NEAR: Final = "10.30.0.1"  # the native server's end of its tunnels; session N's other end is 10.30.1.N + 1
+PING_INTERVAL: Final = 0.02  # seconds
 SETTLE: Final = 0.3  # seconds between the set-up of something and its first use
 
 
@@ -96,6 +98,25 @@ def start_client(stack: ExitStack, places: Places, farm: Farm) -> str:
             time.sleep(SETTLE)
             return str(event["local_address"])
     raise StageError(f"sstpfarm connect: {output.read_text()[-2000:]}")
+
+
+class Pings:
+    """Pings through the first tunnel while something else goes on, for that many seconds."""
+
+    def __init__(self, place: Namespace, host: str, seconds: float, interval: float = PING_INTERVAL) -> None:
+        self._count = round(seconds / interval)
+        words = ("ping", "-n", "-I", f"{DEVICE}0", "-i", str(interval), "-c", str(self._count), host)
+        self._process = subprocess.Popen(  # noqa: S603 - ping(8)
+            on_cpu(place, OTHER_CPU, *words), stdout=subprocess.PIPE, text=True
+        )
+
+    def times(self) -> list[float]:
+        """Wait for the end; round trips in ms, without those that were lost: StageError when they are a tenth."""
+        said, _ = self._process.communicate()
+        times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
+        if len(times) < self._count * 0.9:
+            raise StageError(f"{self._count - len(times)} of {self._count} pings were lost")
+        return times
 
 
 class NativePair:
