@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,7 +19,7 @@ from .farm import GATEWAY, Farm, running
 from .frames import CHAP
 from .freeradius import SECRET, FreeRadius, radclient
 from .netns import Wire, until
-from .rawpeer import tls_peer
+from .rawpeer import RawPeer, tls_peer
 
 PASSWORD = "radius pass"
 PERIOD = 3  # seconds
@@ -70,6 +71,20 @@ def stop_of(radius: FreeRadius, session: str) -> dict[str, str]:
 
 def renewals(farm: Farm, session: str) -> int:
     return len(farm.log.find("session.reauthenticated", session=session))
+
+
+@contextmanager
+def rita(wire: Wire, farm: Farm) -> Iterator[tuple[RawPeer, str]]:
+    """A raw peer who has logged in with CHAP, and its session."""
+    mark = farm.log.mark()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("chap")
+        peer.answer_md5("rita", PASSWORD)
+        peer.send(peer.call_connected())
+        peer.open_ipcp()
+        yield peer, farm.wait_event("session.opened", mark)["session"]
 
 
 @pytest.mark.parametrize("method", ["chap", "mschap1", "mschap2", "eap"])
@@ -168,15 +183,7 @@ def test_another_address_ends_the_session(wire: Wire, farm: Farm, radius: FreeRa
 
 def test_a_peer_that_does_not_answer(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
     """It is pinged through all the time that it has, `authentication-deadline-s`; then it ends."""
-    mark = farm.log.mark()
-    with tls_peer(wire.client, wire.SERVER4) as peer:
-        peer.open_http()
-        peer.call_connect()
-        peer.open_lcp("chap")
-        peer.answer_md5("rita", PASSWORD)
-        peer.send(peer.call_connected())
-        peer.open_ipcp()
-        session = farm.wait_event("session.opened", mark)["session"]
+    with rita(wire, farm) as (peer, session):
         challenge = peer.frame(CHAP, 1)
         assert peer.ping()
         assert peer.frame(CHAP, 1) == challenge  # repeated after 3 s
@@ -188,15 +195,7 @@ def test_a_peer_that_does_not_answer(wire: Wire, farm: Farm, radius: FreeRadius)
 
 def test_orders_while_the_peer_is_asked(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
     """A CoA-Request holds until the new grant does; a Disconnect-Request ends the session, and is the reason."""
-    mark = farm.log.mark()
-    with tls_peer(wire.client, wire.SERVER4) as peer:
-        peer.open_http()
-        peer.call_connect()
-        peer.open_lcp("chap")
-        peer.answer_md5("rita", PASSWORD)
-        peer.send(peer.call_connected())
-        peer.open_ipcp()
-        session = farm.wait_event("session.opened", mark)["session"]
+    with rita(wire, farm) as (peer, session):
         who = f'Acct-Session-Id = "{session}"'
         peer.put_back(peer.frame(CHAP, 1))
         said = radclient(wire.server, "127.0.0.1:3799", "coa", [who, "Session-Timeout = 600", 'Class = "ordered"'])
@@ -215,15 +214,7 @@ def test_orders_while_the_peer_is_asked(wire: Wire, farm: Farm, radius: FreeRadi
 
 def test_another_name(wire: Wire, farm: Farm, radius: FreeRadius) -> None:
     """Its password is right, but the session is another user's."""
-    mark = farm.log.mark()
-    with tls_peer(wire.client, wire.SERVER4) as peer:
-        peer.open_http()
-        peer.call_connect()
-        peer.open_lcp("chap")
-        peer.answer_md5("rita", PASSWORD)
-        peer.send(peer.call_connected())
-        peer.open_ipcp()
-        session = farm.wait_event("session.opened", mark)["session"]
+    with rita(wire, farm) as (peer, session):
         assert peer.answer_md5("bounded", PASSWORD).code == 4
         peer.answer_disconnect()
     assert farm.wait_event("session.closed", session=session)["reason"] == "auth-refused"

@@ -308,18 +308,24 @@ def test_who_stalls_behind_something_within_the_tunnel_counts(tmp_path: Path, la
     run(tmp_path, story, msgspec.structs.replace(SETTINGS, methods=("eap", "pap")))
 
 
+async def last_word(bench: Bench, worker: End, backend: SlowBackend, number: int) -> AccessRequest:
+    """Bring a conversation of alice's to its last packet, which is judged; the challenge before may have told all."""
+    identity = encode_packet(Packet(2, 1, b"\x01alice"))
+    assert isinstance(await converse(bench, worker, backend, (identity, b"proof"), number), AccessChallenge)
+    last = msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=b"I see")
+    worker.channel.send(last)
+    await bench.until(lambda: bool(backend.judging))
+    return last
+
+
 def test_hanging_up_while_the_last_word_is_judged_has_failed(tmp_path: Path) -> None:
     """A challenge may have told that the password was wrong, and a RADIUS server takes a second to say so aloud."""
-    identity = encode_packet(Packet(2, 1, b"\x01alice"))
 
     async def story(bench: Bench) -> None:
         backend = slow(bench)
         worker = bench.worker(0)
         for number in range(FREE + 1):
-            assert isinstance(await converse(bench, worker, backend, (identity, b"proof"), number), AccessChallenge)
-            last = msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=b"I see")
-            worker.channel.send(last)
-            await bench.until(lambda: bool(backend.judging))
+            last = await last_word(bench, worker, backend, number)
             worker.channel.send(AccessCancelled(session=last.session))
             await bench.until(lambda: not backend.judging)
         assert bench.auth.service._guesses.shut(b"alice", last.caller_id) > 0
@@ -330,16 +336,12 @@ def test_hanging_up_while_the_last_word_is_judged_has_failed(tmp_path: Path) -> 
 
 def test_a_conversation_that_nobody_decides_behind_a_challenge_has_failed(tmp_path: Path) -> None:
     """Else whoever finds something that his RADIUS server does not answer, hears the verdict and guesses on."""
-    identity = encode_packet(Packet(2, 1, b"\x01alice"))
 
     async def story(bench: Bench) -> None:
         backend = slow(bench)
         worker = bench.worker(0)
         for number in range(FREE + 1):
-            assert isinstance(await converse(bench, worker, backend, (identity, b"proof"), number), AccessChallenge)
-            last = msgspec.structs.replace(request(b"alice", "", "eap", session=number), eap=b"I see")
-            worker.channel.send(last)
-            await bench.until(lambda: bool(backend.judging))
+            last = await last_word(bench, worker, backend, number)
             backend.decide(lambda _: Unavailable("away"))
             answer = await worker.next()
             assert isinstance(answer, AccessReject)
