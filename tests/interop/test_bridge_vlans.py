@@ -31,6 +31,7 @@ QUIET: Final = 0.5  # seconds in which a frame that would come has come
 # The machine's kernel has no nftables of the family inet: a stand-in takes the farm's rules. They are about IP packets
 # between interfaces, and a bridged session has none.
 START: Final = """
+set -e
 printf '#!/bin/sh\\nexit 0\\n' >/usr/local/sbin/nft && chmod 755 /usr/local/sbin/nft
 modprobe -a tun bridge
 ip link add br0 type bridge vlan_filtering 1 && ip link set br0 up
@@ -105,7 +106,9 @@ def served(machine: Machine, package: str) -> Iterator[Served]:
     )
     users = {name: (PASSWORD, reply) for name, reply in GRANTED.items()}
     with freeradius(machine.place, users, address=HOST, client=GUEST):
-        machine.run(START.format(package=package))
+        (machine.job / "serve.log").touch()  # the background shell may come to it later than we look
+        started = machine.run(START.format(package=package))
+        assert started.status == 0, started.output
         made = Served(machine)
 
         def is_up() -> bool:
