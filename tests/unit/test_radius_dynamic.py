@@ -17,7 +17,7 @@ from sstpfarm.auth.radius import dynamic
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import SessionFacts
-from sstpfarm.config.fields import Password
+from sstpfarm.config.fields import Method, Password
 from sstpfarm.config.radius import CoaClient, Radius, RadiusCoa, RadiusServer
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.messages import Grant, Terms
@@ -27,15 +27,17 @@ from tests.radius_double import SECRET, attribute, local, vendor
 NOW = 1_800_000_000.0
 DISCONNECT, COA = 40, 43
 ACK, NAK = {DISCONNECT: 41, COA: 44}, {DISCONNECT: 42, COA: 45}
+LATER = attribute(27, (60).to_bytes(4, "big"))  # Session-Timeout
+ASKED = attribute(29, bytes(3) + b"\1")  # Termination-Action: RADIUS-Request
 
 
-def session(number: int, user: str) -> Session:
+def session(number: int, user: str, method: Method = "mschap2") -> Session:
     grant = Grant(
         worker=1,
         session=f"{number:016x}",
         user=user,
         caller_id="198.51.100.7:50000",
-        method="mschap2",
+        method=method,
         mtu=1400,
         slot=number,
         terms=Terms(local_address="10.20.0.1", remote_address=f"10.20.0.{number}", networks=("fd42::/64",)),
@@ -54,7 +56,7 @@ def order(code: int, attributes: bytes, *, signed: bool = True, identifier: int 
 
 
 class Bench:
-    """A listener with three sessions: two of alice, one of bob."""
+    """A listener with five sessions: two of alice, one of bob, two of dora, of which the second came with PAP."""
 
     def __init__(self, **coa: Any) -> None:
         with local() as free:
@@ -63,8 +65,9 @@ class Bench:
         self.changes: list[Changes] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         sessions = Sessions()
-        for number, user in ((1, "alice"), (2, "alice"), (3, "bob")):
+        for number, user in ((1, "alice"), (2, "alice"), (3, "bob"), (4, "dora")):
             sessions.add(session(number, user))
+        sessions.add(session(5, "dora", "pap"))
         client = CoaClient(address="127.0.0.1", secret=Password(SECRET.decode()))
         self.listener = DynamicAuthorization(
             RadiusCoa(client=(client,), listen=f"127.0.0.1:{self.port}", **coa),
@@ -122,7 +125,7 @@ def cause_of(answer: bytes) -> int:
         (attribute(5, (1 << 20 | 3).to_bytes(4, "big")), "3"),
         (attribute(87, b"sstp2"), "2"),
         (attribute(96, bytes(7) + b"\1"), "1"),
-        (attribute(31, b"198.51.100.7"), "123"),
+        (attribute(31, b"198.51.100.7"), "12345"),
         (attribute(30, b"192.0.2.1:443") + attribute(1, b"bob"), "3"),
         (attribute(97, b"\0\x40\xfd\x42" + bytes(6)) + attribute(1, b"bob"), "3"),
         (attribute(32, b"vpn1") + attribute(4, bytes((192, 0, 2, 1))) + attribute(1, b"bob"), "3"),
@@ -165,6 +168,9 @@ def test_who_is_meant(attributes: bytes, ended: str) -> None:
         (COA, attribute(1, b"bob") + attribute(24, b"s") + attribute(27, bytes(4)), 407),
         (COA, attribute(1, b"bob") + attribute(24, b"s") + attribute(29, bytes(4)), 407),
         (DISCONNECT, attribute(1, b"bob") + attribute(24, b"s"), 401),
+        (COA, attribute(44, b"%016x" % 5) + LATER + ASKED, 407),
+        (COA, attribute(44, b"%016x" % 5) + ASKED, 407),
+        (COA, attribute(1, b"dora") + LATER + ASKED, 407),  # for one of them it would be without effect
     ],
 )
 def test_what_is_refused_does_nothing(code: int, attributes: bytes, cause: int) -> None:
@@ -206,6 +212,18 @@ def test_termination_action_and_its_state() -> None:
             first, second = bench.changes
             assert (first.session_timeout, first.reauthenticate, first.state) == (60, True, b"s")
             assert (second.session_timeout, second.reauthenticate, second.state) == (None, False, None)
+
+    asyncio.run(main())
+
+
+def test_the_time_of_a_session_with_pap_can_be_changed() -> None:
+    async def main() -> None:
+        async with listening() as bench:
+            for action in (b"", attribute(29, bytes(4))):
+                answer = await bench.ask(order(COA, attribute(44, b"%016x" % 5) + LATER + action))
+                assert answer is not None
+                assert answer[0] == ACK[COA]
+            assert [changes.session_timeout for changes in bench.changes] == [60, 60]
 
     asyncio.run(main())
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from sstpfarm.auth.changes import Change, Changes
+from sstpfarm.auth.changes import Change, Changes, can_be_asked
 from sstpfarm.auth.radius.endpoint import MAX_READS, REPORT_INTERVAL, Emit
 from sstpfarm.auth.radius.grant import ContradictionError, changes_of
 from sstpfarm.auth.radius.packet import MAX_PACKET, Code, MalformedAttributeError, Order
@@ -253,6 +253,8 @@ class DynamicAuthorization:
         changes = None if disconnect else self._changes(order, names)
         if not found:
             raise _RefusedError(SESSION_NOT_FOUND, "no such session")
+        if changes is not None and changes.reauthenticate:
+            self._check_can_be_asked(found)
         return found, changes
 
     def _changes(self, order: Order, names: set[str]) -> Changes:
@@ -267,6 +269,12 @@ class DynamicAuthorization:
         if "State" in names and not found.reauthenticate:  # RFC 5176 3.3: they come together
             raise _RefusedError(INVALID_VALUE, "State without Termination-Action")
         return found
+
+    def _check_can_be_asked(self, sessions: Sequence[Session]) -> None:
+        """Termination-Action is known, and its value means something for other sessions: so not 401, but 407."""
+        mute = [session.holder.session for session in sessions if not can_be_asked(session.facts.grant.method)]
+        if mute:
+            raise _RefusedError(INVALID_VALUE, f"Termination-Action: PAP cannot be asked again (session {mute[0]})")
 
     def _check_nas(self, order: Order) -> None:
         """RFC 5176 3: it must be for us. An address that the configuration does not name is not compared."""
