@@ -49,7 +49,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A session's peer has proven once more who it is; the master has been told of what changes."""
+    """A session's peer has proven once more who it is; the master has been told of what changes, or to end it."""
 
     answer: AccessAccept
 
@@ -211,7 +211,8 @@ class Admission:
         else:
             self._change(session, renewal(before, found))
         # the crypto binding is done, once, with the keys of the login (MS-SSTP 3.3.5.2): new ones stay here
-        return Renewed(msgspec.structs.replace(_answer(session.facts.grant, accepted), hlak=ZERO_HLAK))
+        answer = _answer(session.facts.grant, accepted)
+        return Renewed(msgspec.structs.replace(answer, hlak=ZERO_HLAK, moved=bool(moves)))
 
     async def _make_room(self, authorization: Authorization) -> Denied | None:
         """Apply only-one and port-limit; replaced sessions that hold what the new one needs have ended then."""

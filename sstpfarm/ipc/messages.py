@@ -160,13 +160,18 @@ class Effects(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AccessAccept(Message, frozen=True, tag="access-accept"):
-    """The peer may come in, or go on; then only `message` has a meaning."""
+    """The peer may come in, or go on; then only `message` and `moved` have a meaning.
+
+    Attributes:
+        moved: the proof is good, but the session cannot follow its new grant: the master has been told to end it.
+    """
 
     session: SessionId
     user: Short  # as it is shown in lists and logs
     terms: Terms
     hlak: Key32
     message: Annotated[bytes, Meta(max_length=1024)] = b""
+    moved: bool = False
 
 
 class AccessReject(Message, frozen=True, tag="access-reject"):

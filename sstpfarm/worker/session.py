@@ -332,11 +332,12 @@ class Session:
         )
 
     def _go_on(self, connection: Connection, message: m.AccessAccept) -> None:
-        """Auth lets a running session go on; the master knows of its new limits."""
-        self._worker.stats.inc(REAUTHENTICATIONS, "accepted")
-        self._worker.log.emit(
-            "session.reauthenticated", session=self.id, user=self._user, peer=connection.peer, method=self._method
-        )
+        """Auth lets a running session go on, and the master knows of its new limits; or it is about to end it."""
+        if not message.moved:
+            self._worker.stats.inc(REAUTHENTICATIONS, "accepted")
+            self._worker.log.emit(
+                "session.reauthenticated", session=self.id, user=self._user, peer=connection.peer, method=self._method
+            )
         connection.auth_result(AuthAccept(message.hlak, message.message))
 
     def _stop_router(self) -> None:

@@ -100,7 +100,7 @@ def test_the_session_goes_on_and_the_servers_state_goes_along(tmp_path: Path, do
         for _ in range(2):
             answer = await made.ask(worker, proof())
             assert isinstance(answer, AccessAccept)
-            assert answer.hlak == bytes(32)  # the binding is done with the key of the login
+            assert (answer.hlak, answer.moved) == (bytes(32), False)  # the binding is done with the key of the login
         assert [asked.values(STATE) for asked in double.received] == [[], [b"\0first"], [b"second"]]
         assert {tuple(asked.values(44)) for asked in double.received} == {(b"%016x" % 1,)}
         await made.settled()
@@ -169,7 +169,9 @@ def test_a_grant_elsewhere_ends_the_session_in_order(
         grant(double, AGAIN + before)
         worker = await opened(made)
         grant(double, AGAIN + after)
-        assert isinstance(await made.ask(worker, proof()), AccessAccept)
+        answer = await made.ask(worker, proof())
+        assert isinstance(answer, AccessAccept)
+        assert answer.moved
         await made.settled()
         assert made.revoked() == [(f"{1:016x}", "session-timeout")]
         assert made.named("session.moved") == [{"session": f"{1:016x}", "user": "rita", "what": what}]
