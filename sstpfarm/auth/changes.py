@@ -70,6 +70,12 @@ def renewal(before: Authorization, found: Authorization) -> Changes:
     return Changes(**said, renewed=True)
 
 
+def in_force(authorization: Authorization) -> Changes:
+    """Return all that can change, as it is now: for a master that may not have heard of the last change."""
+    now = {name: getattr(authorization, name) for name in FIELDS}
+    return Changes(**{**now, "rate_limit": authorization.rate_limit or UNLIMITED})
+
+
 def change_message(session: Session, changes: Changes) -> ChangeSession:
     """Return what the master must know of the changes."""
     worker, identifier = session.holder

@@ -115,7 +115,7 @@ class Ledger:
         before = session.facts.authorization
         if authorization == before:
             return
-        session.facts = msgspec.structs.replace(session.facts, authorization=authorization)
+        session.facts = msgspec.structs.replace(session.facts, authorization=authorization, changed=True)
         self._keep(lambda: self._store.change_session(session.facts))
         if authorization.interim_interval != before.interim_interval:
             self._plan(session)
@@ -170,6 +170,10 @@ class Ledger:
     def unannounced(self) -> list[Holder]:
         """The sessions of before this process's start that may have started while it was not there."""
         return [session.holder for session in self._sessions if session.inherited and not session.started_at]
+
+    def changed(self) -> list[Session]:
+        """The sessions of before this process's start of whose last change the master may not have heard."""
+        return [session for session in self._sessions if session.inherited and session.facts.changed]
 
     def due(self) -> list[Holder]:
         """The sessions whose counters are to be read now, at most MAX_READS; each is planned again."""

@@ -17,6 +17,7 @@ from sstpfarm.auth.accounting import Kind
 from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted, Renewed
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied
 from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.changes import change_message, in_force
 from sstpfarm.auth.guesses import Guess, Guesses
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
@@ -235,6 +236,8 @@ class AuthService:
         self._ledger.reconcile(live)
         for holder in self._ledger.strays():
             self._end(holder, Reason.INTERNAL_ERROR)
+        for changed in self._ledger.changed():  # the books are written before the master is told
+            self.change(change_message(changed, in_force(changed.facts.authorization)))
         self._admission.end_gone()  # a reload may have come while no auth process was there
         if message.first:
             self._ledger.announce(Kind.ON)

@@ -18,10 +18,12 @@ from sstpfarm.ipc.messages import Grant
 
 
 class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change about a session after its grant.
+    """What is known of a session since its grant.
 
     Attributes:
+        authorization: as it is now; `grant` stays what it was.
         granted_at: seconds since the epoch.
+        changed: it has had another authorization than now.
     """
 
     grant: Grant
@@ -29,6 +31,7 @@ class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
     called_id: str = ""
     connect_info: str = ""
     granted_at: float = 0.0
+    changed: bool = False
 
 
 class Counters(NamedTuple):

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.fields import Method, Password
 from sstpfarm.config.ppp import Profile
 from sstpfarm.config.radius import Radius, RadiusServer
-from sstpfarm.config.views import AuthView
+from sstpfarm.config.views import AuthView, PoolView
 from sstpfarm.dataplane.rates import UNLIMITED, RateLimit
 from sstpfarm.ipc.messages import (
     AccessAccept,
@@ -24,6 +25,7 @@ from sstpfarm.ipc.messages import (
     AccessRequest,
     ChangeSession,
     FramedRoute,
+    LiveSessions,
 )
 from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from tests.radius_double import SECRET, RadiusDouble, Received, attribute, local, vendor
@@ -397,6 +399,54 @@ def test_another_auth_process_knows_of_it_still(tmp_path: Path, double: RadiusDo
 
     assert PROFILE.rate_limit is None
     asyncio.run(main())
+
+
+def test_a_master_that_was_not_told_of_a_change_is_told_by_the_next_process(
+    tmp_path: Path, double: RadiusDouble
+) -> None:
+    """The process before has written it to the books, and was no more then. What was never changed is left alone; what
+    was changed back is not: the master may know of the one change and not of the other.
+    """
+    first, second = (AGAIN + vendor(MIKROTIK, 8, rate) + attribute(11, b"staff") for rate in (b"2M/4M", b"3M/4M"))
+    live = LiveSessions(sessions=tuple(f"{session:016x}" for session in (1, 2, 3)))
+
+    async def before(made: Bench) -> None:
+        worker = made.worker(0)
+        grant(double, first)
+        for session in (1, 2, 3, 4):
+            assert isinstance(await made.ask(worker, proof(session=session, again=False)), AccessAccept)
+            made.start(session)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(made.auth.service, "change", lambda change: None)
+            for attributes, sessions in ((second, (1, 3, 4)), (first, (3,))):
+                grant(double, attributes)
+                for session in sessions:
+                    assert isinstance(await made.ask(worker, proof(session=session)), AccessAccept)
+        assert changes(made) == []
+
+    async def after(made: Bench) -> None:
+        made.master.channel.send(live)
+        await made.settled()
+        told = {change.session: change for change in changes(made)}
+        assert list(told) == [f"{session:016x}" for session in (1, 3)]  # 4 has ended meanwhile
+        limits = ChangeSession(
+            worker=0,
+            session=f"{1:016x}",
+            rate_limit=RateLimit(3_000_000, 4_000_000),
+            session_timeout=60,
+            idle_timeout=0,
+            reauthenticate=True,
+            limit_bytes_in=0,
+            limit_bytes_out=0,
+            limit_bytes_total=0,
+            address_lists=("staff",),
+        )
+        assert told[f"{1:016x}"] == limits
+        changed_back = RateLimit(2_000_000, 4_000_000)
+        assert told[f"{3:016x}"] == msgspec.structs.replace(limits, session=f"{3:016x}", rate_limit=changed_back)
+
+    for story in (before, after):
+        play(tmp_path, double, story, pools={"main": PoolView.of([parse_range("10.20.0.2-10.20.0.9")])})
 
 
 def test_strangers_from_afar_do_not_end_a_session_of_before_this_process(tmp_path: Path, double: RadiusDouble) -> None:
