@@ -14,9 +14,10 @@ import msgspec
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Denied
 from sstpfarm.auth.changes import Change, can_be_asked, renewal, what_moves
-from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6, networks_of, own_networks
+from sstpfarm.auth.ipv6 import ipv6_offer, lease_ipv6
 from sstpfarm.auth.leases import Holder, Leases
 from sstpfarm.auth.ledger import Ledger
+from sstpfarm.auth.networks import networks_of, own_networks, owns_address
 from sstpfarm.auth.sessions import Agenda, Session, Sessions
 from sstpfarm.auth.store import SessionFacts
 from sstpfarm.config.expiry import expiry_time
@@ -149,7 +150,11 @@ class Admission:
         if authorization.remote_address in {profile.local_address for profile in self._view.profiles.values()}:
             return _denied("the fixed address is our own", Reason.NO_ADDRESS)  # of RADIUS: load refuses such secrets
         address = self._leases.acquire(
-            holder, authorization.user, pool=authorization.pool, address=authorization.remote_address
+            holder,
+            authorization.user,
+            pool=authorization.pool,
+            address=authorization.remote_address,
+            own=owns_address(authorization),
         )
         if address is None:
             fixed = authorization.remote_address

@@ -1,4 +1,4 @@
-"""Whose networks of IPv6 are whose: what a reload gives one user may still be another's, whose session goes on."""
+"""Whose networks are whose: what a reload gives one user may still be another's, whose session goes on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Claim(NamedTuple):
     """A network that a session has.
 
     Attributes:
-        own: it came from a pool or is fixed for the user by the configuration; else it is a route, or the concern of
-            the RADIUS server that named it.
+        own: it came from a pool or is fixed for the user by the configuration, as his address of IPv4 is; else it is a
+            route, or the concern of the RADIUS server that named it.
     """
 
     user: str

@@ -70,18 +70,6 @@ def without_leases(authorization: Authorization) -> Authorization:
     )
 
 
-def networks_of(authorization: Authorization) -> tuple[str, ...]:
-    """Return all networks of IPv6 that are a session's own, each once."""
-    return tuple(dict.fromkeys(route.destination for route in authorization.routes if ":" in route.destination))
-
-
-def own_networks(authorization: Authorization) -> tuple[str, ...]:
-    """Return those of them that are the user's alone. What RADIUS servers give is theirs to keep apart."""
-    if authorization.authentic == "radius":
-        return ()
-    return (*authorization.framed_prefixes, *authorization.delegated_prefixes, *authorization.ipv6_addresses)
-
-
 def ipv6_offer(authorization: Authorization) -> Ipv6Offer:
     """Return what the client is told of.
 

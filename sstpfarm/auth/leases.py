@@ -71,19 +71,18 @@ class _Lease(NamedTuple):
 
     Attributes:
         pooled: the book counts it, so that no pool hands it out.
-        claim: of a network of IPv6.
     """
 
     addresses: AddressRange
     pooled: bool
-    claim: Claim | None = None
+    claim: Claim
 
 
 class Leases:
     """The leases of one farm.
 
-    Fixed networks of IPv6 (`hold`) are noted so that no pool hands out a part of one; two sessions of one user may have
-    the same.
+    Fixed networks (`hold`) are noted so that no pool hands out a part of one; two sessions of one user may have the
+    same.
 
     Args:
         pools: the ranges of each pool and the pool that follows it.
@@ -103,6 +102,8 @@ class Leases:
         self._memory = memory
         self._sticky: OrderedDict[Sticky, int] = OrderedDict(sticky)
         self._claims = Claims()
+        self._holes: frozenset[AddressRange] = frozenset()  # what sessions have and is cut out of the pools
+        self._returned = False  # such a session is gone: its pool could have that again
         self.configure(pools, reserved)
 
     def __len__(self) -> int:
@@ -114,22 +115,32 @@ class Leases:
         self._chains = {name: _chain(pools, name) for name in pools}
         self._rebuild()
 
-    def acquire(self, holder: Holder, user: str, *, pool: str = "", address: str = "") -> IPv4Address | None:
+    def acquire(
+        self, holder: Holder, user: str, *, pool: str = "", address: str = "", own: bool = True
+    ) -> IPv4Address | None:
         """Lease an address of `pool` or of those that follow it, or the fixed `address`; None when none is free.
+
+        A fixed one is not free either when it is in a network of another user whose session began before a reload.
+
+        Args:
+            own: it is this user's alone.
 
         Raises:
             LocalError: the holder has a lease already.
         """
         if holder in self._held:
             raise LocalError(f"session {holder.session} of worker {holder.worker} has a lease")
+        claim = Claim(user, own)
         if address:
             number = int(IPv4Address(address))
-            found = number if self._book.take(number) else None
+            behind_another = self._claims.collides(AddressRange(number, number), claim)
+            found = number if not behind_another and self._book.take(number) else None
         else:
             found = self._of_pool(Sticky(pool, user, Purpose.ADDRESS))
         if found is None:
             return None
-        self._held[holder] = [_Lease(AddressRange(found, found), pooled=True)]
+        self._held[holder] = []
+        self._note(holder, AddressRange(found, found), claim, pooled=True)
         return IPv4Address(found)
 
     def acquire_ipv6(self, holder: Holder, user: str, purpose: Purpose, pool: str) -> IPv6Network | None:
@@ -142,7 +153,7 @@ class Leases:
         return IPv6Network((found, length))
 
     def hold(self, holder: Holder, user: str, networks: Sequence[str], own: Iterable[str] = ()) -> str:
-        """Note fixed networks of IPv6 of who has a lease; return why not, and nothing is noted, or nothing.
+        """Note fixed networks of who has a lease; return why not, and nothing is noted, or nothing.
 
         A pool has them, or a session of another user that began before a reload.
 
@@ -167,8 +178,10 @@ class Leases:
         number = int(IPv4Address(address))
         if holder in self._held or not self._book.take(number):
             return False
-        self._held[holder] = [_Lease(AddressRange(number, number), pooled=True)]
         owned = frozenset(map(parse_span, own))
+        self._held[holder] = []
+        single = AddressRange(number, number)
+        self._note(holder, single, Claim(user, single in owned), pooled=True)
         for span in map(parse_span, networks):
             pooled = self._book.hands_out(span) and self._book.take(span.first)
             self._note(holder, span, Claim(user, pooled or span in owned), pooled=pooled)
@@ -180,8 +193,8 @@ class Leases:
         for lease in self._held.pop(holder, ()):
             if lease.pooled:
                 self._book.give_back(lease.addresses.first)
-            if lease.claim is not None:
-                self._claims.remove(lease.addresses, lease.claim)
+            self._claims.remove(lease.addresses, lease.claim)
+            self._returned |= lease.addresses in self._holes
 
     def _note(self, holder: Holder, addresses: AddressRange, claim: Claim, *, pooled: bool) -> None:
         self._held[holder].append(_Lease(addresses, pooled, claim))
@@ -189,6 +202,8 @@ class Leases:
 
     def use(self) -> tuple[PoolState, ...]:
         """How much of each pool is used."""
+        if self._returned:
+            self._rebuild()
         self._refresh()
         return tuple(PoolState(name, pool.used, min(pool.size, MOST)) for name, pool in self._book.pools.items())
 
@@ -198,7 +213,7 @@ class Leases:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        """Make the book anew. What sessions have of IPv6 and no pool counts as one is cut out of the pools."""
+        """Make the book anew. Networks that sessions have and no pool counts as one are cut out of the pools."""
         steps = {name: step_of(pool.prefix_length) for name, pool in self._pools.items()}
         ranges: dict[str, Sequence[AddressRange]] = {name: pool.spans() for name, pool in self._pools.items()}
         book = AddressBook(ranges, self._reserved, steps=steps)
@@ -209,29 +224,36 @@ class Leases:
             if book.touches(addresses) and not (pooled and book.hands_out(addresses))
         ]
         if holes:
-            of_ipv6 = {name for name, pool in self._pools.items() if pool.prefix_length}
-            ranges |= {name: without(ranges[name], holes, steps[name]) for name in of_ipv6}
+            ranges = {name: without(found, holes, steps[name]) for name, found in ranges.items()}
             book = AddressBook(ranges, self._reserved, steps=steps)
         for leases in self._held.values():
             for at, (addresses, pooled, claim) in enumerate(leases):
                 counted = pooled and (at == 0 or book.hands_out(addresses)) and book.take(addresses.first)
                 leases[at] = _Lease(addresses, counted, claim)
-        self._book, self._stale = book, False
+        self._book, self._holes = book, frozenset(holes)
+        self._stale = self._returned = False
 
     def _of_pool(self, whose: Sticky) -> int | None:
         self._refresh()
         if whose.pool not in self._pools or self._pools[whose.pool].prefix_length not in LENGTHS[whose.purpose]:
             return None
+        found = self._take(whose)
+        if found is None and self._returned:  # not sooner: it goes over all sessions
+            self._rebuild()
+            found = self._take(whose)
+        if found is not None:
+            self._remember(whose, found)  # of one that was his before too: its time counts, over a restart too
+        return found
+
+    def _take(self, whose: Sticky) -> int | None:
         chain = self._chains[whose.pool]
         before = self._sticky.get(whose)
         if before is not None and any(self._book.is_free(before, name) for name in chain):
             self._book.take(before)
-            self._remember(whose, before)  # its time counts, over a restart too
             return before
         for name in chain:
             found = self._book.take_from(name)
             if found is not None:
-                self._remember(whose, found)
                 return found
         return None
 

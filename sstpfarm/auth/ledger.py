@@ -13,8 +13,8 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord, Kind, Sink
 from sstpfarm.auth.authorization import Authorization
-from sstpfarm.auth.ipv6 import networks_of, own_networks
 from sstpfarm.auth.leases import Holder, Leases, Sticky
+from sstpfarm.auth.networks import networks_of, own_networks, owns_address
 from sstpfarm.auth.sessions import Agenda, Session, Sessions
 from sstpfarm.auth.store import Counters, SessionFacts, StickyAddress, Store, UnreadableSession
 from sstpfarm.errors import SystemRefusal
@@ -75,7 +75,8 @@ class Ledger:
             )
             self._sessions.add(session)
             address, had = stored.facts.grant.terms.remote_address, stored.facts.authorization
-            self._leases.restore(session.holder, address, had.user, networks_of(had), own_networks(had))
+            owned = (*own_networks(had), *[f"{address}/32"] * owns_address(had))
+            self._leases.restore(session.holder, address, had.user, networks_of(had), owned)
             self._plan(session, first=True)
 
     def group(self, later: Callable[[Callable[[], None]], object]) -> None:
@@ -208,7 +209,7 @@ class Ledger:
             self._complain(str(error))
         self._strays.add(holder)
         if found.address is not None:
-            self._leases.restore(holder, found.address)
+            self._leases.restore(holder, found.address, own=(f"{found.address}/32",))
 
     def _forget_strays(self, gone: set[Holder]) -> None:
         for holder in gone & self._strays:
