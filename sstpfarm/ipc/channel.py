@@ -84,23 +84,20 @@ class Channel:
             LocalError: the message is larger than MAX_MESSAGE or carries a wrong number of descriptors.
             OSError: it would have to wait, and there are no descriptors for the copies; it is not sent.
         """
-        if self._closed:
-            return
-        data = self._encoder.encode(message)
-        if len(data) > MAX_MESSAGE or len(fds) != DESCRIPTORS.get(type(message), 0):
-            raise LocalError(f"{type(message).__name__} of {len(data)} bytes with {len(fds)} descriptors")
-        if not self._queue and self._send_now(data, fds):
-            return
-        if self.closed:  # the attempt may have ended the channel
-            return
-        if len(self._queue) >= MAX_QUEUE:
-            self._end("the other end does not read")
-            return
-        # the caller may close its copies as soon as we return
-        self._queue.append((data, _copies(fds)))
-        self._drained.clear()
-        if len(self._queue) == 1 and self._loop is not None:
-            self._loop.add_writer(self._sock.fileno(), self._writable)
+        data = self._unsent(message, fds)
+        if data is not None:
+            self._queue_up(data, _copies(fds))  # the caller may close its own as soon as we return
+
+    def give(self, message: Message, fds: Sequence[int]) -> None:
+        """Send a message and the descriptors themselves, which the channel closes: as `send`, but without OSError."""
+        data = None
+        try:
+            data = self._unsent(message, fds)
+        finally:
+            if data is None:
+                _close_all(fds)
+        if data is not None:
+            self._queue_up(data, tuple(fds))
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything is sent, the channel has ended, or that time is over."""
@@ -122,6 +119,29 @@ class Channel:
         self._queue.clear()
         self._drained.set()
         self._sock.close()
+
+    def _unsent(self, message: Message, fds: Sequence[int]) -> bytes | None:
+        """Send a message if that can be done now; return what has to wait, None for nothing."""
+        if self._closed:
+            return None
+        data = self._encoder.encode(message)
+        if len(data) > MAX_MESSAGE or len(fds) != DESCRIPTORS.get(type(message), 0):
+            raise LocalError(f"{type(message).__name__} of {len(data)} bytes with {len(fds)} descriptors")
+        if not self._queue and self._send_now(data, fds):
+            return None
+        if self.closed:  # the attempt may have ended the channel
+            return None
+        if len(self._queue) >= MAX_QUEUE:
+            self._end("the other end does not read")
+            return None
+        return data
+
+    def _queue_up(self, data: bytes, fds: tuple[int, ...]) -> None:
+        """Have a message wait, with descriptors that are the channel's."""
+        self._queue.append((data, fds))
+        self._drained.clear()
+        if len(self._queue) == 1 and self._loop is not None:
+            self._loop.add_writer(self._sock.fileno(), self._writable)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

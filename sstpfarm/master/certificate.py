@@ -194,18 +194,19 @@ def load_or_make(directory: Path, endpoints: Sequence[Endpoint], log: Log, *, na
     It is made where there is none that serves for a month more and has all of `names` (DNS names and addresses).
 
     Raises:
-        SystemRefusal: it cannot be written.
+        SystemRefusal: it cannot be written, or the one that is there cannot be read now: clients may know it.
     """
     chain_path, key_path = directory / CHAIN_FILE, directory / KEY_FILE
-    with suppress(OSError, ValueError):
-        found = _pair(chain_path.read_bytes(), key_path.read_bytes())
-        serves = found.not_after - datetime.datetime.now(datetime.UTC) > RENEW_BEFORE
-        if serves and set(_general_names(names)) <= set(_alternative_names(found.chain)):
-            return found
-    made = _make(endpoints, names)
     try:
-        _write(key_path, made.key, 0o600)
-        _write(chain_path, made.chain, 0o644)
+        with suppress(FileNotFoundError, ValueError):
+            found = _pair(chain_path.read_bytes(), key_path.read_bytes())
+            serves = found.not_after - datetime.datetime.now(datetime.UTC) > RENEW_BEFORE
+            if serves and set(_general_names(names)) <= set(_alternative_names(found.chain)):
+                return found
+        made = _make(endpoints, names)
+        drafts = _draft(key_path, made.key, 0o600), _draft(chain_path, made.chain, 0o644)
+        for draft, path in zip(drafts, (key_path, chain_path), strict=True):
+            draft.replace(path)
     except OSError as error:
         raise SystemRefusal(f"{error.filename}: {error.strerror}") from error
     log.emit("certificate.made", path=str(chain_path), sha256=made.sha256)
@@ -276,8 +277,8 @@ def _make(endpoints: Sequence[Endpoint], wanted: Sequence[str]) -> Certificate:
     return Certificate(chain, key, certificate.fingerprint(hashes.SHA256()).hex(), certificate.not_valid_after_utc)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Put a file in place at once: a crash leaves the old one or the new one."""
+def _draft(path: Path, data: bytes, mode: int) -> Path:
+    """Return a file that is to take the place of another at once: a crash leaves the old one or the new one."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:  # noqa: PTH123 - a descriptor with its mode from the start
@@ -285,4 +286,4 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
+    return draft

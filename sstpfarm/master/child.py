@@ -101,6 +101,10 @@ class Child:
         """Send a message and copies of the descriptors; nothing happens when it is gone."""
         self.channel.send(message, fds)
 
+    def give(self, message: m.Message, fds: Sequence[int]) -> None:
+        """Send a message and the descriptors, which are closed in any case; it does not fail for want of others."""
+        self.channel.give(message, fds)
+
     def ping(self) -> bool:
         """Ask for a sign of life; False when too many such questions are unanswered."""
         if self._missed >= MISSED_PINGS:

@@ -263,8 +263,8 @@ class _Farm:
             How many users there are, and what needs a restart.
 
         Raises:
-            ConfigError: the files have faults, the certificate cannot be used, or there is no memory for what they
-                say; nothing has changed.
+            ConfigError: the files have faults, the certificate cannot be used, or there is no memory or descriptor for
+                what they say; nothing has changed.
         """
         async with self._reloading:
             try:
@@ -274,7 +274,7 @@ class _Farm:
                 radius, keys = reloaded_radius(self._config.radius, found.radius)
                 if self._supervisor is not None:
                     self._supervisor.reload(msgspec.structs.replace(found, radius=radius), renewed)
-            except (ConfigError, SystemRefusal) as error:
+            except (ConfigError, SystemRefusal, OSError) as error:
                 self._log.emit("config.refused", faults=str(error).split("\n"))
                 raise ConfigError(str(error)) from error
             ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)] + keys

@@ -116,11 +116,13 @@ class Supervisor:
     def reload(self, config: Config, renewed: Certificate | None) -> None:
         """Give auth the users, profiles, pools and [radius] of that configuration; all else of it stays.
 
+        All that the system must have for it is taken first, so that no process is told without the others.
+
         Args:
             renewed: what workers present from now on to whoever connects; sessions stay as they are.
 
         Raises:
-            SystemRefusal: there is no memory for all that; nothing has changed.
+            SystemRefusal, OSError: there is no memory or no descriptor for all that; nothing has changed.
         """
         server = msgspec.structs.replace(self._config.server, default_profile=config.server.default_profile)
         taken = msgspec.structs.replace(
@@ -131,20 +133,23 @@ class Supervisor:
             pool=config.pool,
             radius=config.radius,
         )
-        with ExitStack() as held:
+        with ExitStack() as held, ExitStack() as copied:
             view = _memfd(held, "sstpfarm-users", msgspec.msgpack.encode(for_auth(taken)))
-            files = _worker_files(held, taken, renewed) if renewed is not None else None
-            self._config = taken
-            self.keeper.effects.reload(config)
+            told: list[tuple[Child, m.Message, Sequence[int]]] = []
             if self._auth is not None:
-                self._auth.send(m.ReloadUsers(), (view,))
-            if renewed is None or files is None:
-                return
+                told.append((self._auth, m.ReloadUsers(), _copies(copied, (view,))))
+            if renewed is not None:
+                files = _worker_files(held, taken, renewed)
+                children = [place.child for place in self._places if place.child is not None]
+                told += [(child, m.CertificateRenewed(), _copies(copied, files)) for child in children]
+            copied.pop_all()  # the channels close them
+        self._config = taken
+        self.keeper.effects.reload(config)
+        if renewed is not None:
             self.certificate = renewed
             self._collector.certificate_expiry = renewed.expiry
-            for place in self._places:
-                if place.child is not None:
-                    place.child.send(m.CertificateRenewed(), files)
+        for child, message, fds in told:
+            child.give(message, fds)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -475,6 +480,15 @@ def _memfd(held: ExitStack, name: str, data: bytes) -> int:
     fd = seal_memfd(name, data)
     held.callback(os.close, fd)
     return fd
+
+
+def _copies(held: ExitStack, fds: Sequence[int]) -> list[int]:
+    """Copies of descriptors, for one process; OSError when none is left."""
+    copies = []
+    for fd in fds:
+        copies.append(os.dup(fd))
+        held.callback(os.close, copies[-1])
+    return copies
 
 
 def _state(child: Child | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -58,6 +61,27 @@ def test_made_again(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
     second = load_or_make(tmp_path, ENDPOINTS, get_log())
     assert second.sha256 != first.sha256
     assert load_or_make(tmp_path, ENDPOINTS, get_log()) == second
+
+
+@pytest.mark.parametrize(("owner", "name", "good"), [(Path, "read_bytes", 0), (Path, "read_bytes", 1), (os, "open", 1)])
+def test_one_that_cannot_be_read_or_replaced_now_is_kept(
+    tmp_path: Path, owner: object, name: str, good: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients have imported it: for want of a descriptor it must not be made anew, and no half of it replaced."""
+    first = load_or_make(tmp_path, ENDPOINTS, get_log())
+    real = getattr(owner, name)
+    left = iter([True] * good)
+
+    def scarce(path: Path, *arguments: Any) -> Any:
+        if not next(left, False):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, scarce)
+        with pytest.raises(SystemRefusal, match=r"certificate\..*: Too many open files"):
+            load_or_make(tmp_path, ENDPOINTS, get_log(), names=("vpn.example",))
+    assert load_or_make(tmp_path, ENDPOINTS, get_log()) == first
 
 
 def test_faulty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

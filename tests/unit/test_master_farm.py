@@ -1,21 +1,30 @@
-"""Parts of the master that need no processes: listeners, directories, lock, CPUs, backoff, notifications."""
+"""Parts of the master that need no processes: listeners, directories, lock, CPUs, backoff, notifications, reload."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
 from sstpfarm.config.addresses import Endpoint
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.config.load import load
+from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc.run_directory import hold_lock
+from sstpfarm.master import farm
+from sstpfarm.master.certificate import NO_CERTIFICATE
 from sstpfarm.master.child import SETTLED, Backoff
 from sstpfarm.master.farm import choose_cpus, prepare_directories
 from sstpfarm.master.identities import AUTH_ID, LAST_ID, worker_id
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
+from sstpfarm.master.supervisor import Supervisor
+from sstpfarm.telemetry.log import get_log
 from sstpfarm.telemetry.notify import Notifier
 
 
@@ -131,3 +140,33 @@ def test_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         notifier.send("READY=1", "STATUS=fine")
         assert manager.recv(100) == b"READY=1\nSTATUS=fine"
     notifier.send("STOPPING=1")  # the manager is gone: no error
+
+
+@pytest.mark.parametrize("failing", ["load", "supervisor"])
+def test_a_reload_that_the_system_has_no_room_for_is_refused_and_says_so(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By SIGHUP it is told by the log alone; nothing else comes of it."""
+    path = tmp_path / "sstpfarm.toml"
+    path.write_text('[profile.default]\nlocal-address = "10.20.0.1"\n')
+    config = load(path)
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        made = farm._Farm(config, path, get_log())
+        if failing == "load":
+            monkeypatch.setattr(farm, "load", full)
+        else:
+            made._supervisor = cast(Supervisor, SimpleNamespace(certificate=NO_CERTIFICATE, reload=full))
+        with pytest.raises(ConfigError, match="Too many open files"):
+            await made.reload()
+        made._on_hangup()
+        await asyncio.wait(made._tasks)
+        assert made._config is config
+
+    asyncio.run(scenario())
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    refused = ("config.refused", ["[Errno 24] Too many open files"])
+    assert [(event["event"], event["faults"]) for event in told] == [refused] * 2

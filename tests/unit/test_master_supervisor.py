@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -21,9 +22,8 @@ from sstpfarm.dataplane.interface import Offload
 from sstpfarm.dataplane.select import Dataplane
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc import messages as m
-from sstpfarm.ipc.channel import MAX_MESSAGE
-from sstpfarm.ipc.permissions import Party
-from sstpfarm.ipc.process import seal_memfd
+from sstpfarm.ipc.channel import MAX_MESSAGE, Channel, channel_pair
+from sstpfarm.ipc.permissions import Party, may_send
 from sstpfarm.master import supervisor as module
 from sstpfarm.master.certificate import Certificate
 from sstpfarm.master.child import Child
@@ -34,6 +34,8 @@ from sstpfarm.net.links import Links
 from sstpfarm.telemetry.collector import FarmCollector
 from sstpfarm.telemetry.log import get_log
 from sstpfarm.telemetry.stats import Stats
+
+from .descriptors import descriptors_closed, open_descriptors
 
 
 @pytest.mark.parametrize(
@@ -70,47 +72,92 @@ class Killable(Child):
 
 
 class Told(Child):
-    """Stands for a process that is told something, and has not said yet that it serves."""
+    """Stands for a process that is told something by a real channel, and has not said yet that it serves.
 
-    def __init__(self) -> None:
+    Args:
+        slow: it does not read now, and so much waits for it that its channel takes no more.
+    """
+
+    def __init__(self, party: Party, *, slow: bool) -> None:
         self.phase, self.status = ProcessPhase.STARTING, None
-        self.messages: list[m.Message] = []
+        ours, self.end = channel_pair()
+        self.channel = Channel(ours, may_send(party, Party.MASTER), lambda *_: None, lambda _: None)
+        self._sent = 0
+        while slow and not self.channel._queue:
+            self.channel.send(m.Ping(number=self._sent))
+            self._sent += 1
 
-    def send(self, message: m.Message, fds: Sequence[int] = ()) -> None:
-        assert all(os.fstat(fd).st_size for fd in fds)
-        self.messages.append(message)
+    def read(self) -> list[str]:
+        """What it was told, but for the pings; each with descriptors of files that have content."""
+        self.channel._loop = None
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(self.end, MAX_MESSAGE, 4)
+                assert all(os.fstat(fd).st_size for fd in fds)
+                for fd in fds:
+                    os.close(fd)
+                found.append(msgspec.msgpack.decode(data)["t"])
+                self.channel._writable()
+        return [name for name in found if name != "ping"]
+
+    def close(self) -> None:
+        self.channel.close()
+        self.end.close()
 
 
-@pytest.mark.parametrize("there", range(5))
-def test_a_reload_for_which_there_is_no_memory_changes_nothing(there: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes four memory files: one of auth, three of the workers; one that starts in this moment is told too."""
+@contextmanager
+def scarce(left: int) -> Iterator[None]:
+    """So many descriptors can be had."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 32, before[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(left):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("left", range(13))
+def test_a_reload_for_which_there_are_not_enough_descriptors_changes_nothing(left: int, slow: bool) -> None:
+    """It takes eleven: four memory files, and copies for auth and for two workers, which may be slow to read theirs.
+
+    One that starts in this moment is told too.
+    """
     before, renewed = (Certificate(b"chain", b"key", name, datetime.now(UTC)) for name in ("before", "renewed"))
-    users = {"alice": Secret(password=Password("wonderland"))}
-    made: list[str] = []
-
-    def seal(name: str, data: bytes) -> int:
-        if len(made) == there:
-            raise SystemRefusal(f"{name}: Too many open files")
-        made.append(name)
-        return seal_memfd(name, data)
+    users = {"alice": Secret(password=Password("wonderland"), on_up=("/bin/true",))}
+    done = left >= 11
 
     async def scenario() -> None:
         async with Links() as links:
             collector = FarmCollector(version="0", dataplane="pure", workers_up=lambda: 1)
             dataplane = Dataplane("pure", Offload.NONE)
-            supervisor = Supervisor(Config(), before, [], links, collector, get_log(), [0], dataplane)
-            auth, worker = Told(), Told()
-            supervisor._auth, supervisor._places[0].child = auth, worker
-            with monkeypatch.context() as patch, nullcontext() if there == 4 else pytest.raises(SystemRefusal):
-                patch.setattr(module, "seal_memfd", seal)
-                supervisor.reload(Config(secret=users), renewed)
-            done = there == 4
-            assert auth.messages == [m.ReloadUsers()] * done
-            assert worker.messages == [m.CertificateRenewed()] * done
+            supervisor = Supervisor(Config(), before, [], links, collector, get_log(), [0, 1], dataplane)
+            auth, *workers = (Told(party, slow=slow) for party in (Party.AUTH, Party.WORKER, Party.WORKER))
+            supervisor._auth = auth
+            for place, child in zip(supervisor._places, workers, strict=True):
+                place.child = child
+            with descriptors_closed():
+                refused = pytest.raises((SystemRefusal, OSError), match="Too many open files")
+                with scarce(left), nullcontext() if done else refused:
+                    supervisor.reload(Config(secret=users), renewed)
+                assert auth.read() == ["reload-users"] * done
+                assert [worker.read() for worker in workers] == [["certificate-renewed"] * done] * 2
             assert supervisor.certificate is (renewed if done else before)
             assert supervisor._config.secret == (users if done else {})
+            assert supervisor.keeper.effects._programs == ({("/bin/true",)} if done else set())
             supervisor.reload(Config(secret=users), renewed)
-            assert worker.messages[-1] == m.CertificateRenewed()
+            for child in (auth, *workers):
+                assert len(child.read()) == 1
+                child.close()
             await supervisor.keeper.close()
 
     asyncio.run(scenario())
