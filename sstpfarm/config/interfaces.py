@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sstpfarm.config.schema import Config
 
 GOOD_NAME: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._@+-]{1,15}", re.ASCII)
-OUR_NAME: Final = re.compile(r"sstp([0-9]+|probe.*)", re.ASCII)  # of `master.devices`, of `net.tun.PROBE`
+OUR_NAME: Final = re.compile(r"sstp([0-9]+|probe.*|gw)", re.ASCII)  # `master.devices`, `net.tun`, `net.shared`
 NAMES: Final = "1 to 15 of the letters A to Z and a to z, digits, . _ @ + -"
 
 
@@ -21,7 +21,8 @@ def check_interfaces(config: Config, report: Report) -> None:
         if not GOOD_NAME.fullmatch(name):
             report.add(("interface", name), f"is no interface's name; allowed: {NAMES}")
         elif OUR_NAME.fullmatch(name):
-            report.add(("interface", name), "is a name of a dynamic interface; allowed: any but sstp and a number")
+            allowed = "any but sstpgw, or sstp and a number"
+            report.add(("interface", name), f"is a name that the farm gives itself; allowed: {allowed}")
 
 
 def interface_warnings(config: Config) -> list[str]:

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ from sstpfarm.master.static import StaticInterface, StaticInterfaces
 from sstpfarm.net.bridge import bridge_mtu
 from sstpfarm.net.groups import worker_group
 from sstpfarm.net.links import LinkPlan, Links
+from sstpfarm.net.shared import SharedAddresses
 from sstpfarm.reasons import OUTCOMES, Reason
 from sstpfarm.telemetry.log import Log
 from sstpfarm.telemetry.stats import Stats
@@ -77,6 +79,7 @@ class SessionKeeper:
         self.table = SessionTable()
         self.closed_to_new = False
         self._devices = Devices(links, offload, self._device_failed)
+        self._shared: SharedAddresses | None = None
         self._static = StaticInterfaces(links, offload, static or {}, self._device_failed)
         self.effects = effects or SessionEffects(log)
         self._links = links
@@ -89,11 +92,12 @@ class SessionKeeper:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def prepare(self, leftovers: Mapping[str, int]) -> None:
-        """Make the static interfaces, or take over what a farm that was killed left of them: indexes by name.
+        """Make the farm's own interfaces, or take over what a farm that was killed left of them: indexes by name.
 
         Raises:
             SystemRefusal, OSError: one cannot be made.
         """
+        self._shared = SharedAddresses()
         await self._static.prepare(leftovers)
 
     # -- what auth and workers say ---------------------------------------------------------------------------------
@@ -121,7 +125,7 @@ class SessionKeeper:
         session = self.table.add(grant, _now())
         try:
             self.effects.enter(session)
-            session.device, tun = self._take(grant)
+            session.device, tun = self._take(session)
         except (SystemRefusal, OSError, ValueError) as error:
             detail = str(error)[:256]
             self._log.emit("interface.failed", session=grant.session, detail=detail)
@@ -348,12 +352,18 @@ class SessionKeeper:
         except asyncio.CancelledError:  # no time is left
             await self.effects.close(wait=False)
             raise
+        finally:
+            if self._shared is not None:
+                self._shared.close()
         await self.effects.close()
 
     # -- devices ----------------------------------------------------------------------------------------------------
 
-    def _take(self, grant: m.Grant) -> tuple[Device, int]:
-        plan = _plan(grant)
+    def _take(self, session: Session) -> tuple[Device, int]:
+        grant, plan = session.grant, _plan(session.grant)
+        if self._shared is not None and plan.local is not None and self._shared.enter(plan.local):
+            session.shared = plan.local
+            plan = replace(plan, shared=True)
         return self._static.take(grant.user, grant.effects.interface, plan) or self._devices.take(plan)
 
     def _device_failed(self, detail: str) -> None:
@@ -401,6 +411,8 @@ class SessionKeeper:
         seconds = int(session.seconds(_now()))
         self._ledger.leave(session)
         self.table.remove(session)
+        if self._shared is not None and session.shared is not None:
+            self._shared.leave(session.shared)
         self.effects.end(session, seconds, traffic)
         self._to_auth(
             m.SessionReleased(

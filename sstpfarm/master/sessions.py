@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from sstpfarm.dataplane.interface import Cell
@@ -57,6 +58,7 @@ class Session:
         began: monotonic time of the grant.
         opened: monotonic time at which it began to carry packets; None before.
         device: its interface; None before it has one.
+        shared: our address on it, one that it shares; None when it has one by itself.
         effects: what it may change and use up: as granted, or as changed since.
         renewed: monotonic time at which its peer proved last who it is, after the login; None before.
         ipv6_peer: the peer's interface identifier; None before IPV6CP is open.
@@ -72,6 +74,7 @@ class Session:
     opened: float | None = None
     renewed: float | None = None
     device: Device | None = None
+    shared: IPv4Address | None = None
     cipher: str = ""
     tls_version: str = ""
     ipv6_peer: bytes | None = None

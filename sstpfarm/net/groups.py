@@ -12,6 +12,7 @@ SESSION_GROUPS: Final = 0x5357_0000
 SESSION_GROUP_MASK: Final = 0xFFFF_0000
 GRAVEYARD_GROUP: Final = 0x5357_FFFF  # links of ended sessions wait here to be deleted in one request
 POOL_GROUP: Final = 0x5357_FFFE  # links without a session that are down wait here for the next one
+GATEWAY_GROUP: Final = 0x5357_FFFD  # the link that has the gateway addresses of all sessions
 MAX_WORKERS: Final = 1024  # what `ipc.messages` can name
 
 

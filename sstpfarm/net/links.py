@@ -43,6 +43,7 @@ from sstpfarm.net.rtnetlink import (
     NO_ADDRESS,
     RT_TABLE_MAIN,
     RTN_UNICAST,
+    RTPROT_KERNEL,
     RTPROT_SSTPFARM,
     change_link,
 )
@@ -83,12 +84,14 @@ class LinkPlan:
         group: interface group, see `groups`; None leaves the default.
         bridge: name of the bridge that the interface, a TAP device, is a port of: then it has no address of its own,
             and the bridge's MTU in place of `mtu` (a port with a smaller one would change that of the bridge).
+        shared: `local` is among `shared.SharedAddresses`: the interface needs no local route to it.
         port_vid: the only VLAN that the port is in, and without a tag; 0 for what the bridge gives to a new port.
     """
 
     mtu: int
     local: ipaddress.IPv4Address | None = None
     remote: ipaddress.IPv4Address | None = None
+    shared: bool = False
     ipv6_local: bytes | None = None
     group: int | None = None
     queue: int = SESSION_QUEUE
@@ -176,12 +179,9 @@ class Links:
             quiet = rtnetlink.delete_multicast(index)
             own = plan.ipv6_local
             requests.append(quiet if own is None else rtnetlink.add_ipv6(index, LINK_LOCAL + own, 64))
-        if plan.local is not None and plan.remote is not None:
-            requests.append(rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed))
-        failed = self._sessions.send(requests)
-        if ipv6:
-            failed.pop(2, None)
-        check(failed)
+        failed = self._sessions.send(requests + _ipv4(index, plan))
+        failed.pop(2 if ipv6 else -1, None)
+        check(failed, ignore=errno.ESRCH)  # somebody has deleted the local route before us
         return plan.mtu
 
     def open_ipv6(self, index: int, local: bytes, remote: bytes, before: bytes | None = None) -> None:
@@ -252,12 +252,8 @@ class Links:
             OSError: EBUSY when it is not any more what `rest` has left, packets wait in a queue that somebody gave it,
                 or it has got an address; the link may have been changed.
         """
-        assert plan.local is not None and plan.remote is not None  # noqa: PT018 - one condition
-        requests = [
-            rtnetlink.delete_any_ipv4(index),
-            change_link(index, attributes=number(IFLA_TXQLEN, plan.queue)),
-            rtnetlink.add_ipv4(index, plan.local.packed, plan.remote.packed),
-        ]
+        clean, queue = rtnetlink.delete_any_ipv4(index), number(IFLA_TXQLEN, plan.queue)
+        requests = [clean, change_link(index, attributes=queue), *_ipv4(index, plan)]
         up, found = rtnetlink.link_state(self._sessions.ask(rtnetlink.get_link(index)))
         left = {IFLA_MTU: plan.mtu, IFLA_TXQLEN: 0, IFLA_GROUP: plan.group or 0}
         if not up or any(found.get(kind) != value for kind, value in left.items()):
@@ -267,7 +263,7 @@ class Links:
         failed = self._sessions.send(requests)
         if failed.pop(0, 0) != NO_ADDRESS:
             raise OSError(errno.EBUSY, "it is gone, or has an address")
-        check(failed)
+        check(failed, ignore=errno.ESRCH)
 
     def delete_multicast(self, indexes: Collection[int]) -> None:
         """Delete the links' routes to all IPv6 multicast; one that is gone is no error."""
@@ -451,6 +447,15 @@ class Links:
                 if error.code == ignore:
                     return []
                 raise OSError(error.code, os.strerror(error.code)) from None
+
+
+def _ipv4(index: int, plan: LinkPlan) -> list[Request]:
+    """The requests that give a link its IPv4 addresses, if it is to have any."""
+    if plan.local is None or plan.remote is None:
+        return []
+    local = plan.local.packed
+    added = rtnetlink.add_ipv4(index, local, plan.remote.packed)
+    return [added, rtnetlink.local_route(RTM_DELROUTE, index, local, RTPROT_KERNEL)] if plan.shared else [added]
 
 
 def _message(

@@ -42,6 +42,8 @@ RT_TABLE_MAIN: Final = 254
 RT_TABLE_LOCAL: Final = 255
 RTPROT_SSTPFARM: Final = 115  # ours; rt_protos of iproute2 has no other use of it
 RTN_UNICAST: Final = 1
+RTN_LOCAL: Final = 2
+RT_SCOPE_HOST: Final = 254
 # linux/if_link.h, linux/if_addr.h
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
@@ -159,6 +161,14 @@ def add_ipv4(index: int, local: bytes, remote: bytes) -> Request:
     """Return the request that gives a link its address and the peer's, with the route to the peer."""
     body = _ADDRESS.pack(socket.AF_INET, 32, 0, 0, index) + attribute(IFA_LOCAL, local)
     return RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body + attribute(IFA_ADDRESS, remote)
+
+
+def local_route(kind: int, index: int, address: bytes, protocol: int = RTPROT_SSTPFARM) -> Request:
+    """Return the request that adds (RTM_NEWROUTE) or deletes (RTM_DELROUTE) the entry of a link that makes an IPv4
+    address one of this machine; of RTPROT_KERNEL is the one that the kernel adds with each address of a link.
+    """
+    body = _ROUTE.pack(socket.AF_INET, 32, 0, 0, RT_TABLE_LOCAL, protocol, RT_SCOPE_HOST, RTN_LOCAL, 0)
+    return kind, NLM_F_CREATE if kind == RTM_NEWROUTE else 0, body + _on_link(index, address)
 
 
 def add_ipv6(index: int, address: bytes, prefix: int) -> Request:

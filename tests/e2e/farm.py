@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from sstpfarm.net.groups import POOL_GROUP, is_session_group
+from sstpfarm.net.shared import NAME as SHARED
 
 from .guard import make_directory, remove_directory
 from .netns import PATIENCE, Namespace, until
@@ -300,7 +301,7 @@ class Farm:
         """Interfaces of sessions: those that were not there before the farm, without the free ones of its pool."""
         found = self.place.ip("-details", "address", "show")
         down = {link["ifname"] for link in found if link.get("group") == str(POOL_GROUP)}
-        free = down | self.resting()
+        free = down | self.resting() | {SHARED}
         for link in found:
             assert link["ifname"] not in down or "UP" not in link["flags"], link
             assert link["ifname"] not in free or link["addr_info"] == [], link
@@ -310,7 +311,7 @@ class Farm:
         """Free interfaces that have stayed up; the master has a descriptor of each."""
         found = [link for link in self.place.ip("-details", "link", "show") if link.get("group", "").isdigit()]
         ours = [link for link in found if is_session_group(int(link["group"])) and link["group"] != str(POOL_GROUP)]
-        return {link["ifname"] for link in ours if not link.get("txqlen")}
+        return {link["ifname"] for link in ours if not link.get("txqlen")} - {SHARED}
 
     def lease_count(self) -> int:
         """How many leases the store holds."""

@@ -42,8 +42,11 @@ FAULTS: Final[dict[str, Fault]] = {
         ),
     ),
     "an interface with a name of ours": Fault(
-        '[interface.sstp12]\nuser = "a"' + REST,
-        ("1: interface.sstp12: is a name of a dynamic interface; allowed: any but sstp and a number",),
+        '[interface.sstp12]\nuser = "a"\n[interface.sstpgw]\nuser = "a"' + REST,
+        tuple(
+            f"{at}: is a name that the farm gives itself; allowed: any but sstpgw, or sstp and a number"
+            for at in ("1: interface.sstp12", "3: interface.sstpgw")
+        ),
     ),
     "an interface with wrong values": Fault(
         '[interface.office]\nuser = ""\ndisabled = "no"\ncomment = 7' + REST,
