@@ -1,15 +1,23 @@
-"""What the tests of faulty configurations share: a fault, and the check of what the operator is told."""
+"""What the tests of faulty configurations share: a fault, the rest of its file, and the check of what is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 
 from sstpfarm.config.load import load
 from sstpfarm.errors import ConfigError
 
+REST: Final = """
+[profile.default]
+local-address = "10.20.0.1"
+remote-address = "pool:main"
+[pool.main]
+ranges = ["10.20.0.2-10.20.15.254"]
+"""
+"""What makes a file good beside the lines in question: a profile and its pool."""
 PASSWORDS = ("hunter2", "1234567", "\N{GRINNING FACE}")  # of the files; no message shows one
 
 

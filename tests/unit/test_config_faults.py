@@ -9,25 +9,15 @@ import pytest
 
 from sstpfarm.config.load import load
 from sstpfarm.errors import ConfigError
-from tests.unit.config_faults import Fault, assert_told
+from tests.unit.config_faults import REST, Fault, assert_told
 
-REST: Final = """
-[profile.default]
-local-address = "10.20.0.1"
-remote-address = "pool:main"
-[pool.main]
-ranges = ["10.20.0.2-10.20.15.254"]
-"""
 MTU: Final = "a whole number of bytes, 576 to 4087"
 METHODS: Final = 'a list of one or more of "eap", "mschap2", "mschap1", "chap", "pap"'
 ENDPOINT: Final = '"ADDRESS:PORT" or "[ADDRESS]:PORT"'
 LISTENER: Final = '"ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"'
-RANGE: Final = '"FIRST-LAST", "NETWORK/LENGTH" or one address'
-PREFIX: Final = '"NETWORK/64", or "" for none'
 RATE: Final = '"rx[/tx]" in bits per second such as "2M/10M", RouterOS\'s bursts behind it, or "" for none'
 LONG: Final = "\N{GRINNING FACE}" * 129  # 258 UTF-16 code units
 PROOFS: Final = "exactly one of password-file, password, nt-hash and password-hash"
-HOST: Final = 'an IPv4 address such as "10.20.0.1"'
 
 FAULTS: Final[dict[str, Fault]] = {
     "an interface without a user": Fault(
@@ -168,73 +158,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "enabled": Fault(
         '[server]\nenabled = "no"' + REST, ('2: server.enabled: "no" is not allowed; allowed: true or false',)
     ),
-    "certificate": Fault(
-        '[server]\ncertificate = "none"' + REST,
-        (
-            '2: server.certificate: "none" is not allowed; '
-            'allowed: "auto", { chain = "FILE", key = "FILE" } or "none-anonymous-tls"',
-        ),
-    ),
-    "certificate names": Fault(
-        '[server]\ncertificate-names = ["vpn.example.com", "vpn example"]' + REST,
-        (
-            '2: server.certificate-names[1]: "vpn example" is no name for a certificate; '
-            'allowed: a DNS name such as "vpn.example.com", or an address',
-        ),
-    ),
-    "certificate names without a certificate": Fault(
-        '[server]\ncertificate = "none-anonymous-tls"\ncertificate-names = ["vpn.example.com"]' + REST,
-        ('3: server.certificate-names: has no effect; allowed: only with certificate = "auto"',),
-    ),
-    "TLS version": Fault(
-        '[server]\ntls-minimum = "1.1"' + REST,
-        ('2: server.tls-minimum: "1.1" is not allowed; allowed: "1.2" or "1.3"',),
-    ),
-    "TLS version without a certificate": Fault(
-        '[server]\ncertificate = "none-anonymous-tls"\ntls-minimum = "1.3"' + REST,
-        ('3: server.tls-minimum: "1.3" has no suites without a certificate',),
-    ),
-    "cipher suites that do not exist": Fault(
-        '[server]\ntls-ciphers = "ROT13"' + REST,
-        (
-            '2: server.tls-ciphers: "ROT13" has no cipher suite that OpenSSL knows; '
-            'allowed: a list of cipher suites of TLS 1.2 as OpenSSL writes it, such as "ECDHE+AESGCM:AES256-SHA"',
-        ),
-    ),
-    "cipher suites without a certificate": Fault(
-        '[server]\ntls-ciphers = "ECDHE+AESGCM:AECDH-AES256-SHA:@SECLEVEL=0"' + REST,
-        (
-            "2: server.tls-ciphers: AECDH-AES256-SHA has no authentication or no encryption; "
-            'allowed: suites with both (for no certificate at all: certificate = "none-anonymous-tls")',
-        ),
-    ),
-    "client certificates with an own certificate": Fault(
-        "[server]\nrequire-client-certificate = true" + REST,
-        (
-            "2: server.require-client-certificate: needs client-ca: "
-            'the certificate of certificate = "auto" issues none for clients',
-        ),
-    ),
-    "client certificates without any": Fault(
-        '[server]\nrequire-client-certificate = true\ncertificate = "none-anonymous-tls"' + REST,
-        ("2: server.require-client-certificate: cannot be asked for by a server that has no certificate itself",),
-    ),
-    "client CA alone": Fault(
-        '[server]\nclient-ca = "farm.toml"' + REST,
-        ("2: server.client-ca: has no effect; allowed: only with require-client-certificate = true",),
-    ),
-    "client CA that is not there": Fault(
-        '[server]\nrequire-client-certificate = true\nclient-ca = "ca.pem"' + REST,
-        ("3: server.client-ca: DIR/ca.pem cannot be read: No such file or directory",),
-    ),
-    "client certificate's user": Fault(
-        '[server]\nclient-certificate-user = "yes"' + REST,
-        ('2: server.client-certificate-user: "yes" is not allowed; allowed: "ignore" or "match"',),
-    ),
-    "client certificate's user alone": Fault(
-        '[server]\nclient-certificate-user = "match"' + REST,
-        ("2: server.client-certificate-user: has no effect; allowed: only with require-client-certificate = true",),
-    ),
     "listen on a port that is none": Fault(
         '[server]\nlisten = ["[::]:0"]' + REST,
         (f'2: server.listen[0]: "[::]:0" has a port that is not 1 to 65535; allowed: {LISTENER}',),
@@ -247,174 +170,12 @@ FAULTS: Final[dict[str, Fault]] = {
         '[server]\nmetrics = "localhost:9443"' + REST,
         (f'2: server.metrics: "localhost:9443" is not an address and a port; allowed: {ENDPOINT}',),
     ),
-    "half a certificate": Fault(
-        '[server]\ncertificate = { chain = "a.pem", kee = "b.pem" }' + REST,
-        (
-            "2: server.certificate.kee: unknown key; did you mean key?",
-            "2: server.certificate.key: is missing; allowed: the path of a file",
-        ),
-    ),
-    "certificate files that do not exist": Fault(
-        '[server]\n[server.certificate]\nchain = "a.pem"\nkey = "/nowhere/b.pem"' + REST,
-        (
-            "3: server.certificate.chain: DIR/a.pem cannot be read: No such file or directory",
-            "4: server.certificate.key: /nowhere/b.pem cannot be read: No such file or directory",
-        ),
-    ),
     "a default profile that does not exist": Fault(
         '[server]\ndefault-profile = "staff"\n[profile.stuff]\n',
         ('2: server.default-profile: there is no profile "staff"; did you mean stuff?',),
     ),
     "no profile at all": Fault(
         "[server]\nworkers = 1\n", ('1: server.default-profile: there is no profile "default"; none is defined',)
-    ),
-    "a profile with a pool that does not exist": Fault(
-        '[profile.default]\nremote-address = "pool:mian"\n[pool.main]\nranges = ["10.0.0.1"]',
-        ('2: profile.default.remote-address: there is no pool "mian"; did you mean main?',),
-    ),
-    "three DNS servers": Fault(
-        REST + '[profile.x]\ndns-server = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]',
-        ("8: profile.x.dns-server: has 3 IPv4 addresses; allowed: at most 2",),
-    ),
-    "five DNS servers": Fault(
-        REST + '[profile.x]\ndns-server = ["10.0.0.1", "10.0.0.2", "fd42::1", "fd42::2", "fd42::3"]',
-        (
-            "8: profile.x.dns-server: an array is not allowed; "
-            "allowed: a list of at most two IPv4 and two IPv6 addresses",
-        ),
-    ),
-    "DNS servers of IPv6 that are none": Fault(
-        REST + '[profile.x]\ndns-server = ["fd42::g", "fe80::1%eth0", "fe80::1"]',
-        (
-            "8: profile.x.dns-server: has 3 IPv6 addresses; allowed: at most 2",
-            '8: profile.x.dns-server[0]: "fd42::g" is not an IPv6 address; allowed: an IPv4 or IPv6 address',
-            '8: profile.x.dns-server[1]: "fe80::1%eth0" has a zone, which means nothing to a client; '
-            "allowed: an IPv4 or IPv6 address",
-            '8: profile.x.dns-server[2]: "fe80::1" is no host\'s address; allowed: an IPv4 or IPv6 address',
-        ),
-    ),
-    "a DNS server that is none": Fault(
-        REST + '[profile.x]\ndns-server = ["10.0.0.1", "10.0.0.256"]',
-        ('8: profile.x.dns-server[1]: "10.0.0.256" is not an IPv4 address; allowed: an IPv4 or IPv6 address',),
-    ),
-    "an address of our own that no host can have": Fault(
-        REST + '[profile.x]\nlocal-address = "127.0.0.1"',
-        (f'8: profile.x.local-address: "127.0.0.1" is no host\'s address; allowed: {HOST}',),
-    ),
-    "a pool without ranges": Fault(
-        REST + "[pool.x]",
-        (
-            "7: pool.x.ranges: is missing; "
-            'allowed: a list of ranges of one IP version: "FIRST-LAST", "NETWORK/LENGTH" or one address',
-        ),
-    ),
-    "a range backwards": Fault(
-        REST + '[pool.x]\nranges = ["10.1.0.9-10.1.0.1"]',
-        (f'8: pool.x.ranges[0]: "10.1.0.9-10.1.0.1" ends before it begins; allowed: {RANGE}',),
-    ),
-    "a network with host bits": Fault(
-        REST + '[pool.x]\nranges = ["10.1.0.5/24"]',
-        (
-            '8: pool.x.ranges[0]: "10.1.0.5/24" is not a network\'s address (did you mean 10.1.0.0/24?); '
-            f"allowed: {RANGE}",
-        ),
-    ),
-    "a WINS server of IPv6": Fault(
-        REST + '[profile.x]\nwins-server = ["fd42::1"]',
-        (f'8: profile.x.wins-server[0]: "fd42::1" is not an IPv4 address; allowed: {HOST}',),
-    ),
-    "a pool of both IP versions": Fault(
-        REST + '[pool.x]\nranges = [\n"2001:db8::/64",\n"10.1.0.0/24"]\nexclude = ["10.1.0.7"]',
-        (
-            f'10: pool.x.ranges[1]: "10.1.0.0/24" is not a range of IPv6 addresses; allowed: {RANGE}',
-            f'11: pool.x.exclude[0]: "10.1.0.7" is not a range of IPv6 addresses; allowed: {RANGE}',
-        ),
-    ),
-    "ranges of IPv6 that are none": Fault(
-        REST + '[pool.x]\nranges = [\n"2001:db8::7/64",\n"2001:db8::/65",\n"2001:db8:1::-2001:db8::",\n"fe80::/64",\n'
-        '"2001:db8:2::1-2001:db8:3::",\n"2001:db8::1",\n"2001:db8::/129"]',
-        (
-            '9: pool.x.ranges[0]: "2001:db8::7/64" is not a network\'s address (did you mean 2001:db8::/64?); '
-            f"allowed: {RANGE}",
-            f'10: pool.x.ranges[1]: "2001:db8::/65" is no whole number of prefixes of 64 bits; allowed: {RANGE}',
-            f'11: pool.x.ranges[2]: "2001:db8:1::-2001:db8::" ends before it begins; allowed: {RANGE}',
-            f'12: pool.x.ranges[3]: "fe80::/64" holds addresses that no host can have; allowed: {RANGE}',
-            '13: pool.x.ranges[4]: "2001:db8:2::1-2001:db8:3::" is no whole number of prefixes of 64 bits; '
-            f"allowed: {RANGE}",
-            f'14: pool.x.ranges[5]: "2001:db8::1" is no whole number of prefixes of 64 bits; allowed: {RANGE}',
-            f'15: pool.x.ranges[6]: "2001:db8::/129" is not a range of IPv6 addresses; allowed: {RANGE}',
-        ),
-    ),
-    "prefix lengths that cannot be": Fault(
-        REST + '[pool.x]\nranges = ["10.1.0.0/24"]\nprefix-length = 64\n'
-        '[pool.y]\nranges = ["2001:db8::/40"]\nprefix-length = 65\n',
-        (
-            "9: pool.x.prefix-length: stands in a pool of IPv4 addresses; allowed: beside ranges of IPv6",
-            "12: pool.y.prefix-length: 65 is not allowed; allowed: 48 to 64, or 128",
-        ),
-    ),
-    "a prefix length that is too short": Fault(
-        REST + '[pool.x]\nranges = ["2001:db8::/40"]\nprefix-length = 47\n',
-        ("9: pool.x.prefix-length: 47 is not allowed; allowed: a whole number of bits, 48 to 64, or 128",),
-    ),
-    "overlapping pools of IPv6": Fault(
-        REST + '[pool.x]\nranges = ["2001:db8::/40"]\n[pool.y]\nranges = ["2001:db8:5::7"]\nprefix-length = 128\n',
-        ('10: pool.y.ranges[0]: "2001:db8:5::7" overlaps "2001:db8::/40" of pool.x',),
-    ),
-    "pools of the wrong kind": Fault(
-        REST + '[pool.x]\nranges = ["2001:db8::/40"]\nprefix-length = 56\nnext-pool = "main"\n'
-        '[profile.y]\nremote-address = "pool:x"\nremote-ipv6-prefix-pool = "x"\ndhcpv6-pd-pool = "main"\n'
-        'ipv6-address-pool = "x"\n[profile.z]\nremote-ipv6-prefix-pool = "z"\ndhcpv6-pd-pool = "x"\n'
-        'ipv6-address-pool = ""\n',
-        (
-            '10: pool.x.next-pool: "main" is a pool of IPv4 addresses; allowed: one of IPv6 prefixes of 56 bits',
-            '12: profile.y.remote-address: "x" is a pool of IPv6 prefixes of 56 bits; allowed: one of IPv4 addresses',
-            '13: profile.y.remote-ipv6-prefix-pool: "x" is a pool of IPv6 prefixes of 56 bits; '
-            "allowed: one of IPv6 prefixes of 64 bits",
-            '14: profile.y.dhcpv6-pd-pool: "main" is a pool of IPv4 addresses; '
-            "allowed: one of IPv6 prefixes of 48 to 64 bits",
-            '15: profile.y.ipv6-address-pool: "x" is a pool of IPv6 prefixes of 56 bits; '
-            "allowed: one of IPv6 addresses",
-            '17: profile.z.remote-ipv6-prefix-pool: there is no pool "z"; known: main, x',
-        ),
-    ),
-    "fixed prefixes": Fault(
-        REST
-        + "".join(
-            f'[secret.{name}]\npassword = "p"\nremote-ipv6-prefix = "{prefix}"\n'
-            for name, prefix in (
-                ("a", "fd42:0::/64"),
-                ("b", "fd42::/64"),
-                ("c", "fd42::/56"),
-                ("d", "10.9.0.0/24"),
-                ("e", "fe80::/64"),
-                ("f", "fd43::1/64"),
-            )
-        )
-        + '[secret.g]\npassword = "p"\nroutes = ["fd42::/48"]\n'
-        + '[secret.h]\npassword = "p"\nremote-ipv6-prefix = "fd44::/64"\nroutes = ["fd44::/48"]\n'
-        + '[secret.i]\npassword = "p"\nroutes = [\n"2001:db8:5::/48",\n"2001:db7::/32"]\n'
-        + '[pool.x]\nranges = ["2001:db8::/40"]\n',
-        (
-            '12: secret.b.remote-ipv6-prefix: "fd42::/64" is also that of secret.a',
-            '15: secret.c.remote-ipv6-prefix: "fd42::/56" is nothing that a client can make addresses from; '
-            f"allowed: {PREFIX}",
-            '18: secret.d.remote-ipv6-prefix: "10.9.0.0/24" is nothing that a client can make addresses from; '
-            f"allowed: {PREFIX}",
-            '21: secret.e.remote-ipv6-prefix: "fe80::/64" holds addresses that cannot be behind a client; '
-            f"allowed: {PREFIX}",
-            '24: secret.f.remote-ipv6-prefix: "fd43::1/64" does not begin with a network\'s address '
-            f"(did you mean fd43::/64?); allowed: {PREFIX}",
-            '27: secret.g.routes[0]: "fd42::/48" holds addresses of secret.a',
-            '35: secret.i.routes[0]: "2001:db8:5::/48" holds addresses of pool.x',
-        ),
-    ),
-    "overlapping pools, the wide one first": Fault(
-        REST + '[pool.x]\nranges = [\n"10.20.1.0/24",\n"10.20.2.7"]',
-        (
-            '9: pool.x.ranges[0]: "10.20.1.0/24" overlaps "10.20.0.2-10.20.15.254" of pool.main',
-            '10: pool.x.ranges[1]: "10.20.2.7" overlaps "10.20.0.2-10.20.15.254" of pool.main',
-        ),
     ),
     "a secret without a password": Fault(
         REST + '[secret.alice]\ncomment = "new"',
@@ -438,23 +199,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "a secret's profile that does not exist": Fault(
         REST + '[secret."alice@example.org"]\npassword = "hunter2"\nprofile = "defualt"',
         ('9: secret."alice@example.org".profile: there is no profile "defualt"; did you mean default?',),
-    ),
-    "a secret without addresses": Fault(
-        '[profile.default]\n[secret.alice]\npassword = "hunter2"',
-        (
-            "2: secret.alice: has no local-address; set it here or in profile.default",
-            "2: secret.alice: has no remote-address; set it here or in profile.default",
-        ),
-    ),
-    "two secrets with one address": Fault(
-        REST
-        + '[secret.alice]\npassword = "a"\nremote-address = "10.20.0.9"\n'
-        + '[secret.bob]\npassword = "b"\nremote-address = "10.20.0.9"\n',
-        ('12: secret.bob.remote-address: "10.20.0.9" is also that of secret.alice',),
-    ),
-    "a secret with our address": Fault(
-        REST + '[secret.alice]\npassword = "a"\nremote-address = "10.20.0.1"\n',
-        ('9: secret.alice.remote-address: "10.20.0.1" is a local-address',),
     ),
     "an empty profile": Fault(
         REST + '[secret.alice]\npassword = "a"\nprofile = ""\n',
