@@ -10,7 +10,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded, LinkClosed, PppEvent
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Ipv6Opened, LcpOpened, LinkClosed, PppEvent
 from sstpfarm.proto.ppp.constants import Code, PppProtocol
 from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
@@ -25,6 +25,7 @@ REQUEST, ACK, NAK, REJECT = Code.CONFIGURE_REQUEST, Code.CONFIGURE_ACK, Code.CON
 PASSWORD = "clientPass"
 SERVER = PppSettings(role=Role.SERVER, methods=(AuthMethod.MSCHAP2,))
 CLIENT = PppSettings(role=Role.CLIENT, methods=(AuthMethod.MSCHAP2,), user=b"User", password=PASSWORD)
+PAP_SERVER = replace(SERVER, methods=(AuthMethod.PAP,))
 OPEN_SERVER = replace(SERVER, methods=())
 OPEN_CLIENT = replace(CLIENT, methods=())
 
@@ -224,3 +225,20 @@ class Pair:
 
     def _deliver(self, role: Role, frame: bytes) -> None:
         self.links[role].receive(frame, self.now)
+
+
+def check_session(pair: Pair, method: AuthMethod | None) -> None:
+    """Both ends agree on everything and are still up."""
+    client, server = Role.CLIENT, Role.SERVER
+    assert pair.end(client) is None
+    assert pair.end(server) is None
+    assert pair.took(server, Ipv4Opened) == [Ipv4Opened(GATEWAY, ASSIGNED, DNS)]
+    assert pair.took(client, Ipv4Opened) == [Ipv4Opened(ASSIGNED, GATEWAY, DNS)]
+    assert pair.took(server, Ipv6Opened) == [Ipv6Opened(bytes(7) + b"\x01", bytes(7) + b"\x02")]
+    assert pair.took(client, Ipv6Opened) == [Ipv6Opened(bytes(7) + b"\x02", bytes(7) + b"\x01")]
+    (at_server,), (at_client,) = pair.took(server, AuthSucceeded), pair.took(client, AuthSucceeded)
+    assert at_server.method is at_client.method is method
+    assert at_server.hlak == at_client.hlak
+    assert len(at_server.hlak) == 32
+    assert any(at_server.hlak) is (method in (AuthMethod.EAP, AuthMethod.MSCHAP2, AuthMethod.MSCHAP1))
+    assert pair.took(server, LcpOpened)[-1].method is method

@@ -11,8 +11,7 @@ import pytest
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.fields import NtHash, PasswordHash
 from sstpfarm.config.load import describe, load
-from tests.unit.config_faults import Fault, assert_told
-from tests.unit.test_config_faults import REST
+from tests.unit.config_faults import REST, Fault, assert_told
 
 ALICE: Final = REST + '[secret.alice]\npassword = "x"\n'  # the next line is the 9th
 POOL: Final = '[profile.default]\nlocal-address = "10.20.0.1"\nremote-address = "pool:main"\n[pool.main]\n'

@@ -10,7 +10,7 @@ import pytest
 from sstpfarm.config.fields import Password
 from sstpfarm.config.load import load
 from sstpfarm.errors import ConfigError
-from tests.unit.test_config_faults import REST
+from tests.unit.config_faults import REST
 
 MAIN = '[auth]\nsecrets-directory = "secrets.d"\n' + REST
 

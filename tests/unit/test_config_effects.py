@@ -11,8 +11,7 @@ from sstpfarm.auth.local import authorize
 from sstpfarm.config.load import describe, load
 from sstpfarm.config.views import for_auth
 from sstpfarm.ipc.messages import FramedRoute
-from tests.unit.config_faults import Fault, assert_told
-from tests.unit.test_config_faults import REST
+from tests.unit.config_faults import REST, Fault, assert_told
 
 ALICE: Final = REST + '[secret.alice]\npassword = "a"\n'
 ROUTES: Final = "secret.alice.routes"

@@ -2,122 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pytest
 from msgspec import msgpack, structs
 
 from sstpfarm.config.ppp import Interface
 from sstpfarm.dataplane.interface import Cell
-from sstpfarm.dataplane.rates import RateLimit
 from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc import messages as m
 from sstpfarm.master import effects
-from sstpfarm.master import keeper as keeper_module
-from sstpfarm.master.keeper import SessionKeeper
 from sstpfarm.master.permissions import SessionPhase
-from sstpfarm.net.links import Links
 from sstpfarm.net.tun import keep_tun, make_tun
 from sstpfarm.reasons import Reason
-from sstpfarm.telemetry.log import get_log
-from sstpfarm.telemetry.stats import Stats
-from tests.unit.descriptors import descriptors_closed
-from tests.unit.inside import Namespace, inside, namespace, needs_root
-
-
-def identifier(number: int) -> str:
-    return f"{number:016x}"
-
-
-def grant(number: int, worker: int = 0, remote: str = "", slot: int | None = None) -> m.Grant:
-    terms = m.Terms(local_address="10.20.0.1", remote_address=remote or f"10.20.1.{number}")
-    return m.Grant(
-        worker=worker,
-        session=identifier(number),
-        user=f"user{number}",
-        caller_id="192.0.2.1:5000",
-        method="mschap2",
-        mtu=1400,
-        slot=number if slot is None else slot,
-        terms=terms,
-    )
-
-
-def opened(number: int) -> m.SessionOpened:
-    return m.SessionOpened(session=identifier(number), cipher="AES", tls_version="TLSv1.3")
-
-
-def closed(number: int, reason: str = "peer-disconnect") -> m.SessionClosed:
-    return m.SessionClosed(session=identifier(number), reason=reason)
-
-
-@dataclass
-class Bench:
-    place: Namespace
-    keeper: SessionKeeper
-    stats: dict[int, Stats]
-    workers: list[tuple[int, m.Message]] = field(default_factory=list)
-    accused: list[tuple[int, str]] = field(default_factory=list)
-    auth: list[m.SessionReleased] = field(default_factory=list)
-    started: list[m.SessionStarted] = field(default_factory=list)
-    tuns: dict[str, int] = field(default_factory=dict)
-
-    def phase(self, number: int, worker: int = 0) -> SessionPhase | None:
-        session = self.keeper.table.get(worker, identifier(number))
-        return session.phase if session is not None else None
-
-    def up(self) -> set[str]:
-        """The interfaces of sessions: what is up and has an address, without the loopback."""
-        found = self.place.ip("-4", "address", "show", "up")
-        return {link["ifname"] for link in found if link and link["addr_info"]} - {"lo"}
-
-    def close_tuns(self) -> None:
-        for fd in self.tuns.values():
-            os.close(fd)
-
-
-def run(scenario: Callable[[Bench], Awaitable[None]], **static: Interface) -> None:
-    async def main(place: Namespace) -> None:
-        stats = {0: Stats.create(8), 1: Stats.create(8)}
-
-        def to_worker(worker: int, message: m.Message, fds: Sequence[int]) -> None:
-            bench.workers.append((worker, message))
-            if isinstance(message, m.InterfaceReady):
-                bench.tuns[message.session] = os.dup(fds[0])
-
-        def to_auth(message: m.Message) -> None:
-            if isinstance(message, m.SessionReleased):
-                bench.auth.append(message)
-            else:
-                assert isinstance(message, m.SessionStarted)
-                bench.started.append(message)
-
-        async with Links() as links:
-            with descriptors_closed():
-                accused: list[tuple[int, str]] = []
-                keeper = SessionKeeper(
-                    links,
-                    get_log(),
-                    stats_of=stats.get,
-                    to_worker=to_worker,
-                    to_auth=to_auth,
-                    accuse=lambda worker, detail: accused.append((worker, detail)),
-                    static=static,
-                )
-                bench = Bench(place, keeper, stats, accused=accused)
-                await scenario(bench)
-                bench.close_tuns()
-                await keeper.close()
-        for page in stats.values():
-            page.close()
-
-    with namespace("keeper") as place:
-        inside(place, lambda: asyncio.run(main(place)))
+from tests.unit.inside import needs_root
+from tests.unit.keeper_bench import Bench, closed, grant, identifier, opened, run
 
 
 @needs_root
@@ -407,119 +309,6 @@ def test_foreign_interfaces_are_stepped_over() -> None:
         assert bench.workers[-1][1] == m.InterfaceReady(session=identifier(1), name="sstp1")
         os.close(foreign)
         socket.if_nametoindex("sstp0")
-
-    run(scenario)
-
-
-@needs_root
-def test_kick() -> None:
-    async def scenario(bench: Bench) -> None:
-        bench.keeper.grant(grant(1))
-        bench.keeper.grant(grant(2))
-        assert bench.keeper.kick("sstp1", "uid 0") == [identifier(2)]
-        assert bench.workers[-1] == (0, m.EndSession(session=identifier(2), reason="admin-reset"))
-        assert bench.keeper.kick(identifier(1), "uid 0") == [identifier(1)]
-        assert bench.keeper.kick("sstp7", "uid 0") == []
-        bench.keeper.closed_to_new = True
-        bench.keeper.closed(0, closed(1))
-        assert bench.phase(1) is SessionPhase.CLOSING  # at the end of the farm nothing is kept for another session
-        assert bench.keeper.kick(identifier(1), "uid 0") == []
-        await bench.keeper.drain()
-        assert bench.place.links() == {"lo", "sstp1"}
-
-    run(scenario)
-
-
-@needs_root
-def test_limits_are_enforced_and_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
-
-    async def scenario(bench: Bench) -> None:
-        keeper = bench.keeper
-        keeper.grant(structs.replace(grant(1), effects=m.Effects(session_timeout=60)))
-        keeper.grant(grant(2))
-        keeper.opened(0, opened(1))
-        keeper.opened(0, opened(2))
-        said = len(bench.workers)
-        clock[0] += 59
-        keeper.enforce()
-        assert bench.workers[said:] == []
-        rate = RateLimit(1_000_000, 2_000_000)
-        change = m.ChangeSession(worker=0, session=identifier(1), session_timeout=90, rate_limit=rate)
-        keeper.change(change)
-        assert bench.workers[said:] == [(0, m.ChangeRate(session=identifier(1), rate_limit=rate))]
-        keeper.change(structs.replace(change, worker=1))  # no such session of that worker
-        keeper.change(m.ChangeSession(worker=0, session=identifier(2), limit_bytes_total=1000))
-        keeper.change(m.ChangeSession(worker=0, session=identifier(2)))  # changes nothing
-        assert len(bench.workers) == said + 1
-        clock[0] += 30
-        bench.stats[0].slot(2)[Cell.BYTES_OUT] = 1000
-        keeper.enforce()
-        assert bench.workers[said + 1 :] == [
-            (0, m.EndSession(session=identifier(2), reason="quota")),
-        ]
-        clock[0] += 1
-        keeper.enforce()
-        assert bench.workers[-1] == (0, m.EndSession(session=identifier(1), reason="session-timeout"))
-        keeper.closed(0, closed(1, "session-timeout"))
-        said = len(bench.workers)
-        clock[0] += 29
-        keeper.enforce()
-        assert bench.accused == [(0, "it did not end a session within 30 s")]  # that of session 2
-        clock[0] += 60
-        keeper.enforce()
-        assert len(bench.accused) == 1
-        assert len(bench.workers) == said
-
-    run(scenario)
-
-
-@needs_root
-def test_a_session_that_is_to_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its worker is told so once; auth's answer begins its time anew; without one it ends."""
-    clock = [1000.0]
-    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
-
-    async def scenario(bench: Bench) -> None:
-        keeper = bench.keeper
-        keeper.grant(structs.replace(grant(1), effects=m.Effects(session_timeout=60, reauthenticate=True)))
-        keeper.opened(0, opened(1))
-        said = len(bench.workers)
-        clock[0] += 60
-        keeper.enforce()
-        keeper.enforce()
-        assert bench.workers[said:] == [(0, m.Reauthenticate(session=identifier(1)))]
-        clock[0] += 5
-        keeper.change(m.ChangeSession(worker=0, session=identifier(1), renewed=True))
-        clock[0] += 59
-        keeper.enforce()
-        assert len(bench.workers) == said + 1
-        clock[0] += 1
-        keeper.enforce()
-        assert bench.workers[-1] == (0, m.Reauthenticate(session=identifier(1)))
-        clock[0] += 60 + 30
-        keeper.enforce()
-        assert bench.workers[said + 2 :] == [(0, m.EndSession(session=identifier(1), reason="auth-timeout"))]
-        assert bench.keeper.listing()[0]["uptime_s"] == 60 + 5 + 60 + 90  # it is one session all the time
-
-    run(scenario)
-
-
-@needs_root
-def test_a_worker_must_obey_a_kick_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
-
-    async def scenario(bench: Bench) -> None:
-        for number in (1, 2, 3):
-            bench.keeper.grant(grant(number))
-        bench.keeper.kick(identifier(1), "uid 0")
-        bench.keeper.revoke(0, identifier(2), Reason.REPLACED)
-        bench.keeper.closed(0, closed(1))
-        clock[0] += 31
-        bench.keeper.enforce()
-        assert len(bench.accused) == 1
 
     run(scenario)
 
