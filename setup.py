@@ -4,29 +4,21 @@ SSTPFARM_SANITIZE=1 builds it with AddressSanitizer and UndefinedBehaviorSanitiz
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-PARTS = (
-    "_fast.pyx",  # the generated C file takes its place among the sources; this keeps it in a source distribution
-    "_bytes.pxd",
-    "_coalesce.pxi",
-    "_counters.pxi",
-    "_numbers.pxi",
-    "_read.pxi",
-    "_segment.pxi",
-    "_sources.pxi",
-    "checksum.h",
-)
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 sanitize = SANITIZE if os.environ.get("SSTPFARM_SANITIZE") else []
 folder = "sstpfarm/dataplane"
+# of _fast.pyx too: the generated C file takes its place among the sources, and only these are in a source distribution
+parts = sorted(map(str, [*Path(folder).glob("*.px[di]"), *Path(folder).glob("*.pyx"), *Path(folder).glob("*.h")]))
 
 fast = Extension(
     "sstpfarm.dataplane._fast",
     [f"{folder}/_fast.pyx"],
-    depends=[f"{folder}/{name}" for name in PARTS],
+    depends=parts,
     include_dirs=[folder],
     extra_compile_args=["-O2", *sanitize],
     extra_link_args=sanitize,

@@ -5,6 +5,12 @@
 # and when nothing in its headers says what the first one's do not. Everything else is written as it came, behind
 # what was before it in its flow. Runs end with the call, so that they may point into the caller's buffer.
 
+cdef extern from "sys/uio.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t writev(int fd, const iovec *vectors, int count)
+
 cdef enum:
     RUNS = 8  # flows at once; one more ends the oldest run
     TCP_SEGMENTS = 128

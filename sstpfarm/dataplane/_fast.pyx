@@ -20,19 +20,8 @@ from sstpfarm.dataplane._bytes cimport (
     sum_at, u16_at, u16_of, u32_at, uint8_t, uint16_t, uint32_t, uint64_t, int64_t,
 )
 
-cdef extern from "sys/uio.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t readv(int fd, const iovec *vectors, int count)
-    ssize_t writev(int fd, const iovec *vectors, int count)
-
 from os import strerror
 
-from sstpfarm.dataplane.interface import CELLS as _CELLS
-from sstpfarm.dataplane.interface import HEADROOM as _HEADROOM
-from sstpfarm.dataplane.interface import MAX_FRAME as _MAX_FRAME
-from sstpfarm.dataplane.interface import MAX_PACKET as _MAX_PACKET
 from sstpfarm.dataplane.interface import Cell, FramingError, Gate, Offload, RouterRole
 from sstpfarm.errors import LocalError
 

@@ -1,5 +1,10 @@
 # The numbers of interface.py, for C (compared when the module is imported), and those of the wire.
 
+from sstpfarm.dataplane.interface import CELLS as _CELLS
+from sstpfarm.dataplane.interface import HEADROOM as _HEADROOM
+from sstpfarm.dataplane.interface import MAX_FRAME as _MAX_FRAME
+from sstpfarm.dataplane.interface import MAX_PACKET as _MAX_PACKET
+
 cdef enum:
     BYTES_IN, PACKETS_IN, BYTES_OUT, PACKETS_OUT, DROP_GATE_IN, DROP_GATE_OUT
     DROP_SOURCE, DROP_MALFORMED, DROP_TOO_LARGE, DROP_PROTOCOL, DROP_TUN, CONTROL_IN, DROP_QUEUE, DROP_RATE, DROP_FRAGMENT

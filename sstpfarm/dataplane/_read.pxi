@@ -1,5 +1,9 @@
 # Packets from a TUN descriptor, one by one.
 
+cdef extern from "sys/uio.h" nogil:
+    ssize_t readv(int fd, const iovec *vectors, int count)
+
+
 cdef ssize_t read_packet(int tun, const iovec *vectors, int count) except -1:
     """Read one packet; 0 when there is none (or the socket in a TUN's place has no other end any more)."""
     cdef ssize_t got
