@@ -25,5 +25,5 @@ def serve(context: click.Context, path: Path) -> None:
 def check(path: Path) -> None:
     """Validate a configuration file and the files that it names; change nothing."""
     config = load(path)
-    check_files(config)
-    click.echo(describe(config, path))
+    notes = check_files(config)
+    click.echo("\n".join([describe(config, path), *(f"{path}: warning: {note}" for note in notes)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from sstpfarm.cli.commands import CONFIG as DEFAULT
 from sstpfarm.cli.commands import Commands
 from sstpfarm.config.load import locate_farm
 from sstpfarm.errors import SystemRefusal
-from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request
+from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request, raise_refusal
 
 CONFIG: Final = Path(DEFAULT)
 RUN_DIRECTORY: Final = Path("/run/sstpfarm")
@@ -105,11 +106,22 @@ def pools(path: Path | None, as_json: bool) -> None:
 @click.command()
 @farm_option
 def reload(path: Path | None) -> None:
-    """Have the farm read its users, profiles, pools and RADIUS servers again; a faulty file changes nothing."""
+    """Have the farm read its users, profiles, pools, RADIUS servers and certificate again.
+
+    A faulty file changes nothing; a certificate that cannot be used changes nothing but itself.
+    """
     found = ask_farm(path, {"command": "reload"})["reload"]
     click.echo(f"{found['users']} users")
     if found["need_restart"]:
         click.echo(f"changed, and needs a restart: {', '.join(found['need_restart'])}")
+    raise_if_kept(found)
+
+
+def raise_if_kept(found: Mapping[str, Any]) -> None:
+    """Raise what kept the farm from taking the certificate over at a reload, if there is anything."""
+    kept = found["certificate_kept"]
+    if kept is not None:
+        raise_refusal({**kept, "error": f"the farm keeps the certificate of before: {kept['error']}"})
 
 
 @click.command()
@@ -125,8 +137,9 @@ def ask_farm(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
     """Ask the farm of that configuration file and return its reply.
 
     Raises:
-        ConfigError: the file is no TOML, or has wrong keys.
-        SystemRefusal: no farm runs there, we may not ask, or it refused.
+        ConfigError: the file is no TOML, or has wrong keys; or the farm refused a file of ours.
+        NobodyThere: no farm runs there.
+        SystemRefusal: we may not ask, or it refused something else.
     """
     directory = RUN_DIRECTORY
     try:
@@ -136,7 +149,7 @@ def ask_farm(path: Path | None, request: dict[str, str]) -> dict[str, Any]:
         raise SystemRefusal(f"{CONFIG.parent} cannot be read: only root may ask the farm") from None
     reply = control_request(directory, request, patience=PATIENCE_S.get(request["command"], ASKING_PATIENCE_S))
     if not reply.get("ok"):
-        raise SystemRefusal(str(reply.get("error", "the farm gave no reason")))
+        raise_refusal(reply)
     return reply
 
 

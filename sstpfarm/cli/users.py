@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from rich.table import Table
 
 from sstpfarm.cli.commands import config_option
-from sstpfarm.cli.sessions import ask_farm, console
+from sstpfarm.cli.sessions import ask_farm, console, raise_if_kept
 from sstpfarm.cli.trial import try_login
 from sstpfarm.config.document import read_toml
 from sstpfarm.config.dropins import SUFFIX
 from sstpfarm.config.fields import Password
 from sstpfarm.config.load import load, secrets_directory
 from sstpfarm.errors import ConfigError, SystemRefusal
+from sstpfarm.ipc.control import NobodyThere
 from sstpfarm.proto.ppp.mschap import nt_hash
 from sstpfarm.reasons import ExitCode
 
@@ -105,7 +106,7 @@ def delete(path: Path, name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list.")
 def list_users(path: Path, as_json: bool) -> None:
     """List all users, those of the configuration file too."""
-    config = load(path)
+    config = load(path, certificates=False)
     facts = [
         {
             "user": name,
@@ -139,7 +140,7 @@ def list_users(path: Path, as_json: bool) -> None:
 def try_user(context: click.Context, path: Path, password_file: Path | None, caller_id: str, name: str) -> None:
     """Log in with each method that the server offers, at the backends of the farm, and show what the user would get."""
     password = _first_line(password_file) if password_file else click.prompt("Password", hide_input=True, err=True)
-    outcomes = try_login(load(path), name, password, caller_id)
+    outcomes = try_login(load(path, certificates=False), name, password, caller_id)
     for method, outcome in outcomes.items():
         click.echo(f"{method}: {outcome}")
     if not all(outcome.startswith("accepted") for outcome in outcomes.values()):
@@ -219,7 +220,7 @@ def _own_file(path: Path, directory: Path, name: str) -> Path:
     file = _file_of(directory, name)
     if file.is_file() and set(read_toml(file).get("secret", {})) == {name}:
         return file
-    if name in load(path).secret:
+    if name in load(path, certificates=False).secret:
         raise SystemRefusal(f"user {name} does not stand in a file of its own, {file}: edit it where it stands")
     raise SystemRefusal(f"there is no user {name}")
 
@@ -233,7 +234,7 @@ def _replace(path: Path, file: Path, text: str) -> None:
     before = file.read_bytes() if file.exists() else None
     _write(file, text.encode())
     try:
-        load(path)
+        load(path, certificates=False)
     except ConfigError:
         if before is None:
             file.unlink()
@@ -273,10 +274,17 @@ def _toml(value: object) -> str:
 
 
 def _reload(path: Path) -> None:
-    """Have the running farm read its users again, and say what came of it."""
+    """Have the running farm read its users again, and say what came of it.
+
+    Raises:
+        ConfigError, SystemRefusal: the farm has not taken it over, or kept its certificate.
+    """
     try:
         found = ask_farm(path, {"command": "reload"})["reload"]
-    except SystemRefusal as error:
+    except NobodyThere as error:
         click.echo(f"written; {error}")
         return
+    except (ConfigError, SystemRefusal) as error:
+        raise type(error)(f"written, but not taken over by the farm: {error}") from error
     click.echo(f"written; the farm has {found['users']} users now")
+    raise_if_kept(found)

@@ -17,13 +17,17 @@ from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.ppp import Secret
 from sstpfarm.config.radius import CoaClient, Radius, RadiusServer
 from sstpfarm.config.report import Report
-from sstpfarm.config.schema import CertificateFiles, Config, Farm
+from sstpfarm.config.schema import CertificateFiles, Config, Farm, Server
 
 SharedSecret = TypeVar("SharedSecret", RadiusServer, CoaClient)
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, certificates: bool = True) -> Config:
     """Return the configuration of a file: valid, with absolute paths, with the passwords of password files.
+
+    Args:
+        certificates: whether the server's certificate, its key and client-ca must be there to be read. Who is after
+            something else does without: a certificate's fault must not keep users from being changed.
 
     Raises:
         ConfigError: one line ``FILE:LINE: KEY: problem; what is allowed`` for each fault that was found.
@@ -36,6 +40,8 @@ def load(path: Path) -> Config:
     config = _with_dropins(config, report)
     check_references(config, report)
     config = _resolve(config, report)
+    if certificates:
+        _check_certificates(config.server, report)
     report.raise_if_any()
     return config
 
@@ -109,19 +115,29 @@ def _check_programs(config: Config, report: Report) -> None:
                     report.add((section, name, key, 0), f"{command[0]} is no file that can be executed")
 
 
+def _check_certificates(server: Server, report: Report) -> None:
+    """The files of certificates can be read."""
+    named: list[tuple[KeyPath, str]] = []
+    if isinstance(server.certificate, CertificateFiles):
+        named.append((("server", "certificate", "chain"), server.certificate.chain))
+        named.append((("server", "certificate", "key"), server.certificate.key))
+    if server.client_ca is not None:
+        named.append((("server", "client-ca"), server.client_ca))
+    for key, name in named:
+        try:
+            read_regular(Path(name), 1)
+        except OSError as error:
+            report.add(key, f"{name} cannot be read: {error.strerror}")
+
+
 def _resolve(config: Config, report: Report) -> Config:
-    """Make paths absolute, relative to the file's directory; read the password files; look at the certificate's."""
+    """Make paths absolute, relative to the file's directory; read the password files; look at others."""
     base = report.path.absolute().parent
     farm = _resolve_farm(config.farm, base)
     server = config.server
     if isinstance(server.certificate, CertificateFiles):
         files = CertificateFiles(chain=str(base / server.certificate.chain), key=str(base / server.certificate.key))
         server = msgspec.structs.replace(server, certificate=files)
-        for key, name in (("chain", files.chain), ("key", files.key)):
-            try:
-                read_regular(Path(name), 1)
-            except OSError as error:
-                report.add(("server", "certificate", key), f"{name} cannot be read: {error.strerror}")
     if server.nftables_include:
         server = msgspec.structs.replace(server, nftables_include=str(base / server.nftables_include))
         try:
@@ -132,10 +148,6 @@ def _resolve(config: Config, report: Report) -> Config:
     _check_programs(config, report)
     if server.client_ca is not None:
         server = msgspec.structs.replace(server, client_ca=str(base / server.client_ca))
-        try:
-            read_regular(Path(str(server.client_ca)), 1)
-        except OSError as error:
-            report.add(("server", "client-ca"), f"{server.client_ca} cannot be read: {error.strerror}")
     secrets = {name: _with_password(name, secret, report) for name, secret in config.secret.items()}
     radius = None if config.radius is None else _resolve_radius(config.radius, base, report)
     return msgspec.structs.replace(config, farm=farm, server=server, secret=secrets, radius=radius)

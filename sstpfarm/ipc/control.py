@@ -1,7 +1,7 @@
 """A control socket: a line of JSON asks, a line of JSON answers. For root alone (mode 0600, and SO_PEERCRED).
 
 A request is an object whose "command" names one of a closed list of structs. A reply has "ok"; when that is false,
-"error" says what is wrong.
+"error" says what is wrong; "fault" may say whose fault it is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
-from sstpfarm.errors import SystemRefusal
+from sstpfarm.errors import ConfigError, SystemRefusal
 
 SOCKET_FILE: Final = "control.sock"
 MAX_REQUEST: Final = 4096  # bytes of one line
@@ -26,6 +26,7 @@ MAX_REPLY: Final = 256 << 20  # bytes that the asking side takes: 65,536 session
 MAX_CONNECTIONS: Final = 16
 PATIENCE_S: Final = 30.0  # for a request to come, and for a reply to be taken
 ASKING_PATIENCE_S: Final = 10.0
+CONFIGURATION: Final = "configuration"  # the fault of a file
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
 
@@ -36,6 +37,21 @@ class Request(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_f
 Reply = dict[str, Any]
 Answer = Callable[[Any, str], Reply | Awaitable[Reply]]
 """Takes a request and who asks ("uid 0"); returns the reply without "ok", or with "ok" false and "error"."""
+
+
+class NobodyThere(SystemRefusal):
+    """No process that could be asked runs in the run directory."""
+
+
+def refusal(error: ConfigError | SystemRefusal) -> Reply:
+    """Return what a reply says of an error; `raise_refusal` makes the error of it again."""
+    return {"error": str(error), "fault": CONFIGURATION if isinstance(error, ConfigError) else "system"}
+
+
+def raise_refusal(told: Mapping[str, Any]) -> NoReturn:
+    """Raise what a reply says: ConfigError where a file is wrong, else SystemRefusal."""
+    text = str(told.get("error", "the farm gave no reason"))
+    raise ConfigError(text) if told.get("fault") == CONFIGURATION else SystemRefusal(text)
 
 
 class ControlSocket:
@@ -129,7 +145,8 @@ def control_request(
     """Ask the farm (or the client) that runs in that directory, and return its reply (`ok` says whether it did).
 
     Raises:
-        SystemRefusal: none runs there, we may not ask, or it does not answer.
+        NobodyThere: none runs there.
+        SystemRefusal: we may not ask, or it does not answer.
     """
     path = Path(run_directory) / SOCKET_FILE
     reply = bytearray()
@@ -144,7 +161,7 @@ def control_request(
                     raise ConnectionResetError
                 reply += part
     except (FileNotFoundError, ConnectionRefusedError):
-        raise SystemRefusal(f"no {whom} runs in {run_directory}") from None
+        raise NobodyThere(f"no {whom} runs in {run_directory}") from None
     except (ConnectionResetError, BrokenPipeError):
         raise SystemRefusal(f"{path}: the {whom} closed the connection: only root may ask") from None
     except PermissionError:

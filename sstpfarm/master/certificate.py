@@ -77,8 +77,11 @@ def obtain(config: Config, log: Log, before: Certificate | None = None) -> Certi
     Args:
         before: what was obtained last; when it is the same, the log gets nothing and `before` itself is returned.
 
+    A certificate whose time has not come is taken where there is none before: the clock of a machine without a battery
+    is behind until it is set, and the clients' clocks decide.
+
     Raises:
-        ConfigError: the operator's files cannot be used.
+        ConfigError: the operator's files cannot be used, or would take the place of `before` too early.
         SystemRefusal: the farm's own cannot be written.
     """
     server = config.server
@@ -96,14 +99,22 @@ def obtain(config: Config, log: Log, before: Certificate | None = None) -> Certi
         found = replace(found, client_authorities=client_authorities(server, found.chain))
     if found == before:
         return before
+    early = _too_early(found.chain)
+    if early and before is not None:
+        raise ConfigError(early)
+    if early:
+        log.emit("certificate.not_yet_valid", sha256=found.sha256, why=early)
     if own:
         log.emit("certificate.self_signed", path=str(state / CHAIN_FILE), sha256=found.sha256, help=HELP)
     log.emit("certificate.loaded", sha256=found.sha256, not_after=found.not_after.isoformat(timespec="seconds"))
     return found
 
 
-def check_files(config: Config) -> None:
+def check_files(config: Config) -> list[str]:
     """Look at the files of certificates that a configuration names; nothing is made.
+
+    Returns:
+        What is allowed and yet worth a second look.
 
     Raises:
         ConfigError: they cannot be used.
@@ -112,6 +123,8 @@ def check_files(config: Config) -> None:
     found = load_files(server.certificate) if isinstance(server.certificate, CertificateFiles) else NO_CERTIFICATE
     if server.require_client_certificate:
         client_authorities(server, found.chain)
+    early = _too_early(found.chain) if found.chain else ""
+    return [early] if early else []
 
 
 def describe_certificate(config: Config) -> Facts:
@@ -171,7 +184,7 @@ def load_files(files: CertificateFiles) -> Certificate:
     """Load the operator's chain and key.
 
     Raises:
-        ConfigError: a file cannot be read, is no PEM, the pair does not match, or the certificate is not valid now.
+        ConfigError: a file cannot be read, is no PEM, the pair does not match, or the certificate has expired.
     """
     chain = _read(files.chain, "certificate.chain")
     key = _read(files.key, "certificate.key")
@@ -179,12 +192,8 @@ def load_files(files: CertificateFiles) -> Certificate:
         found = _pair(chain, key)
     except ValueError as error:
         raise ConfigError(f"server.certificate: {files.chain} with {files.key}: {error}") from error
-    leaf = x509.load_pem_x509_certificate(chain)
-    now = datetime.datetime.now(datetime.UTC)
-    if found.not_after <= now:
+    if found.not_after <= datetime.datetime.now(datetime.UTC):
         raise ConfigError(f"server.certificate: {files.chain}: it has expired on {found.not_after:%Y-%m-%d %H:%M} UTC")
-    if leaf.not_valid_before_utc > now:
-        raise ConfigError(f"server.certificate: {files.chain}: valid from {leaf.not_valid_before_utc:%Y-%m-%d} only")
     return found
 
 
@@ -228,6 +237,14 @@ def _pair(chain: bytes, key: bytes) -> Certificate:
     """Raises ValueError, without a byte of the key in its text."""
     leaf = check_pair(chain, key)
     return Certificate(chain, key, leaf.fingerprint(hashes.SHA256()).hex(), leaf.not_valid_after_utc)
+
+
+def _too_early(chain: bytes) -> str:
+    """Return what to say of a certificate whose time has not come, "" for any other."""
+    begin = x509.load_pem_x509_certificate(chain).not_valid_before_utc
+    if begin <= datetime.datetime.now(datetime.UTC):
+        return ""
+    return f"server.certificate: it is valid from {begin:%Y-%m-%d %H:%M} UTC only; is this machine's clock right?"
 
 
 def _general_names(texts: Iterable[str]) -> list[x509.GeneralName]:

@@ -8,6 +8,8 @@
 {"command": "pools"}                        {"ok": true, "pools": [...]}
 {"command": "reload"}                       {"ok": true, "reload": {...}}
 anything else                               {"ok": false, "error": "what is wrong"}
+
+What "reload" refuses has "fault" besides: "configuration" where a file is wrong, "system" else.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import Meta
 
-from sstpfarm.errors import ConfigError
-from sstpfarm.ipc.control import ControlSocket, Request
+from sstpfarm.errors import ConfigError, SystemRefusal
+from sstpfarm.ipc.control import ControlSocket, Request, refusal
 
 
 class SessionsRequest(Request, frozen=True, tag="sessions"):
@@ -79,7 +81,7 @@ class Operator(Protocol):
         """Read users, profiles and pools again; return what came of it.
 
         Raises:
-            ConfigError: the files have faults; nothing has changed.
+            ConfigError, SystemRefusal: the files have faults, or there is no room for them; nothing changed.
         """
 
 
@@ -117,5 +119,5 @@ class ControlServer(ControlSocket):
     async def _reload(self) -> dict[str, Any]:
         try:
             return {"reload": await self._operator.reload()}
-        except ConfigError as error:
-            return {"ok": False, "error": str(error)}
+        except (ConfigError, SystemRefusal) as error:
+            return {"ok": False, **refusal(error)}

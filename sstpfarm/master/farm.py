@@ -20,6 +20,7 @@ from sstpfarm.config.radius import reloaded_radius
 from sstpfarm.config.schema import Config, Server
 from sstpfarm.dataplane.select import Dataplane, choose
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
+from sstpfarm.ipc.control import refusal
 from sstpfarm.ipc.garbage import spare_old_objects
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
@@ -259,38 +260,48 @@ class _Farm:
     async def reload(self) -> dict[str, Any]:
         """Read users, profiles, pools, RADIUS servers and the certificate again.
 
+        A certificate that cannot be used keeps nobody's account open: the one of before stays, all else is taken.
+
         Returns:
-            How many users there are, and what needs a restart.
+            How many users there are, what needs a restart, and why the certificate of before was kept, if it was.
 
         Raises:
-            ConfigError: the files have faults, the certificate cannot be used, or there is no memory or descriptor for
-                what they say; nothing has changed.
+            ConfigError: the files have faults; nothing has changed.
+            SystemRefusal: there is no memory or descriptor for what they say; nothing has changed.
         """
         async with self._reloading:
             try:
-                found = await asyncio.to_thread(load, self._path)
+                found = await asyncio.to_thread(load, self._path, certificates=False)
                 known = msgspec.structs.replace(self._config, server=_reloaded(self._config.server, found.server))
-                renewed = self._renewed(known)
+                renewed, kept = self._renewed(known)
                 radius, keys = reloaded_radius(self._config.radius, found.radius)
                 if self._supervisor is not None:
                     self._supervisor.reload(msgspec.structs.replace(found, radius=radius), renewed)
             except (ConfigError, SystemRefusal, OSError) as error:
                 self._log.emit("config.refused", faults=str(error).split("\n"))
-                raise ConfigError(str(error)) from error
+                if isinstance(error, OSError):
+                    raise SystemRefusal(str(error)) from error
+                raise
+            if kept is not None:
+                self._log.emit("certificate.kept", why=str(kept))
             ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)] + keys
             self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
-            return {"users": len(found.secret), "need_restart": ignored}
+            told = refusal(kept) if kept is not None else None
+            return {"users": len(found.secret), "need_restart": ignored, "certificate_kept": told}
 
-    def _renewed(self, config: Config) -> Certificate | None:
-        """Return the certificate that the files hold now; None where it is the one of before, or there is none."""
+    def _renewed(self, config: Config) -> tuple[Certificate | None, ConfigError | SystemRefusal | None]:
+        """Return the certificate that the files hold now, or why it cannot be used.
+
+        Both are None where it is the one of before, or there is none.
+        """
         before = self._supervisor.certificate if self._supervisor is not None else NO_CERTIFICATE
         if before is NO_CERTIFICATE:
-            return None
+            return None, None
         try:
             found = obtain(config, self._log, before)
-        except SystemRefusal as error:
-            raise ConfigError(f"server.certificate: {error}") from error
-        return None if found is before else found
+        except (ConfigError, SystemRefusal) as error:
+            return None, error
+        return None if found is before else found, None
 
     # -- signals and faults --------------------------------------------------------------------------------------------
 
@@ -300,7 +311,7 @@ class _Farm:
 
     def _on_hangup(self) -> None:
         async def reload() -> None:
-            with suppress(ConfigError):  # it stands in the log
+            with suppress(ConfigError, SystemRefusal):  # it stands in the log
                 await self.reload()
 
         task = asyncio.get_running_loop().create_task(reload())

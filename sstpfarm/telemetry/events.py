@@ -23,6 +23,8 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "farm.leftovers_removed": LogEvent("warning", ("interfaces",)),
     "certificate.made": LogEvent("info", ("path", "sha256")),
     "certificate.loaded": LogEvent("info", ("sha256", "not_after")),
+    "certificate.kept": LogEvent("warning", ("why",)),
+    "certificate.not_yet_valid": LogEvent("warning", ("sha256", "why")),
     "certificate.self_signed": LogEvent("info", ("path", "sha256", "help")),
     "tls.anonymous": LogEvent("warning", ("why",)),
     "farm.not_enabled": LogEvent("warning", ("why",)),

@@ -62,16 +62,17 @@ class Authority:
 
     def issue(
         self, file: str, common_name: str, names: Sequence[str] = (), *,
-        days: int = 2, server: bool = False, passphrase: bytes | None = None, use_rsa: bool = False,
+        days: int = 2, first_day: int = -8, server: bool = False,
+        passphrase: bytes | None = None, use_rsa: bool = False,
     ) -> Pair:  # fmt: skip
-        """Issue a certificate; a negative number of days has expired that long ago."""
+        """Issue a certificate that is valid from `first_day` to `days`; both are counted from now."""
         key = rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = (
             x509.CertificateBuilder(self.name, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=8))
+            .not_valid_before(now + datetime.timedelta(days=first_day))
             .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )

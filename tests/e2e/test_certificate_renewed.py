@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,8 @@ import pytest
 
 from .authority import Authority, Pair
 from .bytestream import TcpStream, name_of, tls_context
-from .farm import PORT, Farm, running
+from .farm import PASSWORD, PORT, Farm, running
+from .frames import NAK, PAP
 from .netns import Wire, until
 from .rawpeer import RawPeer, tls_peer
 
@@ -47,7 +49,7 @@ def ground(wire: Wire, tmp_path: Path) -> Iterator[Ground]:
     files = Pair(tmp_path / "served.pem", tmp_path / "served.key")
     put(first, files)
     server = {"certificate": files.table(), "authentication": ["mschap2", "pap"]}
-    with running(wire.server, server=server) as farm:
+    with running(wire.server, server=server, auth={"secrets-directory": "secrets.d"}) as farm:
         yield Ground(farm, authority, files)
 
 
@@ -160,7 +162,7 @@ def test_a_renewed_certificate(wire: Wire, ground: Ground) -> None:
     farm.idle()
 
 
-def test_one_that_cannot_be_used_changes_nothing(wire: Wire, ground: Ground) -> None:
+def test_one_that_cannot_be_used_changes_nothing_but_itself(wire: Wire, ground: Ground) -> None:
     farm, authority, files = ground
     before = sha256(files)
     for bad, why in (
@@ -170,13 +172,50 @@ def test_one_that_cannot_be_used_changes_nothing(wire: Wire, ground: Ground) -> 
         put(bad, files) if bad.key != files.key else shutil.copy(bad.chain, files.chain)
         mark = farm.log.mark()
         done = farm.cli("reload", check=False)
-        assert done.returncode != 0
+        assert done.returncode == 78
         assert why in done.stderr, done.stderr
-        assert why in str(farm.wait_event("config.refused", mark)["faults"])
+        assert why in str(farm.wait_event("certificate.kept", mark)["why"])
+        farm.wait_event("config.reloaded", mark)
         assert all_presented(wire) == {before}
     good = authority.issue("good", "vpn.test", ["vpn.test"], server=True)
     text = farm.config.read_text()
     farm.config.write_text(text.replace(str(files.chain), str(good.chain)).replace(str(files.key), str(good.key)))
     assert "restart" not in farm.cli("reload").stdout  # other files will do too
     until(lambda: all_presented(wire) == {sha256(good)}, "both workers present it")
+    farm.idle()
+
+
+@pytest.mark.parametrize("fault", ["expired", "gone"])
+def test_its_fault_keeps_nobody_in(wire: Wire, ground: Ground, fault: str) -> None:
+    """A user who is deleted is out, and the command says with its exit code what the farm did not take."""
+    farm, authority, files = ground
+    before = sha256(files)
+    password = farm.directory / "new.pw"
+    password.write_text(PASSWORD + "\n")
+    farm.cli("user", "add", "mallory", "--password-file", str(password))
+    with tls_peer(wire.client, wire.SERVER4) as kept, tls_peer(wire.client, wire.SERVER4) as peer:
+        kept.open_session("user1")
+        peer.open_session("mallory")
+        if fault == "expired":
+            put(authority.issue("old", "vpn.test", ["vpn.test"], server=True, days=-1), files)
+        else:
+            files.chain.unlink()
+        mark = farm.log.mark()
+        done = farm.cli("user", "del", "mallory", check=False)
+        assert re.fullmatch(r"written; the farm has \d+ users now\n", done.stdout), done
+        assert done.returncode == 78
+        assert done.stderr.startswith("the farm keeps the certificate of before: server.certificate"), done.stderr
+        peer.answer_disconnect()
+        assert farm.wait_event("session.closed", mark)["reason"] == "admin-reset"
+        assert kept.ping()
+    with tls_peer(wire.client, wire.SERVER4) as peer:
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send_pap("mallory", PASSWORD)
+        assert peer.frame(PAP).code == NAK
+        peer.answer_disconnect()
+    assert all_presented(wire) == {before}
+    done = farm.cli("user", "add", "oscar", "--password-file", str(password), check=False)
+    assert (done.returncode, "written" in done.stdout) == (78, True)
     farm.idle()

@@ -142,7 +142,7 @@ def test_a_half_written_file_changes_nothing(wire: Wire, farm: Farm) -> None:
         farm.process.send_signal(signal.SIGHUP)
         assert farm.wait_event("config.refused", mark)["faults"] == [f"{half}:2: not TOML: Unterminated string"]
         done = farm.cli("reload", check=False)
-        assert (done.returncode, f"{half}:2: not TOML" in done.stderr) == (71, True)
+        assert (done.returncode, f"{half}:2: not TOML" in done.stderr) == (78, True)
         with tls_peer(wire.client, wire.SERVER4) as peer:  # the users of before
             peer.open_session("frank")
             assert peer.ping()

@@ -6,11 +6,12 @@ import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from sstpfarm.cli.app import cli
+from sstpfarm.cli.app import cli, main
 from sstpfarm.config.load import load
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.reasons import ExitCode
@@ -181,3 +182,55 @@ def test_a_test_asks_radius_too(file: Path) -> None:
     said = run(file, "test", "mallory", *password)
     assert [line.partition(": ")[2][:7] for line in said.splitlines() if line.startswith("pap")] == ["refused"]
     assert "unknown user" not in said
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "said"),
+    [
+        ({"ok": True, "reload": {"users": 1, "need_restart": [], "certificate_kept": None}}, ExitCode.OK, ""),
+        (
+            {"ok": False, "error": "farm.toml:3: secret.bob: has no password", "fault": "configuration"},
+            ExitCode.CONFIG,
+            "written, but not taken over by the farm: farm.toml:3: secret.bob: has no password\n",
+        ),
+        (
+            {"ok": False, "error": "Too many open files", "fault": "system"},
+            ExitCode.SYSTEM,
+            "sstpfarm: written, but not taken over by the farm: Too many open files\n",
+        ),
+        (
+            {
+                "ok": True,
+                "reload": {
+                    "users": 1,
+                    "need_restart": [],
+                    "certificate_kept": {"error": "it has expired", "fault": "configuration"},
+                },
+            },
+            ExitCode.CONFIG,
+            "the farm keeps the certificate of before: it has expired\n",
+        ),
+    ],
+)
+def test_the_exit_code_tells_what_the_farm_took(
+    file: Path,
+    reply: dict[str, Any],
+    code: ExitCode,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sstpfarm.cli.sessions.control_request", lambda *_, **__: reply)
+    words = ["user", "add", "alice", "--password-file", str(file.parent / "pw"), "--config", str(file)]
+    assert main(words) == code
+    assert capsys.readouterr().err == said
+    assert main(["reload", "--config", str(file)]) == code
+
+
+def test_a_certificate_that_cannot_be_read_keeps_no_user_from_being_changed(file: Path) -> None:
+    file.write_text(CONFIG.replace("[server]", '[server]\ncertificate = { chain = "gone.pem", key = "gone.key" }'))
+    add(file, "alice")
+    with pytest.raises(ConfigError, match=r"gone\.pem cannot be read"):
+        load(file)
+    run(file, "del", "alice")
+    assert json.loads(run(file, "list", "--json")) == []

@@ -17,7 +17,14 @@ from sstpfarm.config.addresses import Endpoint
 from sstpfarm.config.schema import CertificateFiles, Config, Farm, Server
 from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.master import certificate
-from sstpfarm.master.certificate import client_authorities, describe_certificate, load_files, load_or_make, obtain
+from sstpfarm.master.certificate import (
+    check_files,
+    client_authorities,
+    describe_certificate,
+    load_files,
+    load_or_make,
+    obtain,
+)
 from sstpfarm.telemetry.log import get_log
 from tests.e2e.authority import Authority
 
@@ -110,6 +117,26 @@ def test_faulty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_or_make(tmp_path / "expired", ENDPOINTS, get_log())
     with pytest.raises(ConfigError, match="has expired on"):
         load_files(files(tmp_path / "expired"))
+
+
+def test_one_whose_time_has_not_come_is_taken_where_there_is_none_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A machine's clock may be behind until it is set; a good certificate is not exchanged for such a one."""
+    authority = Authority(tmp_path)
+    early = authority.issue("early", "vpn.example", server=True, first_day=1)
+    config = Config(server=Server(certificate=CertificateFiles(**early.table())))
+    found = obtain(config, get_log())
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [event["event"] for event in told] == ["certificate.not_yet_valid", "certificate.loaded"]
+    assert "is this machine's clock right?" in told[0]["why"]
+    assert check_files(config) == [told[0]["why"]]
+    assert obtain(config, get_log(), found) is found
+    good = authority.issue("good", "vpn.example", server=True)
+    running = Config(server=Server(certificate=CertificateFiles(**good.table())))
+    assert check_files(running) == []
+    with pytest.raises(ConfigError, match=r"it is valid from .* only"):
+        obtain(config, get_log(), obtain(running, get_log()))
 
 
 def test_names_of_the_own_certificate(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Recorder:
     async def reload(self) -> dict[str, Any]:
         if self.kicked:
             raise ConfigError("farm.toml:3: secret.alice: has no password")
-        return {"users": 7, "need_restart": []}
+        return {"users": 7, "need_restart": [], "certificate_kept": None}
 
     def interfaces(self) -> list[dict[str, Any]]:
         return [{"name": "office"}]
@@ -99,10 +99,10 @@ def test_requests(tmp_path: Path) -> None:
         {"ok": True, "interface": {"name": "office"}},
         {"ok": False, "error": "no interface sstp9"},
         {"ok": True, "pools": [{"pool": "main", "used": 1, "free": 2, "size": 3}]},
-        {"ok": True, "reload": {"users": 7, "need_restart": []}},
+        {"ok": True, "reload": {"users": 7, "need_restart": [], "certificate_kept": None}},
         {"ok": True, "kicked": ["a" * 16]},
         {"ok": False, "error": "no session sstp9"},
-        {"ok": False, "error": "farm.toml:3: secret.alice: has no password"},
+        {"ok": False, "error": "farm.toml:3: secret.alice: has no password", "fault": "configuration"},
     ]
     assert [text for text, _ in operator.kicked] == ["sstp0", "sstp9"]
     assert operator.kicked[0][1].startswith("uid ")

@@ -15,7 +15,7 @@ import pytest
 
 from sstpfarm.config.addresses import Endpoint
 from sstpfarm.config.load import load
-from sstpfarm.errors import ConfigError, SystemRefusal
+from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master import farm
 from sstpfarm.master.certificate import NO_CERTIFICATE
@@ -151,7 +151,7 @@ def test_a_reload_that_the_system_has_no_room_for_is_refused_and_says_so(
     path.write_text('[profile.default]\nlocal-address = "10.20.0.1"\n')
     config = load(path)
 
-    def full(*_: object) -> NoReturn:
+    def full(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async def scenario() -> None:
@@ -160,7 +160,7 @@ def test_a_reload_that_the_system_has_no_room_for_is_refused_and_says_so(
             monkeypatch.setattr(farm, "load", full)
         else:
             made._supervisor = cast(Supervisor, SimpleNamespace(certificate=NO_CERTIFICATE, reload=full))
-        with pytest.raises(ConfigError, match="Too many open files"):
+        with pytest.raises(SystemRefusal, match="Too many open files"):
             await made.reload()
         made._on_hangup()
         await asyncio.wait(made._tasks)
