@@ -103,8 +103,7 @@ class Ledger:
         session = self._sessions.get(holder)
         if session is None or session.started_at:
             return
-        session.started_at = self._wall()
-        session.interface, session.interface_id = interface, interface_id
+        self._sessions.started(session, self._wall(), interface, interface_id)
         self._keep(
             lambda: self._store.start_session(holder, session.started_at, interface, interface_id),
             self._record(Kind.START, session, session.started_at),

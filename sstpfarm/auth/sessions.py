@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.store import Counters, SessionFacts
@@ -48,6 +48,16 @@ class Session:
         return self.facts.authorization.user
 
 
+class Follower(Protocol):
+    """Is told what becomes of the table."""
+
+    def add(self, session: Session) -> None:
+        """It is there, or more is known of it."""
+
+    def remove(self, session: Session) -> None:
+        """It is gone."""
+
+
 class Sessions:
     """The table, and who waits for the end of some of them. Each call costs the same, whatever their number, but those
     that return or go over many.
@@ -57,6 +67,11 @@ class Sessions:
         self._sessions: dict[Holder, Session] = {}
         self._users: dict[str, dict[Holder, Session]] = {}
         self._waiting: dict[Holder, list[asyncio.Future[None]]] = {}
+        self._follower: Follower | None = None
+
+    def follow(self, follower: Follower) -> None:
+        """Tell that one from now on; there is one at most."""
+        self._follower = follower
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -87,6 +102,14 @@ class Sessions:
             raise LocalError(f"session {holder.session} of worker {holder.worker} was granted already")
         self._sessions[holder] = session
         self._users.setdefault(session.user, {})[holder] = session
+        if self._follower is not None:
+            self._follower.add(session)
+
+    def started(self, session: Session, at: float, interface: str, interface_id: bytes) -> None:
+        """Note when and as what a session began to carry packets."""
+        session.started_at, session.interface, session.interface_id = at, interface, interface_id
+        if self._follower is not None:
+            self._follower.add(session)
 
     def remove(self, holder: Holder) -> Session | None:
         """Forget a session and return it; wake who waits for that."""
@@ -96,6 +119,8 @@ class Sessions:
             del others[holder]
             if not others:
                 del self._users[session.user]
+            if self._follower is not None:
+                self._follower.remove(session)
         for waiting in self._waiting.pop(holder, ()):
             if not waiting.done():
                 waiting.set_result(None)

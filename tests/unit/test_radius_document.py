@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sstpfarm.auth.radius.dynamic import CHANGEABLE, SESSION
+from sstpfarm.auth.radius.dynamic import CHANGEABLE
+from sstpfarm.auth.radius.identification import SESSION
 from sstpfarm.auth.radius.packet import DICTIONARY
 from sstpfarm.config.load import load
 from sstpfarm.reasons import OUTCOMES

@@ -15,6 +15,7 @@ from sstpfarm.auth.authorization import Authorization
 from sstpfarm.auth.changes import Changes
 from sstpfarm.auth.radius import dynamic
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
+from sstpfarm.auth.radius.identification import SessionIndex
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.auth.store import SessionFacts
 from sstpfarm.config.fields import Method, Password
@@ -64,7 +65,7 @@ class Bench:
         self.done: list[tuple[str, str]] = []
         self.changes: list[Changes] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
-        sessions = Sessions()
+        self.sessions = sessions = Sessions()
         for number, user in ((1, "alice"), (2, "alice"), (3, "bob"), (4, "dora")):
             sessions.add(session(number, user))
         sessions.add(session(5, "dora", "pap"))
@@ -260,7 +261,7 @@ def test_a_repetition_gets_the_answer_of_before(monkeypatch: pytest.MonkeyPatch)
 
     async def main() -> None:
         async with listening() as bench:
-            orders = [order(DISCONNECT, attribute(1, b"bob"), identifier=number) for number in range(3)]
+            orders = [order(COA, attribute(1, b"bob") + LATER, identifier=number) for number in range(3)]
             first = await bench.ask(orders[0])
             assert await bench.ask(orders[0]) == first
             assert len(bench.done) == 1
@@ -297,5 +298,144 @@ def test_a_reload_brings_other_clients_and_names() -> None:
                 answer = await bench.ask(asked, wait=2.0 if wanted else 0.1)
                 assert (answer[0] if answer else None) == wanted
             assert bench.done == [("3", "admin-reset")]
+
+    asyncio.run(main())
+
+
+class Watched(Session):
+    """A session that counts how often somebody looks at what is known of it."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "facts":
+            Watched.looks += 1
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        attribute(44, b"%016x" % 200),
+        attribute(1, b"user200"),
+        attribute(8, bytes((10, 20, 0, 200))),
+        attribute(5, (1 << 20 | 200).to_bytes(4, "big")),
+        attribute(87, b"sstp200"),
+        attribute(96, bytes(7) + b"\xc8"),
+        attribute(1, b"user200") + attribute(30, b"192.0.2.1:443") + attribute(31, b"198.51.100.7"),
+        attribute(44, b"%016x" % 200) + attribute(97, b"\0\x40\xfd\x42" + bytes(6)),
+    ],
+)
+def test_an_order_costs_by_whom_it_means_and_not_by_whom_there_is(attributes: bytes) -> None:
+    async def main() -> None:
+        async with listening() as bench:
+            for number in range(100, 250):
+                before = session(number, f"user{number}")
+                bench.sessions.add(Watched(before.facts, interface=before.interface, interface_id=before.interface_id))
+            Watched.looks = 0
+            answer = await bench.ask(order(DISCONNECT, attributes))
+            assert answer is not None
+            assert answer[0] == ACK[DISCONNECT]
+            assert bench.done == [(f"{200:016x}"[-1], "admin-reset")]
+            assert Watched.looks <= 10
+
+    asyncio.run(main())
+
+
+def test_a_session_is_known_by_its_interface_once_it_has_started_and_by_nothing_when_it_is_gone() -> None:
+    async def main() -> None:
+        async with listening() as bench:
+            late = session(9, "eve")
+            late.interface, late.interface_id = "", b""
+            bench.sessions.add(late)
+            asked = [attribute(87, b"sstp9"), attribute(96, bytes(7) + b"\x09")]
+            for number, attributes in enumerate(asked):
+                answer = await bench.ask(order(DISCONNECT, attributes, identifier=number))
+                assert answer is not None
+                assert cause_of(answer) == 503
+            bench.sessions.started(late, NOW, "sstp9", bytes(7) + b"\x09")
+            for number, attributes in enumerate(asked):
+                answer = await bench.ask(order(COA, attributes + LATER, identifier=number))
+                assert answer is not None
+                assert answer[0] == ACK[COA]
+            assert bench.done == [("9", "changed")] * 2
+            bench.sessions.remove(late.holder)
+            for number, attributes in enumerate(asked):
+                answer = await bench.ask(order(COA, attributes + LATER + LATER, identifier=number))
+                assert answer is not None
+                assert cause_of(answer) == 503
+
+    asyncio.run(main())
+
+
+def test_the_index_forgets_with_the_table() -> None:
+    sessions = Sessions()
+    sessions.add(session(1, "alice"))
+    index = SessionIndex(sessions)
+    for number in range(2, 9):
+        sessions.add(session(number, "alice"))
+    for found in sessions:
+        sessions.remove(found.holder)
+    assert len(index) == 0
+
+
+def test_a_session_that_is_to_end_is_not_ended_again() -> None:
+    """It stays in the table until the master has released it."""
+
+    async def main() -> None:
+        async with listening() as bench:
+            for number in range(3):
+                answer = await bench.ask(order(DISCONNECT, attribute(1, b"bob"), identifier=number))
+                assert answer is not None
+                assert answer[0] == ACK[DISCONNECT]
+            assert bench.done == [("3", "admin-reset")]
+
+    asyncio.run(main())
+
+
+def test_orders_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one turn so many orders are taken, and so many sessions ended or changed; nothing is left out."""
+    monkeypatch.setattr(dynamic, "MAX_ORDERS", 4)
+    monkeypatch.setattr(dynamic, "MAX_WORK", 30)
+
+    async def main() -> None:
+        async with listening() as bench:
+            for number in range(100, 200):
+                bench.sessions.add(session(number, "crowd"))
+            for data in (
+                order(COA, attribute(1, b"crowd") + LATER),
+                *(order(COA, attribute(1, b"bob") + LATER, identifier=number) for number in range(20)),
+            ):
+                bench.sock.sendto(data, ("127.0.0.1", bench.port))
+            steps, before = [], 0
+            async with asyncio.timeout(5.0):
+                while len(bench.done) < 120:
+                    await asyncio.sleep(0)
+                    steps.append(len(bench.done) - before)
+                    before = len(bench.done)
+            assert max(steps) <= 30
+            assert max(steps[steps.index(10) + 1 :]) <= 4  # 10 is the rest of the crowd
+            assert [number for number, _ in bench.done[100:]] == ["3"] * 20
+
+    asyncio.run(main())
+
+
+def test_an_order_that_cannot_be_carried_out_does_not_stop_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic, "MAX_WORK", 2)
+
+    async def main() -> None:
+        async with listening() as bench:
+            failures: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+            works = bench.listener._revoke
+            monkeypatch.setattr(bench.listener, "_revoke", lambda *_: failures.append(1 / 0))
+            assert await bench.ask(order(DISCONNECT, attribute(31, b"198.51.100.7"))) is not None
+            for _ in range(10):  # turns of the loop
+                await asyncio.sleep(0)
+            assert len(failures) == 5
+            monkeypatch.setattr(bench.listener, "_revoke", works)
+            bench.sessions.add(session(9, "eve"))
+            assert await bench.ask(order(DISCONNECT, attribute(1, b"eve"))) is not None
+            assert bench.done == [("9", "admin-reset")]
 
     asyncio.run(main())

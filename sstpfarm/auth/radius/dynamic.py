@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from sstpfarm.auth.changes import Change, Changes, can_be_asked
-from sstpfarm.auth.radius.endpoint import MAX_READS, REPORT_INTERVAL, Emit
+from sstpfarm.auth.radius.endpoint import REPORT_INTERVAL, Emit
 from sstpfarm.auth.radius.grant import ContradictionError, changes_of
+from sstpfarm.auth.radius.identification import SESSION, SessionIndex
 from sstpfarm.auth.radius.packet import MAX_PACKET, Code, MalformedAttributeError, Order
-from sstpfarm.auth.radius.request import calling_station, nas_port
 from sstpfarm.auth.sessions import Session, Sessions
 from sstpfarm.config.addresses import parse_endpoint
 from sstpfarm.config.fields import Password
@@ -29,6 +29,9 @@ from sstpfarm.reasons import Reason
 WINDOW: Final = 300.0  # seconds that an Event-Timestamp may be off, RFC 5176 3
 REMEMBERED: Final = 2 * WINDOW  # how long an answer is kept: longer than the same request can be good
 MAX_REMEMBERED: Final = 8192
+# of one turn of the loop, which logins wait for: a few milliseconds
+MAX_ORDERS: Final = 16
+MAX_WORK: Final = 256  # sessions that are looked at, ended or changed; one order may look at more
 
 # Error-Cause, RFC 5176 3.5
 UNSUPPORTED_ATTRIBUTE: Final = 401
@@ -40,20 +43,6 @@ INVALID_VALUE: Final = 407
 SESSION_NOT_FOUND: Final = 503
 
 NAS: Final = frozenset({"NAS-Identifier", "NAS-IP-Address", "NAS-IPv6-Address"})
-SESSION: Final = frozenset(
-    {
-        "Acct-Session-Id",
-        "User-Name",
-        "Framed-IP-Address",
-        "Framed-IPv6-Prefix",
-        "Framed-Interface-Id",
-        "NAS-Port",
-        "NAS-Port-Id",
-        "Calling-Station-Id",
-        "Called-Station-Id",
-    }
-)
-"""What says which sessions are meant: all that is given must fit."""
 CHANGEABLE: Final = frozenset(
     {
         "Session-Timeout",
@@ -125,6 +114,10 @@ class DynamicAuthorization:
         emit: Emit,
     ) -> None:
         self._sessions = sessions
+        self._index = SessionIndex(sessions)
+        self._due: deque[tuple[Session, Changes | None]] = deque()  # of the last order; None ends the session
+        self._work = 0  # of this turn of the loop: sessions that were looked at, ended or changed
+        self._rest: asyncio.Handle | None = None
         self._revoke = revoke
         self._change = change
         self._wall = wall
@@ -148,16 +141,49 @@ class DynamicAuthorization:
 
     def close(self) -> None:
         """Stop; idempotent."""
+        if self._rest is not None:
+            self._rest.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
     def _readable(self) -> None:
-        for _ in range(MAX_READS):
+        self._work = 0
+        for _ in range(MAX_ORDERS):
             try:
                 data, source = self._sock.recvfrom(MAX_PACKET + 1)
             except OSError:  # nothing more, or an ICMP message about an answer
                 return
             self._received(data, source[:2])
+            if self._due:
+                self._carry_out()
+            if self._rest is not None or self._work >= MAX_WORK:
+                return
+
+    def _go_on(self) -> None:
+        """Carry out more of the last order, in a turn of its own."""
+        self._work, self._rest = 0, None
+        self._loop.add_reader(self._sock, self._readable)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        """End or change the sessions that the last order means; no other is read before that is done."""
+        try:
+            while self._due and self._work < MAX_WORK:
+                self._work += 1
+                self._do(*self._due.popleft())
+        finally:
+            if self._due:
+                self._loop.remove_reader(self._sock)
+                self._rest = self._loop.call_soon(self._go_on)
+
+    def _do(self, session: Session, changes: Changes | None) -> None:
+        if session.revoked or self._sessions.get(session.holder) is not session:
+            return
+        if changes is not None:
+            self._change(session, changes)
+            return
+        session.revoked = True
+        self._revoke(session, Reason.ADMIN_RESET)
 
     # -- what comes ----------------------------------------------------------------------------------------------------
 
@@ -201,12 +227,7 @@ class DynamicAuthorization:
             error_cause=cause or 0,
             detail=detail,
         )
-        for session in sessions:
-            if changes is None:
-                session.revoked = True
-                self._revoke(session, Reason.ADMIN_RESET)
-            else:
-                self._change(session, changes)
+        self._due.extend((session, changes) for session in sessions)
 
     def _client_of(self, host: str) -> _Client | None:
         address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
@@ -247,9 +268,10 @@ class DynamicAuthorization:
             self._check_nas(order)
             if not names & SESSION:
                 raise _RefusedError(MISSING_ATTRIBUTE, "nothing says which session")
-            found = self._matching(order)
+            found, looked_at = self._index.meant(order, self._radius)
         except MalformedAttributeError as error:
             raise _RefusedError(INVALID_REQUEST, str(error)) from None
+        self._work += looked_at
         changes = None if disconnect else self._changes(order, names)
         if not found:
             raise _RefusedError(SESSION_NOT_FOUND, "no such session")
@@ -286,31 +308,6 @@ class DynamicAuthorization:
             raise _RefusedError(NAS_MISMATCH, "another NAS-Identifier")
         if ours and any(address != ours for address in addresses):
             raise _RefusedError(NAS_MISMATCH, "another NAS address")
-
-    def _matching(self, order: Order) -> list[Session]:
-        users = order.texts("User-Name")
-        candidates = self._sessions.of_user(users[0]) if users else list(self._sessions)
-        return [session for session in candidates if self._fits(order, session)]
-
-    def _fits(self, order: Order, session: Session) -> bool:
-        facts = session.facts
-        grant = facts.grant
-        address, port = order.address("Framed-IP-Address"), order.number("NAS-Port")
-        identifier = order.identifier("Framed-Interface-Id")
-        texts = (
-            ("Acct-Session-Id", grant.session),
-            ("User-Name", session.user),
-            ("NAS-Port-Id", session.interface),
-            ("Calling-Station-Id", calling_station(self._radius, grant.caller_id)),
-            ("Called-Station-Id", facts.called_id),
-        )
-        return (
-            all(set(order.texts(name)) <= {value} for name, value in texts)
-            and (address is None or str(address) == grant.terms.remote_address)
-            and (port is None or port == nas_port(session.holder, grant.slot))
-            and (identifier is None or identifier == session.interface_id)
-            and set(map(str, order.prefixes("Framed-IPv6-Prefix"))) <= set(grant.terms.networks)
-        )
 
     # -- what goes out -------------------------------------------------------------------------------------------------
 
