@@ -165,7 +165,7 @@ class Interface:
     async def look_at_network(self) -> None:
         """Addresses or routes of this machine changed: find out whether that matters here."""
         if self.state is State.UP and self._server is not None:
-            before, now = (self._way or (None,))[0], outer_way(self._server)
+            before, now = (self._way or (None,))[0], outer_way(self._server, self._device.index)
             if not _is_ours(self._source) or not await self._routes.follow(self._server, before, now):
                 self._log.emit("network.changed")
                 self.advance(Input.NETWORK)
@@ -319,7 +319,10 @@ class Interface:
         return Input.STANDBY if self.plan.wishes.dial_on_demand else Input.GO
 
     def _ways(self) -> tuple[Way | None, ...]:
-        return tuple(outer_way(server) for server in ((self._server,) if self._server is not None else ANYWHERE))
+        return tuple(
+            outer_way(server, self._device.index)
+            for server in ((self._server,) if self._server is not None else ANYWHERE)
+        )
 
     # -- waiting for a packet ----------------------------------------------------------------------------------------
 
@@ -371,7 +374,7 @@ class Interface:
         if name == Phase.TCP:
             with suppress(ValueError):
                 self._server = ipaddress.ip_address(detail)
-                self._way = (outer_way(self._server),)
+                self._way = (outer_way(self._server, self._device.index),)
                 self._source = _source_to(self._server)
 
     def up(self, up: Up) -> None:

@@ -1,7 +1,8 @@
 """The routes of one tunnel: into it, and past it to its own server.
 
 A route into the tunnel that covers the server's address would swallow the tunnel itself. So the server has a host route
-the way that it is reached now, and that route is moved when the way changes.
+the way that it is reached now, and that route is moved when the way changes. One of IPv6 has it in any case: the kernel
+makes a route of each network that an advertisement in the tunnel says to be on the link (RFC 4861 6.3.4).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sstpfarm.net.vrf import find_vrf
 from sstpfarm.net.ways import RTPROT_CLIENT, Way, list_ways, way_to
 
 DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
-DEFAULT_IPV6: Final = ipaddress.IPv6Network("::/0")  # the kernel makes it when a router advertises itself (`autoconf`)
+LOWEST_IPV6: Final = 1  # a metric; without one IPv6 has 1024, and an advertised network of one address 256
 OURS: Final = frozenset({RTPROT_CLIENT, RTPROT_SSTPFARM})
 
 
@@ -48,6 +49,16 @@ class TunnelRoutes:
             for server in servers:
                 with suppress(OSError):
                     await self._links.delete_leftover(ipaddress.ip_address(server))
+
+    async def pass_by(self, servers: Sequence[IpAddress], index: int) -> None:
+        """Lead the way to these servers past the link of that index, before it has addresses. Idempotent.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        async with self._turn:
+            for server in servers:
+                await self._pass_by(server, index)
 
     async def lead(self, servers: Sequence[IpAddress], index: int) -> None:
         """Lead what is wished for into the link of that index, and the way to these servers past it. Idempotent.
@@ -88,7 +99,7 @@ class TunnelRoutes:
             return
         present = await self._links.route_to(server)
         if present.index == index:  # our own routes are there already, as in dial-on-demand
-            way = outer_way(server)
+            way = outer_way(server, index)
             if way is None:
                 raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
             await self._add_past(server, way.index, way.gateway)
@@ -96,28 +107,33 @@ class TunnelRoutes:
         await self._add_past(server, present.index, present.gateway)
 
     async def _add_past(self, server: IpAddress, index: int, gateway: IpAddress | None) -> None:
-        route = Route(ipaddress.ip_network(server), index, gateway, self._metric, protocol=self._protocol)
+        metric = self._metric or (LOWEST_IPV6 if server.version == 6 else None)
+        route = Route(ipaddress.ip_network(server), index, gateway, metric, protocol=self._protocol)
         with suppress(FileExistsError):
             await self._links.add_route(route)
             self._past[server] = route
 
     async def refresh(self, servers: Sequence[str], index: int) -> None:
-        """Find the way to these servers anew, before they are dialled while routes lead into the tunnel."""
+        """Find the way to these servers anew, before they are dialled while there are routes of the session before.
+
+        Without any, to those of before: the server's name is looked up later.
+        """
         async with self._turn:
-            if self._into:
+            if self._into or self._past:
+                before = list(self._past)
                 await self._remove_past()
-                for server in servers:
+                for server in [ipaddress.ip_address(text) for text in servers] or before:
                     with suppress(OSError):
-                        await self._pass_by(ipaddress.ip_address(server), index)
+                        await self._pass_by(server, index)
 
     def _covers(self, server: IpAddress) -> bool:
-        if self._wishes.vrf:
-            return False  # the tunnel's own packets are routed outside of the VRF
+        if self._wishes.vrf or self._wishes.bridge:
+            return False  # the tunnel's own packets are routed outside of the VRF; no route leads to a port of a bridge
+        if server.version == 6 and not server.is_link_local:  # each link has a way of its own there
+            return True
         wished: list[IpNetwork] = [ipaddress.ip_network(route.destination) for route in self._wishes.routes]
         if self._wishes.default_route:
             wished.append(DEFAULT)
-            if not server.is_link_local:  # each link has a way of its own there
-                wished.append(DEFAULT_IPV6)
         return any(server in network for network in wished)
 
     async def follow(self, server: IpAddress, before: Way | None, now: Way | None) -> bool:
@@ -189,10 +205,10 @@ class TunnelRoutes:
         self._past.clear()
 
 
-def outer_way(server: IpAddress) -> Way | None:
-    """Return how a server is reached beside all tunnels of ours; None when it is not."""
+def outer_way(server: IpAddress, index: int) -> Way | None:
+    """Return how a server is reached beside all routes of ours and the link of that index; None when it is not."""
     try:
-        return way_to(server, list_ways(server.version), without=OURS)
+        return way_to(server, [way for way in list_ways(server.version) if way.index != index], without=OURS)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # no IPv6
             return None

@@ -322,11 +322,13 @@ class Tunnel:
         """Configure the interface; return whether this gave it its IPv4 address, with which the routes come."""
         assert self._facts is not None
         newly = wanted.local_address is not None and not self._addressed
+        server = ipaddress.ip_address(self._facts.server_address)
         await self._host.apply(self._device.name, wanted.mtu)
+        await self._routes.pass_by([server], self._device.index)
         self._device.configure_for(wanted)
         if newly:
             self._addressed = True
-            await self._routes.lead([ipaddress.ip_address(self._facts.server_address)], self._device.index)
+            await self._routes.lead([server], self._device.index)
         if self._addressed and self._wishes.default_route:  # not before: now the way to the server is there
             self._device.follow_router(self._wishes.default_route_distance)
         return newly

@@ -80,7 +80,7 @@ def test_a_route_that_a_changed_file_wants_in_vain_ends_nothing(monkeypatch: pyt
 
 @needs_root
 def test_it_dials_again_even_if_the_routes_cannot_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(105, "No buffer space available")
 
     async def scenario(interface: Interface, log: Recorder) -> None:

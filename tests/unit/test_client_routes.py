@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -31,7 +31,7 @@ def run(scenario: Callable[[Namespace, TunnelRoutes, Way], Awaitable[None]]) -> 
         place.run("ip", "link", "set", "tunnel0", "up")
         async with Links() as links:
             routes = TunnelRoutes(links, Wishes(interface="tunnel0", default_route=True), RTPROT_CLIENT)
-            before = outer_way(SERVER)
+            before = outer_way(SERVER, socket.if_nametoindex("tunnel0"))
             assert before is not None
             await routes.lead([SERVER], socket.if_nametoindex("tunnel0"))
             assert past(place) == ["192.0.2.1"]
@@ -90,3 +90,64 @@ def test_the_next_change_brings_a_route_back_that_was_lost() -> None:
         assert past(place) == ["192.0.2.2"]
 
     run(scenario)
+
+
+SERVER6 = ipaddress.IPv6Address("2001:db8:1::1")
+
+
+@needs_root
+@pytest.mark.parametrize("metric", [None, 3], ids=["connect", "client"])
+@pytest.mark.parametrize("known", [[], [str(SERVER6)]], ids=["looked up later", "known"])
+def test_no_network_that_a_server_advertises_draws_the_tunnel_into_itself(
+    metric: int | None, known: Sequence[str]
+) -> None:
+    """Whatever is wished of the routes. The kernel makes such routes of advertisements with a metric of 256."""
+
+    async def main(place: Namespace) -> None:
+        uplink(place)
+        tun = make_tun("tunnel0")
+        place.run("ip", "link", "set", "tunnel0", "up")
+        index = socket.if_nametoindex("tunnel0")
+
+        def device() -> str:
+            words = place.run("ip", "-6", "route", "get", str(SERVER6)).stdout.split()
+            return words[words.index("dev") + 1]
+
+        async with Links() as links:
+            routes = TunnelRoutes(links, Wishes(interface="tunnel0", default_route=False), RTPROT_CLIENT, metric=metric)
+            await routes.pass_by([SERVER6], index)
+            for network in (f"{SERVER6}/128", "2001:db8:1::/64", "2000::/3"):
+                place.run("ip", "-6", "route", "add", network, "dev", "tunnel0", "metric", "256")
+                assert device() == "lan0"
+            place.run("ip", "-6", "route", "replace", "default", "via", "2001:db8::3", "dev", "lan0")
+            await routes.refresh(known, index)
+            assert "via 2001:db8::3 " in place.run("ip", "-6", "route", "get", str(SERVER6)).stdout
+            await routes.remove()
+            assert device() == "tunnel0"
+        os.close(tun)
+
+    with namespace("routes") as place:
+        inside(place, lambda: asyncio.run(main(place)))
+
+
+@needs_root
+@pytest.mark.parametrize("wishes", [Wishes(bridge="br0"), Wishes(vrf="blue")])
+def test_where_nothing_of_the_tunnel_is_in_the_main_table_there_is_no_route_past_it(wishes: Wishes) -> None:
+    async def main(place: Namespace) -> None:
+        uplink(place)
+        before = place.routes()
+        async with Links() as links:
+            await TunnelRoutes(links, wishes, RTPROT_CLIENT, metric=1).pass_by([SERVER6, SERVER], 1)
+        assert place.routes() == before
+
+    with namespace("routes") as place:
+        inside(place, lambda: asyncio.run(main(place)))
+
+
+def uplink(place: Namespace) -> None:
+    """An interface with a default route of IPv6."""
+    place.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    for name in ("lan0", "lan1"):
+        place.run("ip", "link", "set", name, "up")
+    place.run("ip", "address", "add", "2001:db8::9/64", "dev", "lan0", "nodad")
+    place.run("ip", "-6", "route", "add", "default", "via", "2001:db8::1")

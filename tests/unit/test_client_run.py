@@ -53,6 +53,9 @@ class Done:
     def follow_router(self, metric: int) -> None:
         self.done.append(f"default route of IPv6, metric {metric}")
 
+    async def pass_by(self, servers: list[Any], index: int) -> None:
+        self.done += [f"way to {server}" for server in servers]
+
     async def lead(self, servers: list[Any], index: int) -> None:
         self.done += [f"routes past {server}" for server in servers]
 
@@ -135,7 +138,14 @@ def test_ipv4_that_opens_after_ipv6_still_gets_the_default_route() -> None:
         return made, done
 
     made, done = asyncio.run(serve())
-    assert done.done == ["link", "address 10.0.0.2", "routes past 192.0.2.1", "default route of IPv6, metric 0"]
+    assert done.done == [
+        "way to 192.0.2.1",  # before anything of IPv6 can be learned
+        "link",
+        "way to 192.0.2.1",
+        "address 10.0.0.2",
+        "routes past 192.0.2.1",
+        "default route of IPv6, metric 0",
+    ]
     assert isinstance(made._observer, Watcher)
     assert [up.local_address for up in made._observer.ups] == [None, "10.0.0.2"]
 
