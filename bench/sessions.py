@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ GLANCE_SECONDS: Final = 10.0  # enough to take the idle sessions' share out of w
 CHURN_FILL: Final = 1200  # logins and ends beside the held sessions until hardly any new device is made
 CHURN_LOGINS: Final = 600  # those that are measured
 POLL: Final = 0.5  # seconds
+READY_SPARE: Final = 400  # free interfaces beyond the sessions: those that rest, half a second's worth of ends
+READY_PATIENCE: Final = 60.0  # seconds; 5,400 take six
 HOLDS: Final = (10_000, 5_000)  # the second when the first is too much
 HOLD_SECONDS: Final = 300.0
 MEMORY_SESSIONS: Final = 2000
@@ -41,7 +43,7 @@ Result = dict[str, Any]
 
 
 @contextmanager
-def served(setup: Setup, *, workers: int = 1, profile: str = "") -> Iterator[tuple[Places, Farm]]:
+def served(setup: Setup, *, workers: int = 1, extra: str = "", profile: str = "") -> Iterator[tuple[Places, Farm]]:
     """A server for the harness; with two workers, one on each processor."""
     with ExitStack() as stack:
         places = make_places(stack, "sessions")
@@ -53,7 +55,7 @@ def served(setup: Setup, *, workers: int = 1, profile: str = "") -> Iterator[tup
             places,
             Farm(
                 stack, places.server, directory,
-                workers=workers, dataplane=setup.dataplane, cpus=cpus, profile=profile,
+                workers=workers, dataplane=setup.dataplane, cpus=cpus, extra=extra, profile=profile,
             ),
         )  # fmt: skip
 
@@ -208,28 +210,55 @@ def login_rate(setup: Setup) -> list[Figure]:
 def ladder(setup: Setup) -> list[Figure]:
     """CPU for each login and for each idle session, with few and with many sessions, on one worker.
 
-    All clients open IPV6CP, as Windows does: an interface with routes of IPv6 would cost all others.
+    All clients open IPV6CP, as Windows does: an interface with routes of IPv6 would cost all others. Each run has a
+    server of its own, since one that had many sessions has their interfaces still; the idle ones are watched in one.
     """
+    rungs: dict[int, list[Rung]] = {}
+    for number in range(setup.runs):
+        glance = 2.0 if setup.quick else GLANCE_SECONDS
+        with served(setup) as (places, farm):
+            for sessions, rung in _rungs(setup, places, farm, glance if number or setup.quick else IDLE_SECONDS):
+                rungs.setdefault(sessions, []).append(rung)
     found: list[Figure] = []
-    with served(setup) as (places, farm):
-        for sessions, rung in _rungs(setup, places, farm, 5.0 if setup.quick else IDLE_SECONDS):
-            all_ms, again_ms = sum(rung.ramp.values()), sum(rung.again.values())
-            found.append(setup.single(f"login-cpu-{sessions}", rung.ramp["worker"], spent=rung.ramp))
-            found.append(setup.single(f"login-all-{sessions}", all_ms, spent=rung.ramp))
-            found.append(setup.single(f"login-again-{sessions}", again_ms, spent=rung.again))
-            found.append(setup.single(f"idle-{sessions}", rung.idle.total / sessions * 1e6))
+    for sessions, runs in rungs.items():
+        ramps, again = [one.ramp for one in runs], [one.again for one in runs]
+        found.append(setup.figure(f"login-cpu-{sessions}", [ramp["worker"] for ramp in ramps]))
+        found.append(_all_of(setup, f"login-all-{sessions}", ramps))
+        found.append(_all_of(setup, f"login-again-{sessions}", again))
+        found.append(setup.single(f"idle-{sessions}", runs[0].idle.total / sessions * 1e6))
     return found
 
 
 def routed_ladder(setup: Setup) -> list[Figure]:
-    """CPU for each login where every session has an IPv6 network of its own: routes that the kernel walks."""
+    """CPU for each login where every session has an IPv6 network of its own: routes that the kernel walks.
+
+    Once as it comes, and once with the interfaces made before.
+    """
     found: list[Figure] = []
-    with served(setup, profile='remote-ipv6-prefix-pool = "homes"') as (places, farm):
-        for sessions, rung in _rungs(setup, places, farm, 2.0 if setup.quick else GLANCE_SECONDS):
-            all_ms, again_ms = sum(rung.ramp.values()), sum(rung.again.values())
-            found.append(setup.single(f"login-routed-{sessions}", all_ms, spent=rung.ramp))
-            found.append(setup.single(f"again-routed-{sessions}", again_ms, spent=rung.again))
+    for name, ready in (("routed", 0), ("ready", (QUICK_LADDER if setup.quick else LADDER)[-1] + READY_SPARE)):
+        extra, profile = f"ready-interfaces = {ready}", 'remote-ipv6-prefix-pool = "homes"'
+        with served(setup, extra=extra, profile=profile) as (places, farm):
+            _wait_for_interfaces(places, ready)
+            for sessions, rung in _rungs(setup, places, farm, 2.0 if setup.quick else GLANCE_SECONDS):
+                found.append(_all_of(setup, f"login-{name}-{sessions}", [rung.ramp]))
+                found.append(_all_of(setup, f"again-{name}-{sessions}", [rung.again]))
     return found
+
+
+def _all_of(setup: Setup, key: str, runs: Sequence[Mapping[str, float]]) -> Figure:
+    """The figure of worker, master and auth together, ms; what each took is in its remark."""
+    middle = {role: statistics.median(run[role] for run in runs) for role in ("worker", "master", "auth")}
+    note = ", ".join(f"{role} {value:.2f}" for role, value in middle.items())
+    return setup.figure(key, [sum(run.values()) for run in runs], note, spent=list(runs))
+
+
+def _wait_for_interfaces(places: Places, count: int) -> None:
+    """Wait until the server has made its free interfaces; StageError when it takes too long."""
+    deadline = time.monotonic() + READY_PATIENCE
+    while len(places.server.links()) < count:
+        if time.monotonic() > deadline:
+            raise StageError(f"{count} interfaces are not there after {READY_PATIENCE:.0f} s")
+        time.sleep(POLL)
 
 
 def _rungs(setup: Setup, places: Places, farm: Farm, idle_seconds: float) -> Iterator[tuple[int, Rung]]:

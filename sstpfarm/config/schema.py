@@ -119,6 +119,7 @@ class Server(Table, frozen=True):
     metrics: Annotated[
         str, Meta(max_length=80, description='"ADDRESS:PORT" or "[ADDRESS]:PORT", or "" to switch it off')
     ] = "127.0.0.1:9443"
+    ready_interfaces: Annotated[int, Meta(ge=0, le=65536, description="a whole number, 0 to 65536")] = 0
     max_sessions: Annotated[int, Meta(ge=1, le=65536, description="a whole number, 1 to 65536")] = 8192
     max_starting: Annotated[int, Meta(ge=1, le=65536, description="a whole number, 1 to 65536")] = 1500
     tls_deadline_s: Deadline = 10.0

@@ -26,6 +26,7 @@ from typing import Final
 from sstpfarm.dataplane.interface import Offload
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.master.warm import REST, WarmDevices
+from sstpfarm.net.groups import worker_group
 from sstpfarm.net.links import FIRST_MTU, IPV6_MIN_MTU, LinkPlan, Links
 from sstpfarm.net.tun import InterfaceExists, InterfaceHeld, Kind, attach_tun, keep_tun, make_tun
 
@@ -35,6 +36,8 @@ TRIM_INTERVAL: Final = 1.0  # seconds between deletions of surplus ones
 TRIM_BATCH: Final = 64
 TRIM_QUIET: Final = 64  # devices taken and given back in an interval, with which none is deleted
 FOREIGN_NAMES: Final = 64  # interfaces named like ours that somebody else made, which one session may step over
+PREPARE_SLICE: Final = 8  # devices that are made at once, some 2 ms of work
+PREPARE_PAUSE: Final = 0.002  # seconds in which the farm does what else it has to
 DELETE_RETRY: Final = (0.1, 1.0, 10.0)  # seconds; the last one for ever: a name must not be used twice
 
 
@@ -86,6 +89,8 @@ class Devices:
         offload: of the TUN devices; the workers' packet paths are made for it. TAP devices have none.
         on_failure: told what could not be deleted and why; it is tried again.
         max_free: devices that stay in the pool.
+        ready: devices that are made for each worker before there are sessions, and stay in the pool too.
+        workers: how many there are.
         trim_interval: seconds between deletions of surplus ones.
         rest: seconds until the next session gets a free device that has stayed up.
     """
@@ -97,20 +102,24 @@ class Devices:
         on_failure: Callable[[str], None],
         *,
         max_free: int = MAX_FREE,
+        ready: int = 0,
+        workers: int = 1,
         trim_interval: float = TRIM_INTERVAL,
         rest: float = REST,
     ) -> None:
         self._links = links
         self._offload = offload
         self._on_failure = on_failure
-        self._max_free = max_free
+        self._ready = ready
+        self._max_free = max(max_free, ready * workers)
         self._trim_interval = trim_interval
         self._numbers = Numbers()
-        self._warm = WarmDevices(links, offload, self._park, most=max_free, rest=rest)
+        self._warm = WarmDevices(links, offload, self._park, most=self._max_free, rest=rest)
         self._free: deque[Device] = deque()  # those that are down
         self._trimmer: asyncio.Task[None] | None = None
         self._changes = 0  # devices taken and given back since the trimmer looked
         self._deletions: set[asyncio.Task[None]] = set()
+        self._preparations: dict[int, asyncio.Task[None]] = {}  # by worker
 
     @property
     def free(self) -> int:
@@ -163,8 +172,19 @@ class Devices:
             self._trimmer = asyncio.get_running_loop().create_task(self._trim())
         return True
 
+    def worker_ready(self, worker: int, mtu: int) -> None:
+        """Begin to make free devices for a worker that serves: for sessions of that MTU whose MSS is bounded.
+
+        A device that goes up while there are many sessions with IPv6 routes makes the kernel walk all of these.
+        """
+        if self._ready:
+            plan = LinkPlan(mtu=mtu, group=worker_group(worker), queue=0)
+            self._preparations[worker] = asyncio.get_running_loop().create_task(self._prepare(plan))
+
     def worker_lost(self, worker: int) -> None:
         """Begin to delete the free devices that have stayed up for a worker which is gone."""
+        if worker in self._preparations:
+            self._preparations.pop(worker).cancel()
         for device in self._warm.remove(worker):
             self.discard(device)
 
@@ -177,14 +197,29 @@ class Devices:
 
     async def close(self) -> None:
         """Delete what is free, and wait until nothing is being deleted."""
-        if self._trimmer is not None:
-            self._trimmer.cancel()
+        for task in (self._trimmer, *self._preparations.values()):
+            if task is not None:
+                task.cancel()
         for device in [*self._warm.remove(), *self._free]:
             self.discard(device)
         self._free.clear()
         while self._deletions:
             await asyncio.wait(list(self._deletions))
         self._warm.close()
+
+    async def _prepare(self, plan: LinkPlan) -> None:
+        for number in range(self._ready):
+            if number % PREPARE_SLICE == 0:
+                await asyncio.sleep(PREPARE_PAUSE)
+            try:
+                device, tun = self._make(plan, Kind.TUN)
+            except (SystemRefusal, OSError) as error:
+                self._on_failure(f"{number} of {self._ready} free interfaces are ready: {error}")
+                return
+            os.close(tun)
+            if not self._warm.park(device):  # there are enough, or no descriptor is left
+                self.discard(device)
+                return
 
     def _make(self, plan: LinkPlan, kind: Kind) -> tuple[Device, int]:
         tun, number = self._make_tun(kind)

@@ -28,7 +28,7 @@ from sstpfarm.master.sessions import Session, SessionTable, Traffic
 from sstpfarm.master.static import StaticInterface, StaticInterfaces
 from sstpfarm.net.bridge import bridge_mtu
 from sstpfarm.net.groups import worker_group
-from sstpfarm.net.links import LinkPlan, Links
+from sstpfarm.net.links import FIRST_MTU, LinkPlan, Links
 from sstpfarm.net.shared import SharedAddresses
 from sstpfarm.reasons import OUTCOMES, Reason
 from sstpfarm.telemetry.log import Log
@@ -60,6 +60,7 @@ class SessionKeeper:
         effects: what sessions change beside their interfaces; without it, what needs no configuration.
         static: the static interfaces of the configuration, by name.
         authentication_deadline: seconds that a worker gives an authentication.
+        ready: free interfaces that are made for each of that many workers, and the MTU of their sessions.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class SessionKeeper:
         effects: SessionEffects | None = None,
         static: Mapping[str, Interface] | None = None,
         authentication_deadline: float = 60.0,
+        ready: tuple[int, int, int] = (0, 1, FIRST_MTU),
     ) -> None:
         self.table = SessionTable()
         self.closed_to_new = False
-        self._devices = Devices(links, offload, self._device_failed)
+        each, workers, self._ready_mtu = ready
+        self._devices = Devices(links, offload, self._device_failed, ready=each, workers=workers)
         self._shared: SharedAddresses | None = None
         self._static = StaticInterfaces(links, offload, static or {}, self._device_failed)
         self.effects = effects or SessionEffects(log)
@@ -217,6 +220,10 @@ class SessionKeeper:
             self._release(session)
         else:
             self._run(self._dismantle(session))
+
+    def worker_ready(self, worker: int) -> None:
+        """Make what the sessions of a worker that serves will need."""
+        self._devices.worker_ready(worker, self._ready_mtu)
 
     def worker_lost(self, worker: int, stats: Stats, reason: Reason) -> None:
         """Begin to delete the interfaces of all sessions of a dead worker.

@@ -90,6 +90,7 @@ class Supervisor:
             effects=SessionEffects.of(config, log),
             static=config.interface,
             authentication_deadline=config.server.authentication_deadline_s,
+            ready=(-(-config.server.ready_interfaces // len(cpus)), len(cpus), config.server.max_mtu),
         )
 
     @property
@@ -385,6 +386,7 @@ class Supervisor:
         match message:
             case m.WorkerReady():
                 self._log.emit("worker.ready", worker=place.number)
+                self.keeper.worker_ready(place.number)
                 self._changed.set()
                 if self._up and not self._stopping:
                     self._lending.share(self.keeper.table.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -24,11 +25,13 @@ from sstpfarm.net.links import LinkPlan, Links
 from sstpfarm.net.netlink import Netlink
 from sstpfarm.net.routes import add_route, delete_routes
 from sstpfarm.net.tun import keep_tun
+from tests.unit.connection_bench import until
 from tests.unit.descriptors import descriptors_closed
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 from tests.unit.test_master_devices import packets
 from tests.unit.test_net_watch import routes_batch
 
+READY = 20
 RTMGRP_LINK = 1
 UP_WITH_CARRIER = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP
 ETH_P_IP = 0x0800
@@ -64,12 +67,25 @@ class Bench:
         return up
 
 
-def run(scenario: Callable[[Bench], Awaitable[None]], *, max_free: int = 256, rest: float = 0.0) -> None:
+def tuns(place: Namespace) -> set[str]:
+    return {link["ifname"] for link in place.ip("link", "show") if link.get("ifname", "").startswith("sstp")}
+
+
+def run(
+    scenario: Callable[[Bench], Awaitable[None]],
+    *,
+    max_free: int = 256,
+    rest: float = 0.0,
+    ready: int = 0,
+    workers: int = 1,
+) -> None:
     async def main(place: Namespace) -> None:
         async with Links() as links:
             with descriptors_closed():
                 failures: list[str] = []
-                made = Devices(links, Offload.NONE, failures.append, max_free=max_free, rest=rest)
+                made = Devices(
+                    links, Offload.NONE, failures.append, max_free=max_free, rest=rest, ready=ready, workers=workers
+                )
                 await scenario(Bench(place, made, failures))
                 await made.close()
             assert failures == []
@@ -420,3 +436,60 @@ def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [bench.is_up(device) for device in taken] == [True, False]
 
     run(scenario)
+
+
+@needs_root
+def test_devices_that_are_ready_before_their_sessions() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.devices.worker_ready(0, 1400)
+        await until(lambda: bench.devices.free == READY)
+        assert len(tuns(bench.place)) == READY
+        made = [bench.session(plan(number)) for number in range(READY)]
+        assert {device.name for device in made} == {f"sstp{number}" for number in range(READY)}
+        assert tuns(bench.place) == {device.name for device in made}  # and no other had to be made
+        bench.devices.worker_ready(1, 1400)
+        await until(lambda: bench.devices.free == READY)
+        for device in made:  # as many as of two workers stay up
+            assert bench.devices.give_back(device)
+            assert bench.is_up(device)
+        await asyncio.sleep(0.1)
+        bench.session(plan(99)), bench.session(plan(99, worker=1))  # whose login sees to what the kernel did late
+        assert "sstp" not in bench.place.run("ip", "-6", "route", "show", "table", "all").stdout
+        bench.devices.worker_lost(1)
+        await until(lambda: len(tuns(bench.place)) == READY + 1)  # of that worker the one of its session is left
+
+    run(scenario, ready=READY, workers=2, max_free=0)
+
+
+@needs_root
+def test_a_worker_is_lost_while_its_devices_are_made() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.devices.worker_ready(0, 1400)
+        await until(lambda: bench.devices.free > 0)
+        bench.devices.worker_lost(0)
+        await until(lambda: tuns(bench.place) == set())
+        await asyncio.sleep(0.05)
+        assert tuns(bench.place) == set()
+        bench.devices.worker_ready(0, 1400)  # its successor gets its own
+        await until(lambda: bench.devices.free == 200)
+
+    run(scenario, ready=200)
+
+
+@needs_root
+def test_no_descriptor_is_left_for_devices_that_were_to_be_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        attempts = []
+
+        def refuse(fd: int) -> int:
+            attempts.append(fd)
+            raise OSError(errno.EMFILE, "too many")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(warm.os, "dup", refuse)
+            bench.devices.worker_ready(0, 1400)
+            await asyncio.sleep(0.3)
+        assert len(attempts) == 1  # and not one for each
+        await until(lambda: tuns(bench.place) == set())
+
+    run(scenario, ready=READY)
