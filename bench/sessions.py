@@ -105,7 +105,7 @@ class Rung:
     """What was measured with a number of sessions held.
 
     Attributes:
-        ramp: CPU of a login on the way there, ms by role.
+        ramp: CPU of a login on the way there, ms by role, without what those that were up already cost meanwhile.
         idle: CPU of all sessions while they idle, seconds a second.
         again: CPU of a login and an end beside them, ms by role, without what the idle sessions cost meanwhile.
     """
@@ -140,17 +140,20 @@ def climb(places: Places, farm: Farm, sessions: int, idle_seconds: float, fill: 
     result = _result("hold", output, said.read_text(), failed=bool(said.read_text()))
     _require(result)
     _wait_for(farm, 0, None)
-    return Rung(stage(result, 0)["server_cpu_ms_per_login"], idle, again)
+    return Rung(_logins_alone(stage(result, 0), idle, 0.5), idle, again)  # half of them are up, on average
 
 
 def _churn(places: Places, farm: Farm, count: int, idle: Usage) -> dict[str, float]:
     result = harness(places, farm, "storm", "--ipv6", "--count", str(count), seconds=120)
     _require(result)
-    ramp = stage(result, 0)
-    logins, seconds = ramp["counts"]["logins"], ramp["seconds"]
+    return _logins_alone(stage(result, 0), idle, 1.0)
+
+
+def _logins_alone(found: Result, idle: Usage, present: float) -> dict[str, float]:
+    """CPU of a login in a stage, ms by role, less what that share of the idle sessions cost meanwhile."""
+    each = 1000 * present * found["seconds"] / found["counts"]["logins"]
     shares = {"worker": idle.workers, "master": idle.master, "auth": idle.auth}
-    spent = ramp["server_cpu_ms_per_login"]
-    return {role: spent[role] - 1000 * share * seconds / logins for role, share in shares.items()}
+    return {role: found["server_cpu_ms_per_login"][role] - share * each for role, share in shares.items()}
 
 
 def _wait_for(farm: Farm, sessions: int, holder: subprocess.Popen[bytes] | None) -> None:

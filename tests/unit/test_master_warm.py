@@ -486,7 +486,7 @@ def test_no_descriptor_is_left_for_devices_that_were_to_be_ready(monkeypatch: py
             raise OSError(errno.EMFILE, "too many")
 
         with monkeypatch.context() as patch:
-            patch.setattr(warm.os, "dup", refuse)
+            patch.setattr(os, "dup", refuse)
             bench.devices.worker_ready(0, 1400)
             await asyncio.sleep(0.3)
         assert len(attempts) == 1  # and not one for each
