@@ -103,6 +103,7 @@ def _config(directory: Path, password: str, users: int, workers: int, settings: 
         "listen": f'["{SERVER_ADDRESS}:443"]',
         "workers": str(workers) if workers else '"auto"',
         "max-sessions": str(SESSIONS),
+        "max-starting-per-source": '"disabled"',  # all clients have one address
         **settings,
     }
     tables = {

@@ -95,6 +95,9 @@ class Reason(StrEnum):
     # resources
     NO_ADDRESS = "no-address"
     SESSION_LIMIT = "session-limit"
+    STARTING_LIMIT = "starting-limit"
+    SOURCE_LIMIT = "source-limit"
+    EARLY_DROP = "early-drop"
     ALREADY_CONNECTED = "already-connected"
     INTERFACE_FAILED = "interface-failed"
     INTERNAL_ERROR = "internal-error"
@@ -169,6 +172,9 @@ OUTCOMES: Final[dict[Reason, Outcome]] = {
     Reason.SERVER_NOT_AUTHENTIC: Outcome(_A, 7, 17, _C.AUTHENTICATION, "the server does not know the password"),
     Reason.NO_ADDRESS: Outcome(_D, 0, 15, _C.NETWORK, "no address is free"),
     Reason.SESSION_LIMIT: Outcome(_D, 0, 15, _C.NETWORK, "the session limit is reached"),
+    Reason.STARTING_LIMIT: Outcome(_X, 0, 15, _C.NETWORK, "too many connections have not logged in yet"),
+    Reason.SOURCE_LIMIT: Outcome(_X, 0, 15, _C.NETWORK, "too many connections of one source have not logged in yet"),
+    Reason.EARLY_DROP: Outcome(_X, 0, 15, _C.NETWORK, "few places are left for connections that have not logged in"),
     Reason.ALREADY_CONNECTED: Outcome(_D, 0, 15, _C.AUTHENTICATION, "the user has as many sessions as allowed"),
     Reason.INTERFACE_FAILED: Outcome(_D, 0, 8, _C.SYSTEM, "the tunnel interface could not be made"),
     Reason.INTERNAL_ERROR: Outcome(_X, 0, 9, _C.INTERNAL, "an internal error"),

@@ -122,8 +122,12 @@ class Server(Table, frozen=True):
     ready_interfaces: Annotated[int, Meta(ge=0, le=65536, description="a whole number, 0 to 65536")] = 0
     max_sessions: Annotated[int, Meta(ge=1, le=65536, description="a whole number, 1 to 65536")] = 8192
     max_starting: Annotated[int, Meta(ge=1, le=65536, description="a whole number, 1 to 65536")] = 1500
+    max_starting_per_source: Annotated[
+        Annotated[int, Meta(ge=1, le=65536)] | Literal["disabled"],
+        Meta(description='a whole number, 1 to 65536, or "disabled"'),
+    ] = 500
     tls_deadline_s: Deadline = 10.0
-    http_deadline_s: Deadline = 60.0
+    http_deadline_s: Deadline = 30.0
     connect_request_deadline_s: Deadline = 60.0
     negotiation_deadline_s: Deadline = 60.0
     authentication_deadline_s: Deadline = 60.0

@@ -64,6 +64,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "interface.failed": LogEvent("error", ("session", "detail")),
     "interface.incomplete": LogEvent("warning", ("session", "detail")),
     "accept.paused": LogEvent("warning", ("error",)),
+    "connections.dropped": LogEvent("warning", ("reason", "count", "starting", "source", "source_starting")),
     "radius.unsigned": LogEvent("warning", ("server",)),
     "radius.server_dead": LogEvent("warning", ("server",)),
     "radius.server_alive": LogEvent("info", ("server",)),

@@ -10,7 +10,9 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from email.utils import formatdate
+from random import SystemRandom
 from time import monotonic
 from typing import Final
 
@@ -36,6 +38,7 @@ from sstpfarm.transport.poller import Poller
 from sstpfarm.transport.surroundings import Surroundings
 from sstpfarm.transport.tls import SharedBuffers, TlsPump
 from sstpfarm.transport.tls_context import ServerIdentity
+from sstpfarm.worker.admission import Admission, source_of
 from sstpfarm.worker.identity import read_identity, read_view
 from sstpfarm.worker.router import Router, machine_server_id, offer_of
 from sstpfarm.worker.session import Session
@@ -77,7 +80,11 @@ class WorkerServer:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # two descriptors each: for want of the second one the channel would break in which the master sends it
         self._most = max(limit - SPARE, limit // 2) // 2
-        self._starting = self._opened = 0
+        per_source = self._config.max_starting_per_source
+        self._admission = Admission(
+            self._config.max_starting, None if per_source == "disabled" else per_source, SystemRandom().random
+        )
+        self._opened = 0
         self._free_slots = list(range(stats.slots))
         self._resting_slots: deque[tuple[float, int]] = deque()
         self._listeners: dict[int, socket.socket] = {}
@@ -130,6 +137,8 @@ class WorkerServer:
         lag = max(0.0, now - self._lag_at - LAG_INTERVAL)
         self.stats.observe("sstpfarm_loop_lag_seconds", "", lag)
         self._lag_at = now
+        for report in self._admission.reports(now):
+            self.log.emit("connections.dropped", **asdict(report))
         self._loop.call_later(LAG_INTERVAL, self._measure_lag)
 
     # -- listeners ---------------------------------------------------------------------------------------------------
@@ -161,7 +170,7 @@ class WorkerServer:
                     return
                 continue
             sock.setblocking(False)
-            self._admit(sock, endpoint(address))
+            self._admit(sock, address)
 
     def _pause_accepting(self, error: OSError) -> None:
         self.log.emit("accept.paused", error=error.strerror)
@@ -176,10 +185,15 @@ class WorkerServer:
         except OSError as error:
             self._pause_accepting(error)
 
-    def _admit(self, sock: socket.socket, peer: str) -> None:
-        if self._starting >= self._config.max_starting or len(self._sessions) >= self._most:
+    def _admit(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        source = source_of(address[0])
+        if len(self._sessions) >= self._most:
+            refusal: Reason | None = self._admission.drop(Reason.SESSION_LIMIT)
+        else:
+            refusal = self._admission.refusal(source)
+        if refusal is not None:
             sock.close()
-            self.stats.inc("sstpfarm_connections_total", Reason.SESSION_LIMIT)
+            self.stats.inc("sstpfarm_connections_total", refusal)
             return
         session = Session(self, os.urandom(8).hex(), endpoint(sock.getsockname()), self._settings)
         pump = TlsPump(self._identity.context, self._around.buffers, server_side=True)
@@ -188,12 +202,12 @@ class WorkerServer:
             session,
             sock,
             pump,
-            peer=peer,
+            peer=endpoint(address),
             tls_deadline=self._config.tls_deadline_s,
             login_deadline=self._config.login_deadline_s,
         )
         self._sessions[session.id] = session
-        self._starting += 1
+        self._admission.enter(session.id, source)
         session.connection.start()
 
     # -- what sessions use -------------------------------------------------------------------------------------------
@@ -252,7 +266,7 @@ class WorkerServer:
 
     def session_opened(self, session: str, connection: Connection) -> None:
         """The session carries packets."""
-        self._starting -= 1
+        self._admission.leave(session)
         self.stats.inc("sstpfarm_connections_total", "opened")
         self._master.send(
             m.SessionOpened(session=session, cipher=connection.cipher, tls_version=connection.tls_version)
@@ -274,7 +288,7 @@ class WorkerServer:
         if opened:
             self._count_sessions(-1)
         else:
-            self._starting -= 1
+            self._admission.leave(session)
         if handed:
             self._master.send(m.SessionClosed(session=session, reason=reason.value))
         self._check_done()

@@ -111,11 +111,13 @@ class Namespace:
         """A socket of this process that lives inside."""
         return inside(self, lambda: socket.socket(family, kind))
 
-    def dial(self, host: str, port: int, timeout: float = PATIENCE) -> socket.socket:
-        """A TCP connection from inside."""
+    def dial(self, host: str, port: int, timeout: float = PATIENCE, source: str = "") -> socket.socket:
+        """A TCP connection from inside, from that address if one is named."""
         sock = self.open_socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         sock.settimeout(timeout)
         try:
+            if source:
+                sock.bind((source, 0))
             sock.connect((host, port))
         except BaseException:
             sock.close()

@@ -361,10 +361,10 @@ def tcp_peer(place: Namespace, host: str, port: int = PORT) -> Iterator[RawPeer]
 
 @contextmanager
 def tls_peer(
-    place: Namespace, host: str, port: int = PORT, *, context: ssl.SSLContext | None = None
+    place: Namespace, host: str, port: int = PORT, *, context: ssl.SSLContext | None = None, source: str = ""
 ) -> Iterator[RawPeer]:
-    """A peer after the TLS handshake, before HTTP."""
-    sock = place.dial(host, port)
+    """A peer after the TLS handshake, before HTTP; from that address if one is named."""
+    sock = place.dial(host, port, source=source)
     peer = name_of(sock)
     try:
         with (context or tls_context()).wrap_socket(

@@ -136,7 +136,8 @@ def test_sessions_above_the_limit_are_refused_with_503() -> None:
 
 def test_connections_without_a_login_take_no_place_of_a_session() -> None:
     """Neither while they stay idle nor after they are gone."""
-    settings = {"max-sessions": 2, "max-starting": 20, "workers": 1, "authentication": ["pap"]}
+    places = {"max-starting": 20, "max-starting-per-source": "disabled"}
+    settings = {"max-sessions": 2, **places, "workers": 1, "authentication": ["pap"]}
     with wired() as wire, running(wire.server, server=settings), ExitStack() as idle:
         for _ in range(10):
             idle.enter_context(tls_peer(wire.client, wire.SERVER4))
