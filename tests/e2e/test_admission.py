@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -126,3 +126,29 @@ def test_sources_that_are_not_told_apart_share_all_places(wire: Wire) -> None:
         assert PLACES / 2 < told["source_starting"] == told["starting"] <= PLACES
         assert not all(logins(wire))
         assert dropped(farm, "source-limit") == dropped(farm, "early-drop") == 0
+
+
+def test_a_place_is_held_until_the_login_or_the_end(wire: Wire) -> None:
+    """One place for each source: a session holds none, a silent peer its own, a neighbour in a /64 of IPv6 the same."""
+    server = {**SETTINGS, "http-deadline-s": 60, "max-starting-per-source": 1}
+    with running(wire.server, server=server) as farm, ExitStack() as held:
+        for user in ("user1", "user2", "user3"):
+            peer = held.enter_context(tls_peer(wire.client, wire.SERVER4))
+            peer.open_session(user)
+            assert peer.ping()  # the worker has counted the session as opened
+        for _ in range(3):
+            with tls_peer(wire.client, wire.SERVER4) as silent, farm.refuses("transport-lost", "tls", silent.peer):
+                silent.close()
+        held.enter_context(tls_peer(wire.client, wire.SERVER4))
+        wire.client.run("ip", "address", "add", "fd99:1::3/64", "dev", "uplink", "nodad")
+        held.enter_context(tls_peer(wire.client, wire.SERVER6))
+        for host, source in ((wire.SERVER4, wire.CLIENT4), (wire.SERVER6, "fd99:1::3")):
+            with (
+                farm.counts("sstpfarm_connections_total", outcome="source-limit"),
+                pytest.raises(REFUSED),
+                tls_peer(wire.client, host, source=source),
+            ):
+                pass
+        peer = held.enter_context(tls_peer(wire.client, wire.SERVER4, source=OTHERS[0]))
+        peer.open_session("user4")
+        assert peer.ping()
