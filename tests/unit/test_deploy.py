@@ -104,6 +104,22 @@ def test_unit_does_not_repeat_a_mistake_of_the_operator(unit: str) -> None:
     assert unit_settings(unit)["RestartPreventExitStatus"] == [f"{ExitCode.USAGE:d} {ExitCode.CONFIG:d}"]
 
 
+@pytest.mark.parametrize("unit", ["sstpfarm.service", "sstpfarm-client.service"])
+def test_unit_tries_again_for_ever_what_may_pass(unit: str) -> None:
+    settings = unit_settings(unit)
+    assert settings["Restart"] == ["on-failure"]
+    assert settings["StartLimitIntervalSec"] == ["0"]  # systemd's own: five starts in ten seconds
+    assert "StartLimitBurst" not in settings
+    assert settings["RestartSec"] == ["5"]
+    (after,) = settings["After"]
+    assert {"network-online.target", "time-sync.target"} <= set(after.split())
+
+
+@pytest.mark.parametrize("unit", ["sstpfarm.service", "sstpfarm-client.service"])
+def test_journald_keeps_every_line(unit: str) -> None:
+    assert unit_settings(unit)["LogRateLimitIntervalSec"] == ["0"]
+
+
 def test_every_package_has_a_group_and_a_purpose() -> None:
     lines = [line for line in (DEPLOY / "debian-packages.txt").read_text().splitlines() if line and line[0] != "#"]
     entries = [line.split(maxsplit=2) for line in lines]
