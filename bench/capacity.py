@@ -5,6 +5,8 @@
 * Cores are planned to be busy to `BUSY`, memory to be full to `FULL`.
 * A card carries each byte twice, encrypted and not, in opposite directions: of its rate each way, `PAYLOAD` is the
   users' (headers of Ethernet, IP, TCP, TLS and SSTP take the rest).
+* The table ends where nobody has looked: no worker has more sessions than one has been seen with, and no machine more
+  than eight times the cores that were measured.
 """
 
 from __future__ import annotations
@@ -56,11 +58,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What it carries, and what bounds it: "cores", "card" or "memory".
+    """What it carries, and what bounds it: "cores", "card" or "sessions".
 
     Attributes:
         gbit_s: users' data, both directions together.
-        sessions: that are up at once, as memory allows.
+        sessions: that are up at once, as memory allows, the farm's own limit, and what has been seen.
         logins: a second, while nothing else happens.
         active: sessions that are up and carry `mbit_s` each on average.
     """
@@ -79,9 +81,9 @@ MACHINES: Final = (
     Machine(8, 16, 10),
     Machine(16, 32, 10),
     Machine(16, 32, 100),
-    Machine(32, 64, 100),
-    Machine(64, 128, 100),
 )
+MEASURED_SESSIONS: Final = 5000  # of one worker: 10,000 have been held by two
+FARM_SESSIONS: Final = 65_536  # max-sessions takes no more
 ACTIVE_MBIT: Final = 1.0  # mean rate of a session, both directions together, in the last columns of the table
 
 
@@ -91,12 +93,13 @@ def capacity(machine: Machine, costs: Costs, mbit_s: float = ACTIVE_MBIT) -> Cap
     seconds = workers * BUSY  # CPU seconds a second
     by_cores, by_card = seconds / costs.s_per_gb * 8, machine.card_gbit * PAYLOAD
     kib = machine.memory_gib * KIB_PER_GIB * FULL - (ROLES_MIB + workers * BASE_MIB) * KIB_PER_MIB
-    sessions = max(0, int(kib / (costs.session_kib + TUN_KIB + SOCKET_KIB)))
+    by_memory = max(0, int(kib / (costs.session_kib + TUN_KIB + SOCKET_KIB)))
+    sessions = min(by_memory, workers * MEASURED_SESSIONS, FARM_SESSIONS)
     for_one = mbit_s / 8000 * costs.s_per_gb + costs.idle_s
     bounds = {
         "cores": seconds / for_one,
         "card": by_card * 1000 / mbit_s,
-        "memory": float(sessions),
+        "sessions": float(sessions),
     }
     bound = min(bounds, key=lambda name: bounds[name])
     return Capacity(
@@ -137,7 +140,9 @@ def capacity_table(costs: Costs | None) -> list[str]:
     lines = [
         f"From {costs.s_per_gb:.2f} CPU s/GB, {1000 * costs.login_s:.1f} ms of worker CPU for a login (master or auth, "
         f"the dearer: {1000 * costs.login_other_s:.1f} ms), {1e6 * costs.idle_s:.0f} us/s for an idle session and "
-        f"{costs.session_kib:.0f} KiB of worker memory for a session:",
+        f"{costs.session_kib:.0f} KiB of worker memory for a session. **Computed, not measured**: beyond two "
+        f"cores every number is extrapolated. Sessions end at {MEASURED_SESSIONS:,} a worker, where measuring ended, "
+        f"and at {FARM_SESSIONS:,} a farm:",
         "",
         f"| cores | GiB | card, Gbit/s | users' data, Gbit/s | bound by | sessions up at once | logins/s "
         f"| sessions of {ACTIVE_MBIT:g} Mbit/s | bound by |",

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 
-from bench.capacity import BUSY, MACHINES, PAYLOAD, Costs, Machine, capacity, capacity_table, costs_of, worker_cores
+from bench.capacity import (
+    BUSY,
+    FARM_SESSIONS,
+    MACHINES,
+    PAYLOAD,
+    Costs,
+    Machine,
+    capacity,
+    capacity_table,
+    costs_of,
+    worker_cores,
+)
 from bench.figure import Figure
+from sstpfarm.config.schema import Server
 
 COSTS = Costs(s_per_gb=2.0, login_s=0.004, login_other_s=0.002, idle_s=10e-6, session_kib=68.0)
 
@@ -30,10 +43,20 @@ def test_card_bounds_throughput() -> None:
 
 
 def test_memory_bounds_sessions() -> None:
-    small, large = capacity(Machine(4, 4, 100), COSTS), capacity(Machine(4, 8, 100), COSTS)
-    # 150 KiB each in the model: 68 of the worker, 66 for the TUN device, 16 for the connection
-    assert large.sessions - small.sessions == pytest.approx(4 * 2**20 * 0.8 / 150, abs=1)
+    large = dataclasses.replace(COSTS, session_kib=1168.0)
+    less, more = capacity(Machine(4, 4, 100), large), capacity(Machine(4, 8, 100), large)
+    # 1250 KiB each in the model: 1168 of the worker, 66 for the TUN device, 16 for the connection
+    assert more.sessions - less.sessions == pytest.approx(4 * 2**20 * 0.8 / 1250, abs=1)
     assert capacity(Machine(2, 1, 1), dataclasses.replace(COSTS, session_kib=1e9)).sessions == 0
+
+
+@pytest.mark.parametrize(("cores", "sessions"), [(2, 10_000), (4, 15_000), (16, 65_536)])
+def test_sessions_end_where_they_were_measured(cores: int, sessions: int) -> None:
+    assert capacity(Machine(cores, 1024, 100), COSTS).sessions == sessions
+
+
+def test_the_farm_itself_bounds_sessions() -> None:
+    assert msgspec.json.schema(Server)["$defs"]["Server"]["properties"]["max-sessions"]["maximum"] == FARM_SESSIONS
 
 
 def test_logins_are_bound_by_the_one_process_when_it_is_dearer() -> None:
@@ -45,7 +68,7 @@ def test_logins_are_bound_by_the_one_process_when_it_is_dearer() -> None:
 
 @pytest.mark.parametrize(
     ("machine", "mbit_s", "bound"),
-    [(Machine(4, 64, 100), 1.0, "cores"), (Machine(64, 64, 1), 1.0, "card"), (Machine(16, 4, 100), 0.001, "memory")],
+    [(Machine(4, 64, 100), 1.0, "cores"), (Machine(64, 64, 1), 1.0, "card"), (Machine(16, 4, 100), 0.001, "sessions")],
 )
 def test_active_sessions_name_their_bound(machine: Machine, mbit_s: float, bound: str) -> None:
     found = capacity(machine, COSTS, mbit_s)
