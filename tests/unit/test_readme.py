@@ -49,3 +49,11 @@ def test_make_targets_exist() -> None:
 def test_every_decision_is_indexed() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     assert [path.name for path in (ROOT / "docs" / "adr").glob("*.md") if path.name not in index] == []
+
+
+def test_the_packages_of_the_first_server_are_known_and_build_the_native_packet_path() -> None:
+    [line] = re.findall(r"^apt-get install --no-install-recommends (.*)$", README, re.MULTILINE)
+    lines = (ROOT / "deploy" / "debian-packages.txt").read_text().splitlines()
+    base = {entry.split()[1] for entry in lines if entry.startswith("base ")}
+    assert set(line.split()) <= base
+    assert {"gcc", "libc6-dev", "python3-dev", "python3-venv", "nftables"} <= set(line.split())
