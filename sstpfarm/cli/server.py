@@ -8,8 +8,10 @@ import click
 
 from sstpfarm.cli.commands import config_option
 from sstpfarm.config.load import describe, load
+from sstpfarm.dataplane.select import shortfall
 from sstpfarm.master.certificate import check_files
 from sstpfarm.master.farm import serve as serve_farm
+from sstpfarm.master.table import masquerade_without_interface
 
 
 @click.command()
@@ -25,5 +27,5 @@ def serve(context: click.Context, path: Path) -> None:
 def check(path: Path) -> None:
     """Validate a configuration file and the files that it names; change nothing."""
     config = load(path)
-    notes = check_files(config)
-    click.echo("\n".join([describe(config, path), *(f"{path}: warning: {note}" for note in notes)]))
+    notes = [*check_files(config), masquerade_without_interface(config.server), shortfall()]
+    click.echo("\n".join([describe(config, path), *(f"{path}: warning: {note}" for note in notes if note)]))

@@ -19,7 +19,7 @@ from sstpfarm.client.plan import Plan, plans
 from sstpfarm.client.routes import remove_leftovers
 from sstpfarm.config.client import MAX_INTERFACES, ClientConfig
 from sstpfarm.config.client_load import load_client
-from sstpfarm.dataplane.select import Dataplane
+from sstpfarm.dataplane.select import Dataplane, shortfall
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
 from sstpfarm.ipc.process import reduce_capabilities
 from sstpfarm.ipc.run_directory import hold_lock
@@ -91,6 +91,8 @@ class _Daemon:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         self._log.emit("client.starting", version=version("sstpfarm"), interfaces=len(self._plans))
+        if why := shortfall():
+            self._log.emit("dataplane.degraded", why=why)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         run = Path(self._config.client.run_directory)
         _make_directory(run)

@@ -57,6 +57,17 @@ class Dataplane:
         return PurePath(totals, slot)
 
 
+def shortfall(environment: Mapping[str, str] | None = None) -> str:
+    """Return why the packet path in Python runs although nobody asked for it, and what helps; "" where it does not."""
+    variables = os.environ if environment is None else environment
+    if not _missing or variables.get(PATH_VARIABLE):
+        return ""
+    return (
+        f"the native packet path is not there ({_missing}): the one in Python takes up to five times the CPU; "
+        f"install gcc, libc6-dev and python3-dev, then sstpfarm again, or set {PATH_VARIABLE}={PURE}"
+    )
+
+
 def choose(environment: Mapping[str, str] | None = None) -> Dataplane:
     """Return the packet path to run, and the offload to try for.
 

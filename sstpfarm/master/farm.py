@@ -18,7 +18,7 @@ import msgspec
 from sstpfarm.config.load import load
 from sstpfarm.config.radius import reloaded_radius
 from sstpfarm.config.schema import Config, Server
-from sstpfarm.dataplane.select import Dataplane, choose
+from sstpfarm.dataplane.select import Dataplane, choose, shortfall
 from sstpfarm.errors import ConfigError, SystemRefusal, place_of
 from sstpfarm.ipc.control import refusal
 from sstpfarm.ipc.garbage import spare_old_objects
@@ -30,7 +30,7 @@ from sstpfarm.master.effects import address_lists
 from sstpfarm.master.identities import AUTH_ID
 from sstpfarm.master.listeners import close_listeners, open_listeners, usable_endpoints
 from sstpfarm.master.supervisor import Supervisor
-from sstpfarm.master.table import FarmTable
+from sstpfarm.master.table import FarmTable, masquerade_without_interface
 from sstpfarm.net import nft, sysctl
 from sstpfarm.net.links import LinkFacts, Links
 from sstpfarm.net.neighbours import delete_leftovers
@@ -129,6 +129,8 @@ class _Farm:
         stack.callback(close_listeners, listeners)
         table = FarmTable(config, log)
         table.install(address_lists(config))
+        if why := masquerade_without_interface(server):
+            log.emit("masquerade.suspended", why=why)
         stack.callback(self._quietly, nft.remove)
         settings = sysctl.Sysctl(state / "sysctl.json")
         settings.recover()
@@ -198,6 +200,8 @@ class _Farm:
         wanted = choose()
         found = Dataplane(wanted.name, probe_offload(wanted.offload))
         self._log.emit("dataplane.chosen", dataplane=found.name, offload=found.offload.name.lower())
+        if why := shortfall():
+            self._log.emit("dataplane.degraded", why=why)
         return found
 
     async def _reconcile(self, links: Links) -> dict[str, int]:

@@ -7,10 +7,11 @@ configuration keeps from them, and nothing would be masqueraded.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sstpfarm.config.schema import Config
+from sstpfarm.config.schema import Config, Server
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.master.effects import SessionEffects
 from sstpfarm.master.sessions import Session
@@ -19,6 +20,16 @@ from sstpfarm.net.sets import table_exists
 from sstpfarm.telemetry.log import Log
 
 LOOK_INTERVAL_S: Final = 1.0  # a look takes 10 us
+
+
+def masquerade_without_interface(server: Server) -> str:
+    """Return what to say where `masquerade` names an interface that is not there now; "" where it is, or names none.
+
+    It is no fault: the rule goes by the name, and works from the moment on in which the interface comes.
+    """
+    if not server.masquerade or server.masquerade in (name for _, name in socket.if_nameindex()):
+        return ""
+    return f"server.masquerade: there is no interface {server.masquerade}: nothing is masqueraded until there is one"
 
 
 class FarmTable:

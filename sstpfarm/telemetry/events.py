@@ -17,6 +17,8 @@ class LogEvent(NamedTuple):
 EVENTS: Final[dict[str, LogEvent]] = {
     "farm.starting": LogEvent("info", ("version", "workers")),
     "dataplane.chosen": LogEvent("info", ("dataplane", "offload")),
+    "dataplane.degraded": LogEvent("warning", ("why",)),
+    "masquerade.suspended": LogEvent("warning", ("why",)),
     "farm.ready": LogEvent("info", ("listen", "workers")),
     "farm.stopping": LogEvent("info", ("signal",)),
     "farm.stopped": LogEvent("info"),

@@ -10,7 +10,7 @@ from sstpfarm.dataplane import select
 from sstpfarm.dataplane._fast import FastPath
 from sstpfarm.dataplane.interface import CELLS, Offload
 from sstpfarm.dataplane.pure import PurePath
-from sstpfarm.dataplane.select import Dataplane, choose
+from sstpfarm.dataplane.select import Dataplane, choose, shortfall
 from sstpfarm.errors import ConfigError
 
 CELL_MEMORY = memoryview(array("Q", bytes(8 * CELLS)))
@@ -49,6 +49,13 @@ def test_where_nothing_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose({}) == Dataplane("pure", Offload.NONE)
     with pytest.raises(ConfigError, match="gcc and the headers of Python"):
         choose({"SSTPFARM_DATAPLANE": "fast"})
+
+
+def test_who_gets_the_slow_path_unasked_is_told_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shortfall({}) == ""
+    monkeypatch.setattr(select, "_missing", "No module named _fast")
+    assert "install gcc, libc6-dev and python3-dev" in shortfall({})
+    assert shortfall({"SSTPFARM_DATAPLANE": "pure"}) == ""
 
 
 @pytest.mark.parametrize("name", ["pure", "fast"])

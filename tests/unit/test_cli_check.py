@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sstpfarm.cli.app import main
+from sstpfarm.dataplane import select
 from sstpfarm.reasons import ExitCode
 from tests.certificates import make_certificate
 
@@ -41,3 +42,17 @@ def test_a_certificate_that_is_none(config: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert message in said.err
     assert not said.out
+
+
+def test_what_this_machine_lacks_is_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, said in (("lo", ""), ("eth99", "server.masquerade: there is no interface eth99: nothing is masqueraded")):
+        config.write_text(CONFIG.replace("[server]", f'[server]\nforwarding = true\nmasquerade = "{name}"'))
+        assert main(["check", "--config", str(config)]) == ExitCode.OK
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "masquerade" in line]
+        assert [line.partition("warning: ")[2].startswith(said) for line in warnings] == [True] * bool(said)
+    monkeypatch.setattr(select, "_missing", "no module")
+    monkeypatch.delenv(select.PATH_VARIABLE, raising=False)
+    assert main(["check", "--config", str(config)]) == ExitCode.OK
+    assert "warning: the native packet path is not there (no module)" in capsys.readouterr().out
