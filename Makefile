@@ -42,11 +42,16 @@ lint: setup
 	@[ "$$(id -u)" != 0 ] || deploy/install-packages test
 	@touch $@
 
-# End to end one test at a time, since they measure times; then the rows of docs/parity.md once more on the plain path.
+TWO := $(BIN)/python -m pytest -n 2 --dist loadfile
+ONE := $(BIN)/python -m pytest
+
+# Two files at once, but for tests that are marked "alone"; then the rows of docs/parity.md once more on the plain path.
 test: setup .venv/test-installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/arch tests/unit tests/property tests/sim tests/twin
-	$(BIN)/python -m pytest tests/e2e
-	SSTPFARM_DATAPLANE=pure $(BIN)/python -m pytest -n 2 --dist loadfile -m parity tests/e2e
+	$(TWO) tests/arch tests/unit tests/property tests/sim tests/twin
+	$(TWO) -m "not alone" tests/e2e
+	$(ONE) -m alone tests/e2e
+	SSTPFARM_DATAPLANE=pure $(TWO) -m "parity and not alone" tests/e2e
+	SSTPFARM_DATAPLANE=pure $(ONE) -m "parity and alone" tests/e2e
 
 demo: setup
 	$(BIN)/sstpfarm demo

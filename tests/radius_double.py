@@ -108,7 +108,7 @@ class RadiusDouble:
     def close(self) -> None:
         """Stop and close the socket."""
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(60)
         self._sock.close()
 
     def __enter__(self) -> RadiusDouble:

@@ -13,7 +13,7 @@ from sstpfarm.reasons import ExitCode
 
 from .farm import PASSWORD, ROOT, Event, Journal, environment
 from .guard import make_directory, remove_directory
-from .netns import Namespace
+from .netns import PATIENCE, Namespace
 
 TRUST_ANY: Final = ("--insecure",)
 
@@ -53,7 +53,7 @@ class Client:
         self.output = Journal(self.process.stdout)
         self.errors = Journal(self.process.stderr)
 
-    def up(self, patience: float = 20) -> Event:
+    def up(self, patience: float = 60) -> Event:
         """The `up` event, awaited."""
         try:
             return self.output.wait("up", patience=patience)
@@ -64,7 +64,7 @@ class Client:
         """The phases that were reported, in order."""
         return [event["phase"] for event in self.output.find("phase")]
 
-    def end(self, number: signal.Signals | None = None, patience: float = 20) -> tuple[int, Event]:
+    def end(self, number: signal.Signals | None = None, patience: float = 60) -> tuple[int, Event]:
         """Send a signal if one is given, wait for the end: exit code and the `closed` event."""
         if number is not None:
             self.process.send_signal(number)
@@ -85,7 +85,7 @@ class Client:
         """Kill what still runs and remove the files."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         remove_directory(self.directory)
 
 

@@ -82,10 +82,10 @@ class ClientService:
         """Run `sstpfarm WORDS` against this client."""
         return subprocess.run(
             self.place.argv(*self.command(*words)),
-            check=False, capture_output=True, text=True, timeout=30, cwd=ROOT, env=environment(ROOT),
+            check=False, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment(ROOT),
         )  # fmt: skip
 
-    def wait(self, event: str, since: int = 0, patience: float = 20, **match: object) -> Event:
+    def wait(self, event: str, since: int = 0, patience: float = PATIENCE, **match: object) -> Event:
         """The first such log event, awaited."""
         return self.log.wait(event, since, patience, **match)
 
@@ -115,7 +115,7 @@ class ClientService:
         """End it with SIGTERM and assert that it leaves nothing behind."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0, self.log.text()
+        assert self.process.wait(60) == 0, self.log.text()
         self.log.join()
         assert self.log.find("client.stopped"), self.log.text()
         assert not self.log.find("internal.error"), self.log.text()

@@ -214,7 +214,7 @@ class Farm:
             return bool(self.log.find("farm.ready"))
 
         try:
-            until(is_up, "farm.ready", 30)
+            until(is_up, "farm.ready")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.text()}") from None
 
@@ -228,7 +228,7 @@ class Farm:
         """Run `sstpfarm WORDS` against this farm."""
         return subprocess.run(
             self.place.argv(*self.command(*words)),
-            check=check, capture_output=True, text=True, timeout=30, cwd=self.source, env=self.environment(),
+            check=check, capture_output=True, text=True, timeout=60, cwd=self.source, env=self.environment(),
         )  # fmt: skip
 
     def sessions(self) -> list[dict[str, Any]]:
@@ -270,7 +270,7 @@ class Farm:
         """Assert that the block, and nothing else of late, makes that counter grow by exactly `by`."""
         before = self.metric(name, **labels)
         yield
-        until(lambda: self.metric(name, **labels) >= before + by, f"{name} {labels} grows by {by}", 5)
+        until(lambda: self.metric(name, **labels) >= before + by, f"{name} {labels} grows by {by}")
         grown = self.metric(name, **labels) - before
         assert grown == by, f"{name} {labels} grew by {grown}"
 
@@ -299,9 +299,9 @@ class Farm:
 
     def tunnels(self) -> set[str]:
         """Interfaces of sessions: those that were not there before the farm, without the free ones of its pool."""
-        found = self.place.ip("-details", "address", "show")
+        found = self.place.ip("-details", "address", "show")  # one look: a session may end between two
         down = {link["ifname"] for link in found if link.get("group") == str(POOL_GROUP)}
-        free = down | self.resting() | {SHARED}
+        free = down | resting_of(found) | {SHARED}
         for link in found:
             assert link["ifname"] not in down or "UP" not in link["flags"], link
             assert link["ifname"] not in free or link["addr_info"] == [], link
@@ -309,9 +309,7 @@ class Farm:
 
     def resting(self) -> set[str]:
         """Free interfaces that have stayed up; the master has a descriptor of each."""
-        found = [link for link in self.place.ip("-details", "link", "show") if link.get("group", "").isdigit()]
-        ours = [link for link in found if is_session_group(int(link["group"])) and link["group"] != str(POOL_GROUP)]
-        return {link["ifname"] for link in ours if not link.get("txqlen")} - {SHARED}
+        return resting_of(self.place.ip("-details", "link", "show"))
 
     def lease_count(self) -> int:
         """How many leases the store holds."""
@@ -331,7 +329,7 @@ class Farm:
         # a second one would meet an interpreter that is about to exit and has no handler any more
         if self.process.poll() is None and not self.log.find("farm.stopping"):
             self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0, self.log.text()
+        assert self.process.wait(60) == 0, self.log.text()
         self.log.join()
         assert self.log.find("farm.stopped"), self.log.text()
         assert not self.log.find("internal.error"), self.log.text()
@@ -346,8 +344,15 @@ class Farm:
         """Kill what still runs and remove the files."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         remove_directory(self.directory)
+
+
+def resting_of(links: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Those of these links that rest."""
+    grouped = [link for link in links if link.get("group", "").isdigit()]
+    ours = [link for link in grouped if is_session_group(int(link["group"])) and link["group"] != str(POOL_GROUP)]
+    return {link["ifname"] for link in ours if not link.get("txqlen")} - {SHARED}
 
 
 @contextmanager

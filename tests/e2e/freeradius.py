@@ -17,7 +17,7 @@ import pytest
 
 from .farm import Journal
 from .guard import make_directory, remove_directory
-from .netns import Namespace, until
+from .netns import PATIENCE, Namespace, until
 
 SECRET: Final = "testing123"
 RELOADED: Final = 'Module: Reloaded module "files"'
@@ -279,7 +279,7 @@ class FreeRadius:
         """End it, if it runs."""
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
             self.log.join()
             assert self.process.stderr is not None
             self.process.stderr.close()
@@ -340,6 +340,6 @@ def radclient(
     """What `radclient` says after it sent these "Attribute = value" to a target; its exit code does not count."""
     done = subprocess.run(
         place.argv("radclient", "-x", "-r", str(retries), "-t", "1", target, kind, secret),
-        input="\n".join(pairs) + "\n", capture_output=True, text=True, timeout=30, check=False,
+        input="\n".join(pairs) + "\n", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

@@ -24,7 +24,7 @@ from typing import Final
 
 NAMESPACE: Final = "namespace"
 DIRECTORY: Final = "directory"
-PATIENCE: Final = 10.0  # seconds for killed processes to go
+PATIENCE: Final = 40.0  # seconds for killed processes to go
 
 # For programs that make namespaces of their own, and remove them when they are told to end.
 ENDS_WITH_US: Final = ("setpriv", "--pdeathsig", "TERM")

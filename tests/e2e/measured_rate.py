@@ -19,12 +19,12 @@ def stream(sender: Namespace, receiver: Namespace, address: str, congestion: str
     """A TCP stream without end, as fast as it goes, as long as the block lasts; with that congestion control."""
     stop = threading.Event()
     with receiver.listener(address) as listener, sender.open_socket() as out:
-        out.settimeout(30)
+        out.settimeout(60)
         if congestion:
             out.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         out.connect(listener.getsockname())
         taker, _ = listener.accept()
-        taker.settimeout(30)
+        taker.settimeout(60)
 
         def give() -> None:
             with suppress(OSError):  # the end comes while it sends
@@ -48,7 +48,7 @@ def stream(sender: Namespace, receiver: Namespace, address: str, congestion: str
                 with suppress(OSError):  # the other end was first
                     sock.shutdown(socket.SHUT_RDWR)
             for thread in threads:
-                thread.join(30)
+                thread.join(60)
                 assert not thread.is_alive()
             taker.close()
 

@@ -68,7 +68,7 @@ class MiddleBox:
     def close(self) -> None:
         """End it."""
         os.write(self._stopped, b"x")
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         for fd in (self._stop, self._stopped, self.rightward.source, self.leftward.source):
             os.close(fd)

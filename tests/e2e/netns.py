@@ -31,7 +31,8 @@ from typing import IO, Any, Final, TypeVar
 from . import guard
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
-PATIENCE: Final = 10.0  # seconds for what should take milliseconds; a loaded CI machine is slow
+PIPE_BYTES: Final = 1 << 20  # the most that fs.pipe-max-size allows by default
+PATIENCE: Final = 40.0  # seconds for what should take milliseconds; a loaded CI machine is slow
 
 HOSTS: Final = "127.0.0.1 localhost\n::1 localhost\n"
 RESOLV_CONF: Final = "# the operator's\nnameserver 192.0.2.53\nsearch lan.test\n"  # of each namespace
@@ -63,7 +64,7 @@ class Namespace:
         """The command line that runs `command` inside; the program keeps the process id of `ip`."""
         return ["ip", "netns", "exec", self.name, *command]
 
-    def run(self, *command: str, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a program inside and wait for it."""
         return subprocess.run(self.argv(*command), check=check, timeout=timeout, capture_output=True, text=True)
 
@@ -74,10 +75,14 @@ class Namespace:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program inside; its standard output and standard error are pipes of bytes."""
+        """Start a program inside; its standard output and standard error are pipes of bytes.
+
+        They hold much: our log loses lines when a pipe is full (`sstpfarm.telemetry.log`).
+        """
         return subprocess.Popen(
-            self.argv(*command), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=env
-        )
+            self.argv(*command),
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PIPE_BYTES, cwd=cwd, env=env,
+        )  # fmt: skip
 
     @property
     def resolv_conf(self) -> Path:
@@ -181,7 +186,10 @@ def connect(
     left: Namespace, left_name: str, left_addresses: Sequence[str],
     right: Namespace, right_name: str, right_addresses: Sequence[str],
 ) -> None:  # fmt: skip
-    """Lay a veth pair between two namespaces; addresses carry their prefix length, IPv6 works at once (nodad)."""
+    """Lay a veth pair between two namespaces; addresses carry their prefix length, IPv6 works at once (nodad).
+
+    Both ends have their routes at the end: the kernel may see a carrier, and add those of IPv6, a second later.
+    """
     pair = ("name", right_name, "netns", right.name)
     left.run("ip", "link", "add", left_name, "type", "veth", "peer", *pair)
     for end, name, addresses in ((left, left_name, left_addresses), (right, right_name, right_addresses)):
@@ -189,6 +197,9 @@ def connect(
             extra = ["nodad"] if ":" in address else []
             end.run("ip", "address", "add", address, "dev", name, *extra)
         end.run("ip", "link", "set", name, "up")
+    for end, name in ((left, left_name), (right, right_name)):
+        show = ("ip", "address", "show", name)
+        until(lambda: "inet6 fe80" in end.run(*show).stdout, f"the carrier of {name}")  # noqa: B023 - asked at once
 
 
 class Wire:

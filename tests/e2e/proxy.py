@@ -35,7 +35,7 @@ class Proxy:
     def serve(self, sock: socket.socket) -> None:
         """One connection."""
         with sock, suppress(OSError):
-            sock.settimeout(30)
+            sock.settimeout(60)
             head = b""
             while b"\r\n\r\n" not in head and len(head) < LIMIT:
                 data = sock.recv(1)  # byte by byte: whatever comes behind the head stays in the socket
@@ -101,4 +101,4 @@ def proxying(proxy: Proxy, host: str) -> Iterator[int]:
             ending.set()
             acceptor.join()
             for thread in threads:
-                thread.join(30)
+                thread.join(60)

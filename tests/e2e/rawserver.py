@@ -71,7 +71,7 @@ def serving(place: Namespace, address: str, certificate: tuple[Path, Path] | Non
             sock, _ = listener.accept()
             with sock:
                 if certificate is None:
-                    sock.settimeout(30)
+                    sock.settimeout(60)
                     while sock.recv(65536):  # silence
                         pass
                     return
@@ -90,5 +90,5 @@ def serving(place: Namespace, address: str, certificate: tuple[Path, Path] | Non
         try:
             yield listener.getsockname()[1]
         finally:
-            thread.join(30)
+            thread.join(60)
     assert not failures, failures

@@ -18,6 +18,7 @@ import json
 import socket
 import struct
 import sys
+from contextlib import suppress
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any, Final
@@ -33,7 +34,7 @@ from loadtest.target import Target
 from sstpfarm.config.fields import Password
 
 WINDOW: Final = 0.8  # seconds in which each session sends
-GRACE: Final = 0.4  # and in which the last answers come
+GRACE: Final = 20.0  # and at most until the last answers have come
 INTERVAL: Final = 0.05  # between two packets of one session
 SIZE: Final = 500
 LOGINS: Final = 24  # at once
@@ -54,6 +55,7 @@ class Stalling:
         self.all_up = asyncio.Event()
         self.callers: dict[int, Caller] = {}
         self.sent: dict[tuple[int, int], float] = {}
+        self.answered = asyncio.Event()  # all that was sent
         self.round_trips: list[float] = []
 
     # -- director ----------------------------------------------------------------------------------------------------
@@ -77,6 +79,8 @@ class Stalling:
             began = self.sent.pop((caller.number, stamp.sequence), None)
             if began is not None:
                 self.round_trips.append(monotonic() - began)
+                if not self.sent:
+                    self.answered.set()
 
     def writable(self, caller: Caller) -> None:
         """Nothing waits here."""
@@ -113,10 +117,16 @@ class Stalling:
                 caller = senders[turn % len(senders)]
                 self.sent[caller.number, turn] = monotonic()
                 body = packets.payload(packets.Kind.ECHO, 0, turn, 0, SIZE - packets.IPV4_HEADER - packets.ICMP_HEADER)
-                total += caller.send([packets.echo_request(caller.address, caller.gateway, caller.number, turn, body)])
+                if caller.send([packets.echo_request(caller.address, caller.gateway, caller.number, turn, body)]):
+                    total += 1
+                else:
+                    del self.sent[caller.number, turn]
                 turn += 1
             await asyncio.sleep(0.001)
-        await asyncio.sleep(GRACE)
+        self.answered.clear()
+        if self.sent:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.answered.wait(), GRACE)
         times = sorted(self.round_trips)
         return {
             "sent": total,

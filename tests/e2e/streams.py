@@ -7,13 +7,17 @@ import random
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .netns import Namespace
 
 _PATTERN: Final = random.Random(4434).randbytes(1 << 16)
-PATIENCE: Final = 40.0
+PATIENCE: Final = 60.0
+MOST: Final = 256  # datagrams on their way: the queue of a TUN device holds 500, however slow who empties it
+LOST: Final = 2.0  # seconds until those that are missing do not count for that any more
+SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond net.core.rmem_max too
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def send_datagrams(
     got: list[int] = []
     wrong: list[bytes] = []
     with sender.open(socket.SOCK_DGRAM) as out, receiver.open(socket.SOCK_DGRAM) as sink:
-        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
+        sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
         address = receiver.seen_from(sender, sink.getsockname()[1])
 
         def take() -> None:
@@ -122,6 +126,9 @@ def send_datagrams(
             for number in range(start, min(start + burst, len(sizes))):
                 out.sendto(content(number, sizes[number]), address)
             pacing.wait(pause)
+            patience = time.monotonic() + LOST
+            while start + burst - len(got) > MOST and time.monotonic() < patience:
+                pacing.wait(pause)
         while taker.is_alive():  # the last word may be lost too
             out.sendto(struct.pack("!I", len(sizes)), address)
             taker.join(0.05)

@@ -22,7 +22,7 @@ from .client import TRUST_ANY, connected, connecting
 from .client_service import interface, serving
 from .farm import PASSWORD, Farm, running
 from .frames import ACK, IPCP, LCP, REQ, data, ppp
-from .netns import Namespace, Wire, connect, namespace, until
+from .netns import PATIENCE, Namespace, Wire, connect, namespace, until
 from .packets import UDP, build
 from .rawpeer import RawPeer, tls_peer
 from .test_multilink import packet_path
@@ -71,7 +71,7 @@ class Port:
         self.sock = place.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
         self.sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self.sock.bind((interface, ETH_P_ALL))
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE)
         self.mac = self.sock.getsockname()[4]
 
     def send(self, frame: bytes) -> None:
@@ -156,7 +156,7 @@ def test_however_it_ends_the_port_is_gone(lans: Lans, farm: Farm, how: str) -> N
             client.end()
         else:
             client.process.send_signal(signal.SIGKILL)
-            client.process.wait(10)
+            client.process.wait(PATIENCE)
         until(lambda: len(wire.client.ip("link", "show", "master", "br0")) == 1, "the client's port is gone")
     farm.idle()
     assert [link["ifname"] for link in wire.server.ip("link", "show", "master", "br0")] == ["port"]

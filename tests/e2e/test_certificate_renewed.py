@@ -15,11 +15,10 @@ import shutil
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import Final, NamedTuple, Self, TypeVar, cast
 
 import pytest
 
@@ -56,13 +55,15 @@ def ground(wire: Wire, tmp_path: Path) -> Iterator[Ground]:
 class SlowHello:
     """A TLS client whose ClientHello arrives in two parts; as much of a socket as TcpStream needs."""
 
+    BEGINNING: Final = 20  # bytes
+
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls_context().wrap_bio(self._incoming, self._outgoing, server_hostname="vpn.test")
         with suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
-        self.sock.sendall(self._outgoing.read(20))
+        self.sock.sendall(self._outgoing.read(self.BEGINNING))
 
     def shake_hands(self) -> None:
         """Send the rest, and complete the handshake."""
@@ -105,6 +106,12 @@ def put(pair: Pair, files: Pair) -> None:
     shutil.copy(pair.key, files.key)
 
 
+def was_read(wire: Wire, sock: socket.socket) -> bool:
+    """Whether all that a client has sent came to the server, and was read there."""
+    facts = wire.server.run("ss", "-Htnoi", "dst", f"{wire.CLIENT4}:{sock.getsockname()[1]}").stdout.split()
+    return facts[:2] == ["ESTAB", "0"] and f"bytes_received:{SlowHello.BEGINNING}" in facts
+
+
 def sha256(pair: Pair) -> str:
     """Of the leaf in a chain file."""
     text = pair.chain.read_text()
@@ -132,7 +139,7 @@ def test_a_renewed_certificate(wire: Wire, ground: Ground) -> None:
         kept = stack.enter_context(tls_peer(wire.client, wire.SERVER4))
         kept.open_session()
         early = stack.enter_context(SlowHello(wire.client.dial(wire.SERVER4, PORT)))
-        time.sleep(0.2)  # it is accepted now
+        until(lambda: was_read(wire, early.sock), "a worker has accepted it")
         put(after, files)
         mark = farm.log.mark()
         done = farm.cli("reload").stdout

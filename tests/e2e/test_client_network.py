@@ -126,7 +126,7 @@ def test_dial_on_demand_with_the_default_route_and_a_name(wire: Wire, farm: Farm
         assert default["dev"] == "sstpc0"
         [past] = wire.client.ip("route", "show", f"{wire.SERVER4}/32")
         assert past["dev"] == "uplink"
-        pinged = wire.client.run("ping", "-n", "-c", "1", "-W", "8", GATEWAY, check=False)
+        pinged = wire.client.run("ping", "-n", "-c", "1", "-W", "30", GATEWAY, check=False)
         assert " 1 received" in pinged.stdout, pinged.stdout
         mark = service.log.mark()
         farm.cli("kick", farm.sessions()[0]["session"])  # an end in order: it waits for the next packet
@@ -143,13 +143,12 @@ def test_a_server_that_says_nothing_any_more_is_given_up(wire: Wire, farm: Farm)
     """Twice keepalive-timeout after its last word it is dead, and dialled again."""
     with serving(wire.client, {"sstpc0": interface(wire.SERVER4, keepalive_timeout=1)}) as service:
         service.opened("sstpc0")
-        mark = service.log.mark()
+        mark, began = service.log.mark(), monotonic()
         wire.server.run("nft", "add table inet mute; add chain inet mute out { type filter hook output priority 0; }")
         wire.server.run("nft", "add rule inet mute out tcp sport 443 drop")
-        began = monotonic()
         closed = service.wait("tunnel.closed", mark)
         assert closed["reason"] == "peer-dead"
-        assert 1 < monotonic() - began < 8
+        assert 1 < monotonic() - began < 20
         wire.server.run("nft", "delete table inet mute")
         service.opened("sstpc0", mark)
     farm.idle()

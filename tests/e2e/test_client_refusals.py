@@ -40,7 +40,7 @@ from .frames import (
     packet,
     ppp,
 )
-from .netns import Wire
+from .netns import PATIENCE, Wire
 from .packets import icmp_echo
 from .rawserver import RESPONSE, RawServer, Script, serving
 
@@ -330,7 +330,7 @@ def test_wrong_usage(wire: Wire) -> None:
     for extra in (["--password", "x"], ["--insecure", "--pin", "sha256:" + "0" * 64], ["--authentication", "spap"]):
         client = Client(wire.client, wire.SERVER4, *extra)
         try:
-            assert client.process.wait(20) == ExitCode.USAGE
+            assert client.process.wait(PATIENCE) == ExitCode.USAGE
             client.errors.join()
             assert "Traceback" not in client.errors.text()
         finally:

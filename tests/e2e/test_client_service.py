@@ -18,7 +18,7 @@ import pytest
 
 from .client_service import ClientService, interface, serving
 from .farm import GATEWAY, Farm
-from .netns import Wire, until
+from .netns import PATIENCE, Wire, until
 from .rawpeer import tls_peer
 from .test_client_killed import family
 
@@ -263,7 +263,7 @@ def test_what_a_killed_client_leaves_the_next_one_removes(wire: Wire, farm: Farm
         service.opened("sstpc0")
         pids = family(service.process.pid)
         os.kill(pids[0], signal.SIGKILL)
-        service.process.wait(10)
+        service.process.wait(PATIENCE)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "no child outlives it")
         until(lambda: wire.client.links() == service.links_before, "the device is gone")
         assert wire.client.ip("route", "show", f"{FAR}/32"), "what this test is about"
@@ -284,19 +284,19 @@ def test_the_first_packet_dials_and_is_not_lost(wire: Wire, farm: Farm) -> None:
         service.wait("tunnel.stood_by")
         assert service.address("sstpc0").startswith("10.112.112.")
         assert not service.log.find("tunnel.dialing")
-        pinged = wire.client.run("ping", "-n", "-c", "1", "-W", "8", GATEWAY, check=False)
+        mark = service.log.mark()
+        pinged = wire.client.run("ping", "-n", "-c", "1", "-W", "30", GATEWAY, check=False)
         assert " 1 received" in pinged.stdout, pinged.stdout + service.log.text()
         assert service.address("sstpc0").startswith("10.20.")
-        mark = service.log.mark()
         assert service.wait("tunnel.closed", mark)["reason"] == "idle-timeout"
         service.wait("tunnel.stood_by", mark)
         farm.idle()
         assert service.address("sstpc0").startswith("10.20."), "the last session's is the best placeholder"
         assert "UP" in service.link("sstpc0")["flags"]
-        held = service.address("sstpc0")
+        held, mark = service.address("sstpc0"), service.log.mark()
         with tls_peer(wire.client, FAR) as peer, wire.client.open_socket() as sock:
             peer.open_session()  # whoever has the address that would be given next: there has to be another one
-            sock.settimeout(10)
+            sock.settimeout(PATIENCE)
             with pytest.raises(ConnectionRefusedError):  # the server's answer: the connection got there
                 sock.connect((GATEWAY, 9))
         assert service.address("sstpc0") not in {"", held}

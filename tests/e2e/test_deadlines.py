@@ -32,11 +32,11 @@ DEADLINES = {
     "connect-request-deadline-s": 1.2,
     "negotiation-deadline-s": 2.5,
     "authentication-deadline-s": 1.3,
-    "login-deadline-s": 4,
+    "login-deadline-s": 5,
     "keepalive-timeout": 2,
 }
 NEGOTIATION_TIMEOUT = 8  # MS-SSTP 2.2.7 status
-LATE = 2.0  # seconds that the machine may add
+LATE = 6.0  # seconds that the machine may add; which deadline it was, the reason tells
 
 
 @pytest.fixture(scope="module")
@@ -48,75 +48,88 @@ def farm(wire: Wire) -> Iterator[Farm]:
 
 @contextmanager
 def takes(key: str) -> Iterator[None]:
-    """Assert that the block takes as long as the deadline of that key says."""
+    """Assert that the block takes as long as the deadline of that key says.
+
+    It holds all that begins the phase, too: what the machine takes for that makes it longer, never shorter.
+    """
     started = time.monotonic()
     yield
     seconds = time.monotonic() - started
-    assert DEADLINES[key] - 0.1 <= seconds <= DEADLINES[key] + LATE, seconds
+    assert DEADLINES[key] <= seconds <= DEADLINES[key] + LATE, seconds
 
 
 def test_silence_before_tls(wire: Wire, farm: Farm) -> None:
     with (
+        takes("tls-deadline-s"),
         tcp_peer(wire.client, wire.SERVER4) as peer,
         farm.refuses("tls-timeout", "tcp", peer.peer),
-        takes("tls-deadline-s"),
     ):
         assert peer.rest()[0] == b""
 
 
 def test_half_a_client_hello(wire: Wire, farm: Farm) -> None:
-    with tcp_peer(wire.client, wire.SERVER4) as peer, farm.refuses("tls-timeout", "tcp", peer.peer):
+    with (
+        takes("tls-deadline-s"),
+        tcp_peer(wire.client, wire.SERVER4) as peer,
+        farm.refuses("tls-timeout", "tcp", peer.peer),
+    ):
         peer.send(b"\x16\x03\x01\x02\x00\x01")
-        with takes("tls-deadline-s"):
-            assert peer.rest()[0] == b""
+        assert peer.rest()[0] == b""
 
 
 @pytest.mark.parametrize("part", [b"", REQUEST[:40]], ids=["nothing", "half a request"])
 def test_silence_before_http(wire: Wire, farm: Farm, part: bytes) -> None:
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("http-timeout", "tls", peer.peer):
+    with (
+        takes("http-deadline-s"),
+        tls_peer(wire.client, wire.SERVER4) as peer,
+        farm.refuses("http-timeout", "tls", peer.peer),
+    ):
         if part:
             peer.send(part)
-        with takes("http-deadline-s"):
-            assert peer.rest()[0] == b""
+        assert peer.rest()[0] == b""
 
 
 def test_trickling_request_does_not_move_the_deadline(wire: Wire, farm: Farm) -> None:
-    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("http-timeout", "tls", peer.peer):
-        with takes("http-deadline-s"):
-            ended = False
-            for at in range(len(REQUEST) - 4):
+    with (
+        takes("http-deadline-s"),
+        tls_peer(wire.client, wire.SERVER4) as peer,
+        farm.refuses("http-timeout", "tls", peer.peer),
+    ):
+        ended = False
+        for at in range(len(REQUEST) - 4):
+            try:
                 peer.send(REQUEST[at : at + 1])
-                try:
-                    peer.stream.receive(0.1)
-                except StreamEndError as end:
-                    if end.how != "timeout":
-                        ended = True
-                        break
+                peer.stream.receive(0.1)
+            except StreamEndError as end:
+                if end.how != "timeout":
+                    ended = True
+                    break
         assert ended
 
 
 @pytest.mark.parametrize("part", [b"", GOOD_REQUEST[:9]], ids=["nothing", "half a message"])
 def test_silence_before_the_call_connect_request(wire: Wire, farm: Farm, part: bytes) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("connect-request-timeout", "http", peer.peer):
-        peer.open_http()
-        if part:
-            peer.send(part)
         with takes("connect-request-deadline-s"):
+            peer.open_http()
+            if part:
+                peer.send(part)
+            begun = time.monotonic()
             abort = peer.expect(lambda came: came.kind == ABORT)
         assert abort.status == NEGOTIATION_TIMEOUT
         if part:
             return
         # ABORT_1: without our answer the server closes after 3 s
-        started = time.monotonic()
         assert peer.packets_until_end()[1] == "close-notify"
-        assert 2.9 <= time.monotonic() - started <= 3 + LATE
+        assert time.monotonic() - begun >= 3
+        assert time.monotonic() - begun <= DEADLINES["connect-request-deadline-s"] + 3 + LATE
 
 
 def test_silence_in_lcp(wire: Wire, farm: Farm) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("negotiation-timeout", "sstp", peer.peer):
         peer.open_http()
-        peer.call_connect()
         with takes("negotiation-deadline-s"):
+            peer.call_connect()
             peer.control(ABORT)
         peer.close()
 
@@ -127,10 +140,10 @@ def test_silence_in_authentication(wire: Wire, farm: Farm, method: str) -> None:
     with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-timeout", "lcp", peer.peer):
         peer.open_http()
         peer.call_connect()
-        peer.open_lcp(method)
-        if method == "mschap2":
-            peer.frame(CHAP, 1)
         with takes("authentication-deadline-s"):
+            peer.open_lcp(method)
+            if method == "mschap2":
+                peer.frame(CHAP, 1)
             terminate = peer.frame(LCP, TERM_REQ)
         peer.put_back(terminate)
         assert b"took too long" in peer.answer_disconnect()
@@ -151,7 +164,7 @@ def test_silence_in_ipcp(wire: Wire, farm: Farm) -> None:
         peer.until_authenticated()
         peer.send(peer.call_connected())
         peer.answer_abort(NEGOTIATION_TIMEOUT)
-        assert DEADLINES["login-deadline-s"] - 0.1 <= time.monotonic() - started
+        assert DEADLINES["login-deadline-s"] <= time.monotonic() - started
     farm.idle()
 
 
@@ -164,12 +177,12 @@ def test_silence_in_a_session(wire: Wire, farm: Farm) -> None:
         tls_peer(wire.client, wire.SERVER4) as peer,
     ):
         peer.open_session()
-        assert peer.ping()
         started = time.monotonic()
+        assert peer.ping()
         peer.expect(lambda came: came.kind == ECHO_REQUEST)
-        assert 1.9 <= time.monotonic() - started <= 2 + LATE
+        assert 2 <= time.monotonic() - started <= 2 + LATE
         packets, how = peer.packets_until_end()
-        assert 3.9 <= time.monotonic() - started <= 4 + LATE
+        assert 4 <= time.monotonic() - started <= 4 + LATE
         assert {came.kind for came in packets} <= {0, ECHO_REQUEST}
         assert how in {"eof", "reset"}
         assert farm.wait_event("session.closed", mark, peer=peer.peer)["reason"] == "peer-dead"
@@ -194,8 +207,8 @@ def test_silence_of_the_server(wire: Wire, farm: Farm, option: str, ends: bool) 
         client.up()
         (session,) = farm.sessions()
         worker = farm.worker_pids()[session["worker"]]
-        os.kill(worker, signal.SIGSTOP)
         stopped = time.monotonic()
+        os.kill(worker, signal.SIGSTOP)
         try:
             if ends:
                 code, closed = client.end()
@@ -207,6 +220,6 @@ def test_silence_of_the_server(wire: Wire, farm: Farm, option: str, ends: bool) 
         finally:
             os.kill(worker, signal.SIGCONT)
         if not ends:
-            assert wire.client.ping(GATEWAY, "-W", "3")
+            assert wire.client.ping(GATEWAY, "-W", "10")
             client.stop()
     farm.idle()

@@ -32,7 +32,7 @@ def test_interrupted_demo_leaves_nothing(sign: str, number: signal.Signals) -> N
             if sign in line and sign not in shown:  # an interrupted console may repeat its line
                 process.send_signal(number)
             shown += line
-        status = process.wait(30)
+        status = process.wait(60)
     assert status == 130, shown
     assert sign in shown
     assert "taken down" in shown

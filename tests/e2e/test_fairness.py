@@ -12,10 +12,14 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from .client import connected
 from .farm import PASSWORD, ROOT, environment, running, users
 from .measured_rate import received, stream
 from .netns import Wire
+
+pytestmark = pytest.mark.alone
 
 COUNT = 99
 SECONDS = 4

@@ -13,7 +13,7 @@ import socket
 
 from .farm import GATEWAY, Farm, running
 from .frames import IPCP, IPV4, IPV6CP, LCP, PROTO_REJ, REQ, data, ppp
-from .netns import Wire, until, wired
+from .netns import PATIENCE, Wire, until, wired
 from .packets import icmp_echo, udp
 from .rawpeer import RawPeer, tls_peer
 
@@ -35,7 +35,7 @@ def test_from_the_client_before_call_connected(wire: Wire, farm: Farm) -> None:
     sink = farm.place.open_socket(kind=socket.SOCK_DGRAM)
     with sink, tls_peer(wire.client, wire.SERVER4) as peer:
         sink.bind(("0.0.0.0", UDP_PORT))
-        sink.settimeout(5)
+        sink.settimeout(PATIENCE)
         peer.until_authenticated()
         address = peer.open_ipcp()
         before, taken = drops(farm, "gate-in"), received(farm)

@@ -26,6 +26,8 @@ from .netns import Wire, until
 from .test_ipv6 import link_local
 from .test_offload import checksum_errors, environment, thrown_away
 
+pytestmark = pytest.mark.alone
+
 CASES: Final = ((PURE, 1500), (FAST, 1280), (FAST, 1500), (FAST, 4087))  # test_offload has every MTU of both
 STREAMS: Final = 16
 STREAM_MINIMUM: Final = 16 << 10  # bytes that each of them carries in its second
@@ -86,3 +88,4 @@ def test_iperf3(wire: Wire, farm: Farm, mtu: int) -> None:
                 assert end["sum"]["packets"] >= UDP_BYTES // (mtu - headers)
                 assert end["sum"]["lost_packets"] <= overruns(wire) - before
     assert (checksum_errors(wire.client), checksum_errors(wire.server)) == wrong
+    farm.idle()

@@ -28,7 +28,7 @@ from .bytestream import StreamEndError
 from .client import TRUST_ANY, connected, connecting
 from .farm import GATEWAY, PASSWORD, Farm, running
 from .frames import ACK, IPV6CP, NAK, REQ, Packet, data, options, ppp
-from .netns import Namespace, Wire, connect, namespace, until, wired
+from .netns import PATIENCE, Namespace, Wire, connect, namespace, until, wired
 from .packets import checksum
 from .rawpeer import RawPeer, tls_peer
 
@@ -152,7 +152,7 @@ class Peer:
     ) -> None:
         self.raw.send(data(IPV6, ipv6(source or self.local, target, kind, payload, place)))
 
-    def receive(self, kind: int, first: int, timeout: float = 10) -> bytes:
+    def receive(self, kind: int, first: int, timeout: float = PATIENCE) -> bytes:
         """The next IPv6 packet with that next header whose payload begins with (ICMPv6) or goes to (UDP) that."""
 
         def wanted(came: Packet) -> bool:
@@ -165,7 +165,7 @@ class Peer:
         assert is_sound(packet)
         return packet
 
-    def advertisement(self, timeout: float = 10) -> bytes:
+    def advertisement(self, timeout: float = PATIENCE) -> bytes:
         packet = self.receive(ICMPV6, ADVERTISEMENT, timeout)
         assert packet[7] == 255
         assert packet[8:24] == self.router.packed
@@ -180,7 +180,7 @@ class Peer:
         assert packet[49:52] == message[1:4]
         return packet[48:]
 
-    def ping(self, source: IPv6Address, target: IPv6Address, timeout: float = 10) -> bool:
+    def ping(self, source: IPv6Address, target: IPv6Address, timeout: float = PATIENCE) -> bool:
         self.ask(target, ICMPV6, bytes([ECHO, 0, 0, 0]) + b"\x12\x34\0\1", 2, source)
         try:
             return self.receive(ICMPV6, ECHO_REPLY, timeout)[8:40] == target.packed + source.packed
@@ -406,9 +406,9 @@ def test_dhcpcd(place: Place, tmp_path: Path) -> None:
     with linked(place, "dhcpcd") as client:
         process = client.popen("sh", "-c", run, str(config), str(log))
         try:
-            until(answers.exists, "dhcpcd to have its addresses", 20)
+            until(answers.exists, "dhcpcd to have its addresses")
         finally:
-            until(lambda: ended(process), "dhcpcd to end", 20)
+            until(lambda: ended(process), "dhcpcd to end")
             process.communicate()
     said = log.read_text()
     assert f"adding address {ADDRESS}/128" in said

@@ -17,7 +17,7 @@ import pytest
 
 from .farm import ROOT
 from .guard import NAMESPACE, kill_inside, left_over
-from .netns import namespace, until
+from .netns import PATIENCE, namespace, until
 
 RUN = """
 import json, sys, time
@@ -40,7 +40,7 @@ def test_a_killed_run_leaves_nothing(number: signal.Signals) -> None:
         assert all(path.exists() for path in places)
         assert len(pids) == 4
         run.send_signal(number)
-        assert run.wait(10) == -number
+        assert run.wait(PATIENCE) == -number
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "no process is left")
     until(lambda: not any(path.exists() for path in places), "no namespace and no file is left")
 
@@ -59,6 +59,6 @@ def test_only_processes_of_that_namespace_are_killed() -> None:
     ):
         until(lambda: str(inside.pid) in ours.run("ip", "netns", "pids", ours.name).stdout, "it is inside")
         kill_inside(ours.name)
-        assert inside.wait(5) == -signal.SIGKILL
+        assert inside.wait(PATIENCE) == -signal.SIGKILL
         assert outside.poll() is None
         outside.kill()

@@ -19,14 +19,14 @@ import pytest
 
 from .client import connected
 from .farm import GATEWAY, PASSWORD, Farm, running
-from .frames import IPV4, LCP, TERM_REQ, data
+from .frames import IPV4, LCP, TERM_REQ, Packet, data
 from .measured_rate import rates, samples, stream, whole_rate
 from .netns import Wire
-from .packets import udp
+from .packets import icmp_echo, udp
 from .rawpeer import RawPeer, tls_peer
 from .transfer import transfer
 
-LATE = 2.5  # seconds: a look each second, and a busy machine
+LATE = 6.0  # seconds: a look each second, and a busy machine
 RATE = 2_000_000  # bit/s
 SECRETS = {
     "brief": {"password": PASSWORD, "session-timeout": 2},
@@ -67,16 +67,24 @@ def await_the_end(peer: RawPeer) -> None:
     peer.put_back(peer.frame(LCP, TERM_REQ))
 
 
+def ping_or_end(peer: RawPeer) -> Packet:
+    """Ping; the answer, or what begins the end of the session."""
+    peer.send(data(IPV4, icmp_echo(peer.address, GATEWAY, 1)))
+    return peer.expect(lambda came: came.protocol == IPV4 or (came.protocol, came.code) == (LCP, TERM_REQ))
+
+
 @pytest.mark.parity("ros-ppp/session-timeout")
 def test_session_timeout(wire: Wire, farm: Farm) -> None:
     """Traffic does not prolong it."""
+    began = time.monotonic()
     with ends(farm, wire, "brief", "session-timeout") as peer:
-        began = time.monotonic()
-        while time.monotonic() - began < 1.5:
-            assert peer.ping()
+        answers = 0
+        while (came := ping_or_end(peer)).protocol == IPV4:
+            answers += 1
             peer.linger(0.2)
-        await_the_end(peer)
-        assert 1.9 <= time.monotonic() - began <= 2 + LATE
+        peer.put_back(came)
+        assert 2 <= time.monotonic() - began <= 2 + LATE
+        assert answers
 
 
 @pytest.mark.parity("ros-ppp/idle-timeout")
@@ -85,11 +93,11 @@ def test_idle_timeout(wire: Wire, farm: Farm) -> None:
     with ends(farm, wire, "idler", "idle-timeout") as peer:
         for _ in range(5):
             peer.linger(0.5)
+            began = time.monotonic()
             assert peer.ping()
-        began = time.monotonic()
         before = farm.metric("sstpfarm_control_frames_total")
         await_the_end(peer)
-        assert 1.9 <= time.monotonic() - began <= 2 + LATE
+        assert 2 <= time.monotonic() - began <= 2 + LATE
         assert farm.metric("sstpfarm_control_frames_total") > before  # it answered an echo
 
 
@@ -115,6 +123,7 @@ def send(peer: RawPeer, sock: socket.socket, inward: int, outward: int) -> None:
         sock.sendto(bytes(972), (peer.address, 9))
 
 
+@pytest.mark.alone
 @pytest.mark.parity("ros-ppp/rate-limit")
 @pytest.mark.parametrize("direction", ["download", "upload"])
 def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
@@ -128,7 +137,7 @@ def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
             time.sleep(0.5)  # the beginning of the stream
             ping = wire.client.popen("ping", "-i", "0.1", "-c", "25", GATEWAY)
             found = samples(place, interface, 3)
-            output = ping.communicate(timeout=20)[0].decode()
+            output = ping.communicate(timeout=60)[0].decode()
         whole = whole_rate(found)
         assert 0.85 * RATE <= whole <= 1.08 * RATE, f"{whole / 1e6:.3f} Mbit/s"
         assert max(rates(found, 1)) <= 1.25 * RATE
@@ -136,8 +145,10 @@ def test_rate_limit(wire: Wire, farm: Farm, direction: str) -> None:
         assert len(times) >= 10, output
         if down:
             assert statistics.median(times) < 60, output
+    farm.idle()
 
 
+@pytest.mark.alone
 def test_who_shares_the_tunnel_with_an_upload_does_not_wait_long(wire: Wire, farm: Farm) -> None:
     """The server reads slowly: what our client has encrypted, and its kernel has not sent, must stay little.
 
@@ -155,6 +166,7 @@ def test_who_shares_the_tunnel_with_an_upload_does_not_wait_long(wire: Wire, far
     assert statistics.median(times) < 200, output
 
 
+@pytest.mark.alone
 def test_a_neighbour_is_not_slowed_down(wire: Wire, farm: Farm) -> None:
     """Of two sessions of one worker only that with the limit has it, also while it is at its limit both ways."""
     with (
@@ -184,7 +196,7 @@ def test_who_waits_for_tokens_is_not_taken_for_dead(wire: Wire, farm: Farm) -> N
         send_all = b"".join(data(IPV4, udp(peer.address, GATEWAY, 9, bytes(972))) for _ in range(45))
         began = time.monotonic()
         peer.send(send_all)
-        assert peer.ping(timeout=20)
+        assert peer.ping()
         assert time.monotonic() - began > 4  # it did wait for its turn
         assert not farm.log.find("session.closed", mark)
         peer.disconnect()

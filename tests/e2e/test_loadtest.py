@@ -17,7 +17,9 @@ from .farm import GATEWAY, PASSWORD, ROOT, Farm, running
 from .guard import ENDS_WITH_US
 from .netns import Wire, until
 
-PATIENCE = 60.0
+pytestmark = pytest.mark.alone
+
+PATIENCE = 100.0
 SINK_PORT = 9009
 
 

@@ -58,6 +58,7 @@ def test_wrong_password_on_the_wire(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+@pytest.mark.alone
 def test_unknown_user_is_not_told_apart(wire: Wire, farm: Farm) -> None:
     """The same bytes but for the challenge, the same log event and counter, the same time (failures take 0.3 s)."""
     known, unknown = [], []

@@ -83,6 +83,7 @@ def test_a_client_without_it_gets_frames_only(wire: Wire, farm: Farm) -> None:
         assert (up["mtu"], session["mtu"]) == (1400, 1400)
         assert whole(wire.client, GATEWAY, 1400)
         assert is_refused(wire.client, GATEWAY, 1401)
+    farm.idle()
 
 
 @pytest.mark.parity("ros-server/mrru")

@@ -16,8 +16,7 @@ import random
 import signal
 import socket
 import struct
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,10 +31,12 @@ from sstpfarm.reasons import ExitCode
 from .client import TRUST_ANY, Client, connected, connecting
 from .farm import GATEWAY, Farm, running
 from .middlebox import RIGHT4, Manners, MiddleBox, middle_box
-from .netns import Namespace, Wire, namespace, until, wired
+from .netns import PATIENCE, Namespace, Wire, namespace, until, wired
 from .packets import ETH_P_IP, ETH_P_IPV6, TCP, UDP, build, parse, tcp_segment, udp_datagram
-from .streams import Endpoint, send_datagrams, send_streams
+from .streams import SO_RCVBUFFORCE, Endpoint, send_datagrams, send_streams
 from .test_ipv6 import link_local
+
+pytestmark = pytest.mark.alone
 
 VOUCHES_FOR_NOTHING: Final = "pure0"  # the client whose packet path leaves all checksums to the kernel behind it
 MTUS: Final = {"m1280": 1280, "m1400": 1400, "m1500": 1500, "m4087": 4087, VOUCHES_FOR_NOTHING: 1400}
@@ -209,13 +210,13 @@ class Capture:
     def __init__(self, end: Endpoint) -> None:
         self.sock = end.place.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM)
         self.sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         self.sock.bind((end.interface, 3))  # ETH_P_ALL
-        self.sock.settimeout(0.3)
 
-    def packets(self) -> Iterator[tuple[bytes, bool]]:
-        """What came in and whether its checksum is complete, until nothing has come for a while."""
+    def packets(self, patience: Callable[[], float]) -> Iterator[tuple[bytes, bool]]:
+        """What comes in and whether its checksum is complete, until nothing has come for that time."""
         while True:
+            self.sock.settimeout(patience())
             try:
                 data, auxiliary, _, address = self.sock.recvmsg(1 << 17, 128)
             except TimeoutError:
@@ -227,6 +228,7 @@ class Capture:
 
 SEGMENT: Final = 1000
 COUNT: Final = 600
+VOLLEY: Final = 200  # of them at once: the queue of a TUN device holds 500
 
 
 def marked(number: int) -> bytes:
@@ -263,12 +265,23 @@ def test_a_damaged_packet_is_never_repaired(ground: Ground, version: int, protoc
     capture = Capture(receiver)
     with capture.sock, sender.place.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM) as gun:
         target = (sender.interface, ETH_P_IP if version == 4 else ETH_P_IPV6)
-        for start in range(0, COUNT, 50):
-            for packet in packets[start : start + 50]:
+        arrived: list[bytes] = []
+        came_damaged, sent, wanted = set(), 0, 0
+
+        def fire() -> None:
+            nonlocal sent, wanted
+            for packet in packets[sent : sent + VOLLEY]:
                 gun.sendto(packet, target)
-            time.sleep(0.005)
-        arrived, came_damaged = [], set()
-        for data, complete in capture.packets():
+            wanted += sum(number % 7 not in (3, 4) for number in range(sent, sent + VOLLEY))
+            sent += VOLLEY
+
+        def patience() -> float:
+            """Much, while something is missing; then the next volley; at the end a while for what should not come."""
+            if len(arrived) >= wanted and sent < COUNT:
+                fire()
+            return PATIENCE if len(arrived) < wanted else 0.3
+
+        for data, complete in capture.packets(patience):
             found = parse(data)
             if found is None or found.protocol != protocol or found.ports != (4433, 9):
                 continue

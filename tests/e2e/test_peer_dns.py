@@ -16,7 +16,7 @@ import pytest
 
 from .client import TRUST_ANY, Client, connecting
 from .farm import GATEWAY, Farm
-from .netns import RESOLV_CONF, Wire, until
+from .netns import PATIENCE, RESOLV_CONF, Wire, until
 
 NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >>"{log}"\ncase "$1" in -a) sed "s/^/< /" >>"{log}";; esac\n'
 STUB = "nameserver 127.0.0.53\noptions edns0\n"
@@ -87,7 +87,7 @@ def test_killed_client(wire: Wire, farm: Farm) -> None:
     with connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route", "--use-peer-dns") as client:
         up(client)
         client.process.send_signal(signal.SIGKILL)
-        client.process.wait(10)
+        client.process.wait(PATIENCE)
     until(lambda: wire.client.links() == {"lo", "uplink"}, "the device is gone")
     assert effective(file) == ["search lan.test", f"nameserver {GATEWAY}"]
     with connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--no-default-route") as client:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sstpfarm.net.shared import NAME as SHARED
 
 from .farm import Farm, running
-from .netns import Wire, until, wired
+from .netns import PATIENCE, Wire, until, wired
 from .rawpeer import tls_peer
 
 
@@ -60,11 +60,11 @@ def test_auth_stays_away() -> None:
                 began = time.monotonic()
                 waiting.send_pap("user2")
                 waiting.answer_disconnect()
-                assert 3 < time.monotonic() - began < 10
+                assert 3 < time.monotonic() - began < 20
             assert old.ping()
             shutil.rmtree(files)
             aside.rename(files)
-            farm.wait_event("auth.ready", mark, patience=20)
+            farm.wait_event("auth.ready", mark, patience=PATIENCE)
             with tls_peer(wire.client, wire.SERVER4) as new:
                 new.open_session("user3")
                 assert new.address != old.address
@@ -82,7 +82,7 @@ def test_worker_hangs() -> None:
             (session,) = farm.sessions()
             mark, pid = farm.log.mark(), farm.worker_pids()[0]
             os.kill(pid, signal.SIGSTOP)
-            assert farm.wait_event("worker.unresponsive", mark, patience=20)["pid"] == pid
+            assert farm.wait_event("worker.unresponsive", mark, patience=PATIENCE)["pid"] == pid
             assert farm.wait_event("worker.lost", mark)["sessions"] == 1
             assert farm.wait_event("session.closed", mark)["reason"] == "worker-lost"
             assert peer.rest()[1] in {"eof", "reset"}
@@ -109,9 +109,9 @@ def test_master_killed() -> None:
             assert len(left) == 2
             pids = [farm.auth_pid(), *farm.worker_pids().values()]
             farm.process.kill()
-            farm.process.wait(10)
+            farm.process.wait(PATIENCE)
             assert peer.rest()[1] in {"eof", "reset"}
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "auth and the workers are gone", 3)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "auth and the workers are gone")
         with running(wire.server, server=server, state=farm.state) as again:
             again.links_before, again.routes_before = farm.links_before, farm.routes_before
             assert session["interface"] in left

@@ -66,7 +66,7 @@ def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
                     {
                         "address": "127.0.0.1",
                         "secret": SECRET,
-                        "timeout-s": 0.5,
+                        "timeout-s": 2,
                         "retries": 0,
                         "dead-time-s": 0.5,
                     }
@@ -75,7 +75,7 @@ def farm(wire: Wire, radius: FreeRadius) -> Iterator[Farm]:
         },
     ) as made:
         yield made
-    (off,) = radius.records(Acct_Status_Type="Accounting-Off")
+    (off,) = until(lambda: radius.records(Acct_Status_Type="Accounting-Off"), "the farm's end is in the books")
     assert off["NAS-Identifier"] == "sstpfarm"
     statuses = [record["Acct-Status-Type"] for record in radius.records()]
     assert statuses[0] == "Accounting-On"

@@ -148,7 +148,7 @@ def test_many_at_once(wire: Wire, farm: Farm, certificates: Certificates) -> Non
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert [outcome.last.code for outcome in outcomes] == [SUCCESS] * CROWD
     farm.idle()
 

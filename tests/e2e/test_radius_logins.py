@@ -27,6 +27,7 @@ from .freeradius import SECRET, FreeRadius
 from .measured_rate import samples, stream, whole_rate
 from .netns import Wire, until
 from .rawpeer import tls_peer
+from .test_ipv6 import link_local
 
 METHODS = ["eap", "mschap2", "mschap1", "chap", "pap"]
 IDENTIFICATION = 12  # an LCP code, RFC 1570 2.1
@@ -157,17 +158,15 @@ def test_what_an_accept_grants(wire: Wire, farm: Farm) -> None:
 
         until(routes, "the networks behind the client are routed to it")
         assert "metric 7" in wire.server.run("ip", "route", "show", "10.31.0.0/24").stdout
-        text = wire.server.run("ip", "-6", "route", "show", "dev", interface).stdout
-        for net in ("fd42:1::/64", "fd42:2::/56", "fd42:3::/64", "fd42:4::9"):
-            assert net in text, text
+
+        def routes6() -> bool:
+            text = wire.server.run("ip", "-6", "route", "show", "dev", interface).stdout
+            return all(net in text for net in ("fd42:1::/64", "fd42:2::/56", "fd42:3::/64", "fd42:4::9"))
+
+        until(routes6, "those of IPv6 too")
         for name in ("staff", "guests"):
             assert "10.30.0.9" in wire.server.run("nft", "list", "set", "inet", "sstpfarm", name).stdout
-        link_local = [
-            entry["local"]
-            for entry in wire.client.ip("-6", "address", "show", "dev", "sstp0")[0]["addr_info"]
-            if entry["scope"] == "link"
-        ]
-        assert link_local == ["fe80::200:5eff:fe00:9"]
+        assert link_local(wire.client, "sstp0") == "fe80::200:5eff:fe00:9"
     farm.idle()
 
 
@@ -182,6 +181,7 @@ def test_the_servers_that_a_peer_asks_for(wire: Wire, farm: Farm) -> None:
     farm.idle()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("direction", ["download", "upload"])
 @pytest.mark.parametrize("user", ["mikrotik", "wispr"])
 def test_a_rate_limit(wire: Wire, farm: Farm, user: str, direction: str) -> None:
@@ -244,13 +244,14 @@ def test_a_limit_in_volume(wire: Wire, farm: Farm) -> None:
 
 
 def test_a_limit_of_sessions(wire: Wire, farm: Farm) -> None:
+    mark = farm.log.mark()
     with (
         connected(wire.client, wire.SERVER4, user="twice", password=PASSWORD),
         connecting(wire.client, wire.SERVER4, *TRUST_ANY, user="twice", password=PASSWORD) as second,
     ):
         _, closed = second.end()
         assert closed["reason"] == "auth-refused"
-        assert farm.log.find("login.refused")[-1]["reason"] == "already-connected"
+        assert farm.wait_event("login.refused", mark)["reason"] == "already-connected"
 
 
 @pytest.mark.parametrize(

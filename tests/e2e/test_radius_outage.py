@@ -26,7 +26,7 @@ OUTAGE: Final = float(os.environ.get("SSTPFARM_OUTAGE_S", "15"))
 AROUND: Final = 2.0  # seconds of churn before and behind it
 CHURNERS: Final = 4  # with secrets here: they come in whether a server answers or not
 STAYING: Final = 3  # sessions from before the outage to behind it
-SETTLED: Final = 30.0  # seconds for all that has waited
+SETTLED: Final = 60.0  # seconds for all that has waited
 RADIUS_USER, RADIUS_PASSWORD = "rita", "radius pass"
 
 
@@ -67,7 +67,7 @@ def churn(wire: Wire) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
     assert not failures, failures
 
@@ -123,6 +123,7 @@ def test_the_books_are_complete_behind_an_outage(wire: Wire) -> None:
             time.sleep(OUTAGE)
             for peer in staying:
                 assert peer.ping()  # who is in stays in
+            starts_at = time.time()
             radius.start()
             started_at = time.time()
             time.sleep(AROUND)
@@ -133,8 +134,8 @@ def test_the_books_are_complete_behind_an_outage(wire: Wire) -> None:
         until(lambda: len(radius.records(Acct_Status_Type="Stop")) >= opened, "all have a Stop", SETTLED)
         records = assert_complete(farm, radius, stopped_at)
         late = [record for record in records if int(record["Acct-Delay-Time"]) >= 2]
-        missed = [record for record in records if stopped_at + 1 < told(record["Event-Timestamp"]) < started_at - 3]
-        assert all(int(record["Timestamp"]) >= started_at - 1 for record in missed)
+        missed = [record for record in records if stopped_at + 1 < told(record["Event-Timestamp"]) < starts_at - 1]
+        assert all(int(record["Timestamp"]) >= starts_at - 1 for record in missed)
         longest = max(int(record["Acct-Delay-Time"]) for record in records)
         assert longest > OUTAGE - 3
         drained = max(int(record["Timestamp"]) for record in late) - started_at

@@ -16,7 +16,7 @@ import pytest
 from .authority import Authority
 from .client_service import Keys, interface, serving
 from .farm import GATEWAY, Farm, running
-from .netns import RESOLV_CONF, Wire, until
+from .netns import PATIENCE, RESOLV_CONF, Wire, until
 from .proxy import Proxy, proxying
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_left_of_a_killed_service(wire: Wire, farm: Farm, trust: Keys
         service.opened("gone0")
         assert "# tunnel gone0" in file.read_text()
         service.process.kill()
-        service.process.wait(10)
+        service.process.wait(PATIENCE)
         until(lambda: wire.client.links() == service.links_before, "its interface is gone")
         farm.idle()
         service.write({"sstpc0": {**interface(wire.SERVER4), **trust, "no-peer-dns": True}})

@@ -25,7 +25,7 @@ from .bytestream import StreamEndError
 from .client import TRUST_ANY, connecting
 from .farm import GATEWAY, PASSWORD, Farm, running
 from .frames import IPV4, Packet, data
-from .netns import Namespace, Wire, connect, namespace, until, wired
+from .netns import PATIENCE, Namespace, Wire, connect, namespace, until, wired
 from .packets import icmp_echo
 from .rawpeer import RawPeer, tls_peer
 
@@ -97,7 +97,7 @@ def settings(files: Path) -> dict[str, Any]:
             "max-mtu": 1400,
             "proxy-arp": ["inside"],
             "nftables-include": str(files / "rules.nft"),
-            "script-timeout-s": 0.5,
+            "script-timeout-s": 1.5,
             "workers": 1,
         },
         "profile": {"address-list": ["staff"]},
@@ -128,7 +128,7 @@ def net() -> Iterator[Net]:
             yield Net(wire, behind, farm, files)
 
 
-def answered(peer: RawPeer, source: str, timeout: float = 10) -> bool:
+def answered(peer: RawPeer, source: str, timeout: float = PATIENCE) -> bool:
     """Whether an echo request from that source reaches the net behind and its answer comes back."""
     peer.send(data(IPV4, icmp_echo(source, BEHIND, 999)))
     target = socket.inet_aton(source)
@@ -318,7 +318,7 @@ def test_programs_run_at_both_ends_of_a_session(net: Net) -> None:
 def test_programs_that_fail_change_nothing(net: Net) -> None:
     farm, mark = net.farm, net.farm.log.mark()
     with session(net, "slow") as peer:
-        assert farm.wait_event("script.failed", mark)["detail"] == "killed after 0.5 s"
+        assert farm.wait_event("script.failed", mark)["detail"] == "killed after 1.5 s"
         assert peer.ping(BEHIND)
         mark = farm.log.mark()
         peer.disconnect()
@@ -371,7 +371,7 @@ def test_what_a_killed_master_leaves_is_removed_by_the_next() -> None:
             net = Net(wire, behind, farm, files)
             with session(net, "guest"):
                 farm.process.kill()
-                farm.process.wait(10)
+                farm.process.wait(PATIENCE)
             assert net.proxies() != set()
             assert wire.server.run("cat", str(forwarding)).stdout == "1\n"
             with running(wire.server, state=farm.state, **wanted) as again:

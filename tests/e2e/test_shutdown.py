@@ -15,7 +15,7 @@ from sstpfarm.reasons import ExitCode
 
 from .client import TRUST_ANY, connecting
 from .farm import Farm, running
-from .netns import Wire, wired
+from .netns import PATIENCE, Wire, wired
 from .rawpeer import RawPeer, tls_peer
 
 
@@ -81,7 +81,7 @@ def test_sigterm_disconnects_every_session() -> None:
             thread.start()
         farm.process.send_signal(signal.SIGTERM)
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
         assert len(texts) == 7
         assert all(b"shutting down" in text for text in texts), texts
         code, closed = client.end()
@@ -100,4 +100,4 @@ def test_sigterm_does_not_wait_for_the_deaf() -> None:
         peer = stack.enter_context(tls_peer(wire.client, wire.SERVER4))
         peer.open_session()
         farm.process.send_signal(signal.SIGTERM)
-        assert farm.process.wait(12) == 0
+        assert farm.process.wait(30) == 0

@@ -193,7 +193,7 @@ def test_echo_is_answered_at_once(wire: Wire, farm: Farm) -> None:
         peer.open_session()
         for _ in range(3):
             peer.send(message(ECHO_REQUEST))
-            peer.control(ECHO_RESPONSE, timeout=2)
+            peer.control(ECHO_RESPONSE)
         peer.send(packet(0, b""), packet(0, struct.pack(">H", 0xFF03)))  # legal noise and a frame without protocol
         assert peer.ping()
         peer.disconnect()

@@ -20,8 +20,12 @@ from pathlib import Path
 from socket import SOCK_DGRAM
 from typing import Any, Final
 
+import pytest
+
 from .farm import PASSWORD, PORT, ROOT, environment, running, users
 from .netns import Namespace, Wire, until
+
+pytestmark = pytest.mark.alone
 
 COUNT: Final = 200
 ROUNDS: Final = 3

@@ -85,6 +85,7 @@ def test_used_up_pool(wire: Wire, farm: Farm) -> None:
 def test_dns_servers(wire: Wire, farm: Farm) -> None:
     with connected(wire.client, wire.SERVER4, user="named") as (_, up):
         assert up["dns"] == ["10.20.0.53", "10.20.0.54"]
+    farm.idle()
 
 
 @pytest.mark.parity("ros-server/max-mtu", "ros-server/max-mru", "ros-client/max-mru")
@@ -97,6 +98,7 @@ def test_mtu(wire: Wire, farm: Farm) -> None:
         assert wire.server.ip("link", "show", session["interface"])[0]["mtu"] == 1290
         assert wire.client.ping(GATEWAY, "-M", "do", "-s", str(1290 - 28))
         assert not wire.client.ping(GATEWAY, "-M", "do", "-s", str(1351 - 28))
+    farm.idle()
 
 
 @pytest.mark.parity("ros-ppp/wins-server")

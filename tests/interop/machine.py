@@ -38,7 +38,7 @@ HOST: Final = "10.98.1.1"
 GUEST: Final = "10.98.1.2"
 TAP: Final = "guest"
 DELAY_MS: Final = 10
-BOOT_PATIENCE: Final = {"uml": 30.0, "qemu": 120.0}  # seconds; seen: 3 and 7
+BOOT_PATIENCE: Final = {"uml": 60.0, "qemu": 240.0}  # seconds; seen: 3 and 7
 KINDS: Final = tuple(kind for kind in ("uml", "qemu") if os.environ.get("SSTPFARM_VM_KIND") in (None, "", kind))
 
 
@@ -103,7 +103,7 @@ class Machine:
             if self._process.poll() is not None:
                 raise MachineError(f"{self.kind} ended with {self._process.returncode}\n{self.console()}")
             try:
-                if self.run("true", timeout=5, patience=1).status == 0:
+                if self.run("true", timeout=10, patience=2).status == 0:
                     return
             except (OSError, MachineError):
                 time.sleep(0.1)
@@ -116,7 +116,7 @@ class Machine:
             with sock.makefile("rb") as answer:
                 return answer.readline()
 
-    def run(self, script: str, timeout: float = 30, patience: float = 15) -> Output:
+    def run(self, script: str, timeout: float = 60, patience: float = 30) -> Output:
         """Run a bash script as root in the guest; what it starts in the background lives on.
 
         `patience` is for the agent to take the connection: on a busy host the guest's network loses a SYN at times.

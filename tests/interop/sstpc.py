@@ -22,7 +22,7 @@ REFUSALS: Final = {
     AuthMethod.MSCHAP1: "refuse-mschap",
     AuthMethod.MSCHAP2: "refuse-mschap-v2",
 }
-UP_PATIENCE: Final = 30.0  # seconds; seen: below one
+UP_PATIENCE: Final = 60.0  # seconds; seen: below one
 
 _numbers = itertools.count()
 
@@ -105,7 +105,7 @@ class Sstpc:
 
     def ping(self, target: str, count: int = 3) -> Output:
         """Ping through this session's interface."""
-        return self.machine.run(f"ping -n -i 0.2 -c {count} -W 2 -I {self.interface} {target}")
+        return self.machine.run(f"ping -n -i 0.2 -c {count} -W 10 -I {self.interface} {target}")
 
     def transfer(self, direction: str, host: str, port: int, count: int) -> dict[str, Any]:
         """Move bytes through this session's interface, checked by SHA-256 on both sides."""

@@ -23,7 +23,7 @@ def test_packets_beyond_the_mru_pass_whole(machine: Machine, farm: Farm, options
         assert farm.place.ip("link", "show", session["interface"])[0]["mtu"] == MRRU
         assert f"mtu {MRRU} " in machine.run(f"ip link show {client.interface}").output
         for size in (MRRU, 1401, 1400, 100):
-            assert " 0% packet loss" in machine.run(f"ping -n -c 2 -W 2 -M do -s {size - 28} {GATEWAY}").output
+            assert " 0% packet loss" in machine.run(f"ping -n -c 2 -W 10 -M do -s {size - 28} {GATEWAY}").output
             assert farm.place.ping(address, "-M", "do", "-s", str(size - 28))
         for direction in ("upload", "download"):
             assert client.transfer(direction, GATEWAY, TRANSFER_PORT, TRANSFER_BYTES)["bytes"] == TRANSFER_BYTES

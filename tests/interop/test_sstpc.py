@@ -86,7 +86,7 @@ def test_mtu_static_address_routes_and_dns(machine: Machine, farm: Farm) -> None
         device = session["interface"]
         assert session["mtu"] == farm.place.ip("link", "show", device)[0]["mtu"] == MTU
         assert f"mtu {MTU} " in machine.run(f"ip link show {client.interface}").output
-        assert " 0% packet loss" in machine.run(f"ping -n -c 1 -W 2 -M do -s {MTU - 28} {GATEWAY}").output
+        assert " 0% packet loss" in machine.run(f"ping -n -c 1 -W 10 -M do -s {MTU - 28} {GATEWAY}").output
         assert machine.run(f"ping -n -c 1 -W 2 -M do -s {MTU - 27} {GATEWAY}").status != 0
         assert farm.place.ping(FIXED, "-M", "do", "-s", str(MTU - 28))
         [route] = farm.place.ip("route", "show", NETWORK)

@@ -53,7 +53,7 @@ class End:
         self.channel.start(asyncio.get_running_loop())
 
     async def next(self) -> Any:
-        return await asyncio.wait_for(self.inbox.get(), 5)
+        return await asyncio.wait_for(self.inbox.get(), 30)
 
 
 class Bench:
@@ -134,7 +134,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what auth does by itself."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110  # the conditions are about plain lists
                 await asyncio.sleep(0.005)
 

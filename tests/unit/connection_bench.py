@@ -112,7 +112,7 @@ class End:
                 return packets
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the conditions are plain facts of the code under test
             await asyncio.sleep(0.002)

@@ -64,7 +64,7 @@ class Auth:
         """Close our ends; return the exit code and the log."""
         for end in self.ends:
             end.close()
-        _, text = self.process.communicate(timeout=20)
+        _, text = self.process.communicate(timeout=60)
         return self.process.returncode, [msgspec.json.decode(line) for line in text.splitlines()]
 
 

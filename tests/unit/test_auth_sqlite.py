@@ -233,7 +233,7 @@ def test_it_survives_kill_9_with_all_that_was_committed(tmp_path: Path, script: 
             break
     process.send_signal(signal.SIGKILL)
     last = max(map(int, [line, *process.stdout.read().split()[:-1]] if line else ["0"]))
-    process.wait(10)
+    process.wait(60)
     process.stdout.close()
     store = opened(tmp_path)
     numbers = [int(found.facts.grant.session, 16) for found in store.sessions() if isinstance(found, StoredSession)]

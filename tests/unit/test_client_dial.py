@@ -38,9 +38,9 @@ async def dial(settings: ClientSettings, *addresses: str) -> c.TunnelClosed:
     parent.start(asyncio.get_running_loop())
     Dialer(settings, Stats.create(1), theirs, choose()).start()
     parent.send(c.Dial(addresses=addresses, port=settings.port))
-    closed: m.Message = await asyncio.wait_for(told.get(), 5)
+    closed: m.Message = await asyncio.wait_for(told.get(), 30)
     while isinstance(closed, c.PhaseReached):
-        closed = await asyncio.wait_for(told.get(), 5)
+        closed = await asyncio.wait_for(told.get(), 30)
     parent.close()
     theirs.close()
     assert isinstance(closed, c.TunnelClosed)

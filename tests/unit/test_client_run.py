@@ -83,7 +83,7 @@ def test_nobody_waits_for_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch)
     release = threading.Event()
 
     def hang(*_: object, **__: object) -> list[Any]:
-        release.wait(30)
+        release.wait(60)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
@@ -94,7 +94,7 @@ def test_nobody_waits_for_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch)
         return await made.run()
 
     try:
-        assert asyncio.run(asyncio.wait_for(dial(), 10)) == (Reason.USER_REQUEST, "")
+        assert asyncio.run(asyncio.wait_for(dial(), 60)) == (Reason.USER_REQUEST, "")
     finally:
         release.set()
 
@@ -157,7 +157,7 @@ def test_a_bug_beside_the_interface_ends_the_tunnel() -> None:
         worker = asyncio.create_task(made._serve_interface())
         worker.add_done_callback(made._interface_done)
         made._wanted.put_nowait(c.InterfaceWanted(mtu=1400, local_address="no address"))
-        return await asyncio.wait_for(made._ended, 5)
+        return await asyncio.wait_for(made._ended, 30)
 
     reason, detail = asyncio.run(serve())
     assert reason is Reason.INTERNAL_ERROR
@@ -186,7 +186,7 @@ def test_a_child_that_was_taken_over_names_no_servers_of_its_own(message: m.Mess
         assert made._wanted.qsize() == 1
         made._from_child(message, [])
         assert made._wanted.qsize() == 1
-        return await asyncio.wait_for(made._ended, 5)
+        return await asyncio.wait_for(made._ended, 30)
 
     reason, detail = asyncio.run(take())
     assert reason is Reason.WORKER_LOST

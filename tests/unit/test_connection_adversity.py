@@ -213,7 +213,7 @@ def test_a_peer_that_never_takes_the_last_bytes_is_left_behind(
             await both.open()
             await stall(both)
             both.server._finish(Reason.SHUTDOWN, "", drop=False)
-            await until(lambda: bool(both.server_end.ended), 2)
+            await until(lambda: bool(both.server_end.ended))
             assert both.server_end.ended[0][0] is Reason.SHUTDOWN
 
     asyncio.run(scenario())

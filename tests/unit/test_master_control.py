@@ -65,7 +65,7 @@ def served(directory: Path, client: Callable[[], Any]) -> tuple[Any, Recorder]:
 
 def raw(directory: Path, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(str(directory / "control.sock"))
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)

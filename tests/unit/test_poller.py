@@ -23,7 +23,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Poller], Coroutin
         async def main() -> None:
             poller = Poller(asyncio.get_running_loop())
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await scenario(poller)
             finally:
                 poller.close()

@@ -72,7 +72,7 @@ async def sending(
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not reached():  # noqa: ASYNC110  # a thread answers
             await asyncio.sleep(0.01)
 
@@ -291,7 +291,7 @@ def test_what_a_failed_commit_undoes_is_not_sent_and_unspools_no_other(
     last = threading.Event()  # it is in the spool
 
     def slow(request: Received) -> Iterable[bytes]:
-        last.wait(5)
+        last.wait(30)
         yield from accounting(request)
 
     async def main() -> None:

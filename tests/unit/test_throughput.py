@@ -23,7 +23,7 @@ def peer(behaviour: Callable[[socket.socket], None]) -> Iterator[int]:
         thread = threading.Thread(target=lambda: behaviour(listener.accept()[0]), daemon=True)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("direction", ["upload", "download"])
