@@ -20,7 +20,8 @@ def link_local(place: Namespace, interface: str) -> str:
 
     def addresses() -> list[str]:
         entries = place.ip("-6", "address", "show", "dev", interface, "scope", "link")
-        return [str(address["local"]) for entry in entries for address in entry.get("addr_info", [])]
+        found = [address for entry in entries for address in entry.get("addr_info", [])]
+        return [str(address["local"]) for address in found if address]  # of another scope it shows an empty one
 
     (address,) = until(addresses, f"a link-local address of {interface}")
     return address
