@@ -11,6 +11,7 @@ from sstpfarm.auth.authorization import Backend
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.changes import Changes, change_message, changed
 from sstpfarm.auth.guesses import Guesses
+from sstpfarm.auth.homes import Homes
 from sstpfarm.auth.leases import Leases
 from sstpfarm.auth.ledger import History, Ledger, StickyMemory
 from sstpfarm.auth.local import LocalBackend
@@ -82,10 +83,9 @@ class Assembly:
         self.admission = Admission(
             view, self.leases, self.sessions, self.ledger, self._revoke, self._change, wall, emit
         )
-        throttle = Throttle(view.auth.failures_per_minute)
         for session in self.sessions:
             self.admission.watch(session)
-            throttle.at_home(session.user.encode(), session.facts.grant.caller_id)
+        throttle = Throttle(view.auth.failures_per_minute, Homes(store, wall, complain))
         self.service = AuthService(
             view,
             chain=self.chain,

@@ -1,4 +1,4 @@
-"""What auth keeps over its own end: sessions with their leases, sticky addresses, history, spooled records.
+"""What auth keeps over its own end: sessions with their leases, sticky addresses, homes, history, spooled records.
 
 Memory decides, the store remembers. No other module of auth knows how; the one behind it now is `auth.sqlite`.
 """
@@ -13,6 +13,7 @@ import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord
 from sstpfarm.auth.authorization import Authorization
+from sstpfarm.auth.homes import Home, KeptHome
 from sstpfarm.auth.leases import Holder, Sticky
 from sstpfarm.ipc.messages import Grant
 
@@ -141,6 +142,17 @@ class Store(Protocol):
         """Remember that one."""
 
     def unstick(self, whose: Sticky) -> None:
+        """Forget that one."""
+
+    # networks that users have logged in from
+
+    def homes(self) -> Iterable[KeptHome]:
+        """All, the one that was used longest ago first."""
+
+    def keep_home(self, kept: KeptHome) -> None:
+        """Remember that one, or its new time."""
+
+    def forget_home(self, home: Home) -> None:
         """Forget that one."""
 
     # history

@@ -6,7 +6,7 @@ with the words of a wrong password, and no backend is asked. A user is known by 
 is one or not, so the door tells nobody which users there are.
 
 Nobody can shut a user out from afar, and no forgotten device a whole office: for a user who has logged in from a
-network before, only the failures of this user from this network count there.
+network before (`homes`), only the failures of this user from this network count there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, ip_network
 from typing import Final
 
+from sstpfarm.auth.homes import Home, Homes
 from sstpfarm.config.addresses import caller_address
 
 MAX_ENTRIES: Final = 65_536
@@ -43,12 +44,13 @@ class Throttle:
 
     Args:
         failures_per_minute: how many are free, and how many are forgotten in a minute; 0 switches it off.
+        homes: the networks that users have logged in from.
     """
 
-    def __init__(self, failures_per_minute: int) -> None:
+    def __init__(self, failures_per_minute: int, homes: Homes) -> None:
         self.failures_per_minute = failures_per_minute
         self._entries: OrderedDict[tuple[bytes, bytes], _Entry] = OrderedDict()  # of a user, a network or both
-        self._homes: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()  # users and networks that they came from
+        self._homes = homes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,7 +67,7 @@ class Throttle:
         if not self.failures_per_minute:
             return ()
         who, where = _user_key(user), _network_key(caller_id)
-        if (who, where) in self._homes:
+        if Home(who, where) in self._homes:
             return ((who, where),)
         return ((who, b""), (b"", where)) if where else ((who, b""),)
 
@@ -101,16 +103,8 @@ class Throttle:
         self._entries.pop((who, b""), None)
         if where:
             self._entries.pop((who, where), None)
-        self.at_home(user, caller_id)
-
-    def at_home(self, user: bytes, caller_id: str) -> None:
-        """The user has logged in from that network."""
-        who, where = _user_key(user), _network_key(caller_id)
-        if where:
-            self._homes[who, where] = None
-            self._homes.move_to_end((who, where))
-            if len(self._homes) > MAX_ENTRIES:
-                self._homes.popitem(last=False)
+            if self.failures_per_minute:
+                self._homes.used(Home(who, where))
 
     def _count(self, entry: _Entry, now: float) -> float:
         """What is left of an entry's failures."""

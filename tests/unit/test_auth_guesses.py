@@ -14,7 +14,6 @@ from sstpfarm.auth.authorization import Accepted, Authorization, Challenged, Den
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.guesses import Guess, Guesses
 from sstpfarm.auth.leases import Holder
-from sstpfarm.auth.throttle import Throttle
 from sstpfarm.config.addresses import parse_range
 from sstpfarm.config.books import Auth
 from sstpfarm.config.views import PoolView
@@ -22,6 +21,7 @@ from sstpfarm.ipc.messages import AccessAccept, AccessCancelled, AccessChallenge
 from sstpfarm.proto.ppp.eap import REQUEST
 from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from tests.unit.auth_bench import Bench, End, run
+from tests.unit.homes_book import throttle
 from tests.unit.logins import PROFILE, request, view
 
 FREE = 3
@@ -389,7 +389,7 @@ def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def play(story: Callable[[Guesses], Awaitable[None]], free: int = FREE) -> None:
     async def main() -> None:
-        await story(Guesses(Throttle(free), lambda: 0.0))
+        await story(Guesses(throttle(free), lambda: 0.0))
 
     asyncio.run(main())
 

@@ -6,6 +6,7 @@ import pytest
 
 from sstpfarm.auth import throttle as module
 from sstpfarm.auth.throttle import Throttle
+from tests.unit.homes_book import throttle as new
 
 HERE = "192.0.2.7:1000"
 
@@ -16,7 +17,7 @@ def fail(throttle: Throttle, times: int, now: float = 0.0, user: bytes = b"alice
 
 
 def test_a_few_failures_are_free_and_more_shut_the_door_twice_as_long_each() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     fail(throttle, 5)
     assert throttle.shut(b"alice", HERE, 0) == 0
     shut = []
@@ -29,7 +30,7 @@ def test_a_few_failures_are_free_and_more_shut_the_door_twice_as_long_each() -> 
 
 
 def test_failures_are_forgotten_at_the_rate_that_is_free() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     for number in range(20):  # one in 12 s, for ever
         fail(throttle, 1, now=12.0 * number)
         assert throttle.shut(b"alice", HERE, 12.0 * number) == 0
@@ -52,13 +53,13 @@ def test_failures_are_forgotten_at_the_rate_that_is_free() -> None:
     ],
 )
 def test_the_user_and_the_network_of_24_bits_are_counted(user: bytes, caller: str, shut: bool) -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     fail(throttle, 6)
     assert (throttle.shut(user, caller, 0) > 0) == shut
 
 
 def test_networks_of_ipv6_have_64_bits() -> None:
-    throttle = Throttle(2)
+    throttle = new(2)
     for number in range(3):
         fail(throttle, 1, user=b"u%d" % number, caller=f"[2001:db8:0:1::{number}]:9")
     assert throttle.shut(b"x", "[2001:db8:0:1:ffff::]:9", 0) > 0
@@ -66,7 +67,7 @@ def test_networks_of_ipv6_have_64_bits() -> None:
 
 
 def test_a_success_forgets_the_users_failures_and_not_the_networks() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     fail(throttle, 5)
     throttle.succeeded(b"alice", HERE)
     fail(throttle, 1)
@@ -75,7 +76,7 @@ def test_a_success_forgets_the_users_failures_and_not_the_networks() -> None:
 
 
 def test_nobody_shuts_a_user_out_from_afar() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     throttle.succeeded(b"alice", HERE)
     fail(throttle, 50, caller="198.51.100.1:5")
     assert throttle.shut(b"alice", "203.0.113.1:5", 0) > 0
@@ -87,14 +88,14 @@ def test_nobody_shuts_a_user_out_from_afar() -> None:
 
 
 def test_no_name_can_be_sent_that_stands_for_another_user_at_home() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     throttle.succeeded(b"alice", HERE)
     fail(throttle, 50, user=b"alice\0n" + bytes((192, 0, 2, 0)), caller="198.51.100.1:5")
     assert throttle.shut(b"alice", HERE, 0) == 0
 
 
 def test_a_forgotten_device_does_not_shut_out_the_office() -> None:
-    throttle = Throttle(5)
+    throttle = new(5)
     throttle.succeeded(b"alice", HERE)
     fail(throttle, 50, user=b"bob")
     assert throttle.shut(b"bob", HERE, 0) > 0
@@ -105,7 +106,7 @@ def test_a_forgotten_device_does_not_shut_out_the_office() -> None:
 def test_the_table_is_bounded_and_forgets_who_failed_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.MAX_ENTRIES == 65_536
     monkeypatch.setattr(module, "MAX_ENTRIES", 100)
-    throttle = Throttle(5)
+    throttle = new(5)
     fail(throttle, 6)
     for number in range(500):
         fail(throttle, 1, user=b"user%d" % number, caller=f"10.{number // 256}.{number % 256}.1:1")
@@ -117,7 +118,7 @@ def test_the_table_is_bounded_and_forgets_who_failed_longest_ago(monkeypatch: py
 
 
 def test_it_can_be_switched_off() -> None:
-    throttle = Throttle(0)
+    throttle = new(0)
     fail(throttle, 1000)
     assert throttle.shut(b"alice", HERE, 0) == 0
     assert len(throttle) == 0

@@ -94,6 +94,16 @@ TABLES: Final = (
     """,
     "CREATE INDEX spool_by_queue ON spool (queue, number)",
 )
+ADDED: Final = (  # to version 3: nothing else depends on it, so a file of before gets it and stays good
+    """
+    CREATE TABLE IF NOT EXISTS home (
+        user BLOB NOT NULL,
+        network BLOB NOT NULL,
+        used_at REAL NOT NULL,
+        PRIMARY KEY (user, network)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
 
 
 def open_database(directory: Path, uid: int, gid: int) -> sqlite3.Connection:
@@ -159,5 +169,7 @@ def _prepare(database: sqlite3.Connection) -> None:
     if version == 0:
         for statement in TABLES:
             database.execute(statement)
+    for statement in ADDED:
+        database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")
     database.execute("COMMIT")

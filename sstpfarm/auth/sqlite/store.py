@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sstpfarm.auth.accounting import AccountingRecord
+from sstpfarm.auth.homes import Home, KeptHome
 from sstpfarm.auth.leases import Holder, Purpose, Sticky
 from sstpfarm.auth.sqlite.database import SESSION_COLUMNS
 from sstpfarm.auth.store import Counters, SessionFacts, Spooled, StickyAddress, StoredSession, UnreadableSession
@@ -239,6 +240,23 @@ class SqliteStore:
     def unstick(self, whose: Sticky) -> None:
         """Delete one."""
         self._change("DELETE FROM sticky WHERE pool = ? AND user = ? AND purpose = ?", whose)
+
+    # -- homes ---------------------------------------------------------------------------------------------------------
+
+    def homes(self) -> list[KeptHome]:
+        """All of them, in the order of their last use."""
+        rows = self._run("SELECT user, network, used_at FROM home ORDER BY used_at").fetchall()
+        return [KeptHome(Home(user, network), used_at) for user, network, used_at in rows]
+
+    def keep_home(self, kept: KeptHome) -> None:
+        """Insert or replace one."""
+        self._change(
+            "INSERT OR REPLACE INTO home (user, network, used_at) VALUES (?, ?, ?)", (*kept.home, kept.used_at)
+        )
+
+    def forget_home(self, home: Home) -> None:
+        """Delete one."""
+        self._change("DELETE FROM home WHERE user = ? AND network = ?", home)
 
     # -- history -------------------------------------------------------------------------------------------------------
 
