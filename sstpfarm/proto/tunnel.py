@@ -40,7 +40,7 @@ from sstpfarm.proto.sstp.packets import encode_data
 from sstpfarm.reasons import OUTCOMES, Reason, Teardown
 
 CONTROL_RATE: Final = 50.0  # control frames a second that a peer may send for long (a login needs about 30 in all)
-CONTROL_BURST: Final = 500.0
+CONTROL_BURST: Final = 500.0  # before the end is begun, and as many again before it is no longer waited for
 SMALLEST_FRAGMENT: Final = 256  # bytes of one that is not a packet's last; a sender makes them as long as our MRU
 PEER_ENDS: Final = frozenset({Reason.PEER_DISCONNECT, Reason.PEER_TERMINATED})
 SSTP_HEADER: Final = 4  # MS-SSTP 2.2.1
@@ -193,9 +193,11 @@ class Tunnel:
         if frame[1] & 1:
             if not self._flooded(now):
                 self._call.receive(frame, now)
-        elif (fragment := self._link.fragment(frame[SSTP_HEADER:])) is not None:
+        elif self._reason is None and (fragment := self._link.fragment(frame[SSTP_HEADER:])) is not None:
             self._reassemble(fragment, now)
             return
+        elif self._opened and self._reason is not None and _protocol(frame[SSTP_HEADER:]) == PppProtocol.MULTILINK:
+            return  # data that was under way: the packet path drops what is not in fragments
         elif _is_network_data(frame[SSTP_HEADER:]):
             self._events.append(RouterAsked(frame[SSTP_HEADER:]))
             return
@@ -427,6 +429,9 @@ class Tunnel:
         if self._tokens >= 0:
             return False
         self.close(Reason.CONTROL_FLOOD, now)
+        if self._tokens < -CONTROL_BURST:
+            # an end in order, for whatever reason, would take its frames for seconds
+            self._end(Reason.CONTROL_FLOOD, "", drop=True)
         return True
 
     def _refuse(self, reason: Reason, detail: str) -> None:
@@ -453,11 +458,15 @@ class Tunnel:
 
 def _is_network_data(packet: bytes) -> bool:
     """Whether a packet is for the packet path, which also counts those that make no sense."""
+    protocol = _protocol(packet)
+    return protocol is None or protocol in NETWORK_DATA
+
+
+def _protocol(packet: bytes) -> int | None:
     try:
-        protocol, _ = decode_frame(packet)
+        return decode_frame(packet)[0]
     except PeerError:
-        return True
-    return protocol in NETWORK_DATA
+        return None
 
 
 def _guid(random: bytes) -> str:

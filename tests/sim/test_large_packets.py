@@ -56,6 +56,20 @@ def test_a_flood_of_useless_fragments_ends_the_session(world: World, fragment: b
     assert world.server.ended[1].reason is Reason.CONTROL_FLOOD
 
 
+@pytest.mark.parametrize("reason", [Reason.ADMIN_RESET, Reason.MALFORMED_MESSAGE])
+def test_fragments_under_way_do_not_disturb_an_end(world: World, reason: Reason) -> None:
+    """A peer that sends a lot does not know yet that the tunnel ends: that is no flood."""
+    pieces = b"".join(world.client.tunnel.fragments(b"\x00\x21" + ipv4(1600, source=ADDRESS)) * 1000)
+    world.server.tunnel.close(reason, world.now)
+    world.server.settle()
+    world.server.receive(pieces)
+    assert not world.server.tunnel.ended
+    assert world.server.cells[Cell.DROP_GATE_IN] == 0  # nothing was put together
+    world.run(30, world.is_over)
+    assert world.server.ended is not None
+    assert world.server.ended[1].reason is reason
+
+
 @pytest.mark.parametrize("size", [0, 17, 20])
 def test_packets_in_one_fragment_each_never_reach_python(world: World, size: int) -> None:
     """However small, or broken: a peer may send all of its packets so, thousands of acknowledgements of TCP too."""

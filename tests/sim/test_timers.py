@@ -8,6 +8,7 @@ import pytest
 
 from sstpfarm.proto.roles import Role
 from sstpfarm.proto.sstp.packets import encode_data
+from sstpfarm.proto.tunnel import CONTROL_BURST
 from sstpfarm.reasons import Reason
 from tests.sim.world import End, World, settings, with_keepalive
 
@@ -191,13 +192,53 @@ def test_the_far_end_answers_and_waits_one_second(role: Role, message: int, answ
 
 
 def test_a_flood_of_control_frames_ends_the_session() -> None:
+    """In order while there is hope that the peer listens; one that does not stop is dropped then and there."""
     made = opened()
-    echo = bytes.fromhex("1001000800080000")
-    for _ in range(2000):
-        made.server.receive(echo)
+    sent = spy(made.server)
+    took = flood(made.server)
+    assert took == pytest.approx(CONTROL_BURST, abs=30)  # a login has spent some
+    assert made.server.tunnel.reason is Reason.CONTROL_FLOOD
+    assert b"too many control frames" in sent[-1][1]  # in LCP Terminate-Request
+    assert took + flood(made.server) == pytest.approx(2 * CONTROL_BURST, abs=30)
+    ended_after(made.server, made.now, 0, Reason.CONTROL_FLOOD, drop=True)
+
+
+def flood(end: End) -> int:
+    """Send echoes to an end, without a pause, until it begins to end, or has ended; returns how many."""
+    reason = end.tunnel.reason
+    for count in range(1, 5000):
+        end.receive(bytes.fromhex("1001000800080000"))
+        if end.ended is not None or end.tunnel.reason is not reason:
+            return count
+    pytest.fail("the flood has no end")
+
+
+def test_a_flood_that_ends_in_time_leaves_the_end_its_order() -> None:
+    made = opened()
+    flood(made.server)
     made.run(30, lambda: made.server.ended is not None)
-    assert made.server.ended is not None
-    assert made.server.ended[1].reason is Reason.CONTROL_FLOOD
+    ended_after(made.server, made.now, 0, Reason.CONTROL_FLOOD)
+
+
+@pytest.mark.parametrize("reason", [Reason.MALFORMED_MESSAGE, Reason.ADMIN_RESET])
+def test_a_flood_cuts_any_end_short(reason: Reason) -> None:
+    """An abort would take its frames for three seconds, a disconnect for seven."""
+    made = opened()
+    made.server.tunnel.close(reason, made.now)
+    made.server.settle()
+    assert flood(made.server) == pytest.approx(2 * CONTROL_BURST, abs=30)
+    ended_after(made.server, made.now, 0, reason, drop=True)
+
+
+def test_a_flood_before_the_call_is_cut_short() -> None:
+    made = world()
+    made.start()
+    made.client.mute = True
+    made.run(5, lambda: not made.server.tunnel.wants_head)
+    took = flood(made.server)
+    assert made.server.ended is None
+    assert took + flood(made.server) == pytest.approx(2 * CONTROL_BURST, abs=2)
+    ended_after(made.server, made.now, 0, Reason.CONTROL_FLOOD, drop=True)
 
 
 def test_bad_framing_drops_without_a_word() -> None:
