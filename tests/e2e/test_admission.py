@@ -141,7 +141,7 @@ def test_a_place_is_held_until_the_login_or_the_end(wire: Wire) -> None:
                 silent.close()
         held.enter_context(tls_peer(wire.client, wire.SERVER4))
         wire.client.run("ip", "address", "add", "fd99:1::3/64", "dev", "uplink", "nodad")
-        held.enter_context(tls_peer(wire.client, wire.SERVER6))
+        held.enter_context(tls_peer(wire.client, wire.SERVER6, source=wire.CLIENT6))
         for host, source in ((wire.SERVER4, wire.CLIENT4), (wire.SERVER6, "fd99:1::3")):
             with (
                 farm.counts("sstpfarm_connections_total", outcome="source-limit"),
