@@ -138,7 +138,7 @@ class Admission:
             return self._again(before, accepted)
         if holder in self._ledger.strays():  # not its worker's fault
             detail = "what was granted before cannot be read"
-            return Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied(detail, reason=Reason.AUTH_UNAVAILABLE)
         authorization = accepted.authorization
         if self._view.certificate_must_match and not certificate_is_of(authorization.user, request):
             return Denied("the client's certificate is another user's", NO_DIALIN_PERMISSION, told=True)
@@ -174,7 +174,7 @@ class Admission:
             _DECODE(_ENCODE(grant))  # what the master cannot take must not be kept: it would be met at each start
         except msgspec.ValidationError as error:
             self._leases.release(holder)
-            return Denied(f"no grant: {error}", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied(f"no grant: {error}", reason=Reason.AUTH_UNAVAILABLE)
         facts = SessionFacts(
             grant=grant,
             authorization=authorization,
@@ -186,7 +186,7 @@ class Admission:
             self.watch(self._ledger.granted(facts))
         except SystemRefusal as error:
             self._leases.release(holder)
-            return Denied(str(error), NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied(str(error), reason=Reason.AUTH_UNAVAILABLE)
         return Granted(grant, _answer(grant, accepted))
 
     def _again(self, session: Session, accepted: Accepted) -> Granted | Denied:

@@ -27,7 +27,7 @@ class Chain:
         talking = self._talking.pop(holder, None)
         if talking is None and request.method == "eap" and identity_of(request.eap) is None:
             detail = "its conversation was with an auth process that is no more"
-            return Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied(detail, reason=Reason.AUTH_UNAVAILABLE)
         verdict: Verdict = Unknown()
         unavailable: Unavailable | None = None
         for backend in self._backends if talking is None else (talking,):
@@ -47,7 +47,7 @@ class Chain:
             elif not isinstance(verdict, Unknown):
                 return verdict
         if unavailable is not None:
-            return Denied(unavailable.detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied(unavailable.detail, reason=Reason.AUTH_UNAVAILABLE)
         return Denied("unknown user")
 
     def forget(self, holder: Holder) -> None:
@@ -55,6 +55,3 @@ class Chain:
         talking = self._talking.pop(holder, None)
         if talking is not None:
             talking.forget(holder)
-
-
-NO_DIALIN_PERMISSION: Final = 649  # RFC 2759 6

@@ -167,7 +167,7 @@ class LocalBackend:
         """
         secret = self._secrets.get(known.name)
         if secret != known.secret:
-            return Denied("the user was changed meanwhile", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            return Denied("the user was changed meanwhile", reason=Reason.AUTH_UNAVAILABLE)
         found = self._authorizations.get(known.name)
         if found is None:
             found = authorize(known.name, secret, self._profiles[secret.profile or self._default_profile])

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from sstpfarm.auth.accounting import Kind
-from sstpfarm.auth.admission import NO_DIALIN_PERMISSION, Admission, Granted, Renewed
+from sstpfarm.auth.admission import Admission, Granted, Renewed
 from sstpfarm.auth.authorization import Accepted, Challenged, Denied
 from sstpfarm.auth.chain import Chain
 from sstpfarm.auth.changes import change_message, in_force
@@ -358,7 +358,7 @@ class AuthService:
             return
         except Exception as error:  # a bug costs this login only, and its peer need not wait for a deadline
             self._emit("internal.error", detail=place_of(error))
-            decision = Denied("an internal error", NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+            decision = Denied("an internal error", reason=Reason.AUTH_UNAVAILABLE)
         finally:
             if worker.logins.get(request.session) is login:
                 del worker.logins[request.session]
@@ -440,7 +440,7 @@ class AuthService:
                 self._answer(worker, granted.answer)
                 return
         self._ledger.released(Holder(worker.number, request.session), Counters(), Reason.INTERNAL_ERROR, opened=False)
-        denied = Denied(detail, NO_DIALIN_PERMISSION, reason=Reason.AUTH_UNAVAILABLE)
+        denied = Denied(detail, reason=Reason.AUTH_UNAVAILABLE)
         self._refuse(worker, request, denied, delay=0.0)
 
     def _refuse(self, worker: _Worker, request: AccessRequest, denied: Denied, *, delay: float) -> None:
@@ -468,8 +468,12 @@ class AuthService:
         self._held.add(handle)
 
     def rejection(self, request: AccessRequest, denied: Denied) -> AccessReject:
-        """Return what the peer is told: nothing about user or password, unless it has proven that it knows both."""
-        message = denied.message
+        """Return what the peer is told: nothing about user or password, unless it has proven that it knows both.
+
+        Where no judgement could be had it is told nothing at all: every error code of the authentication protocols
+        says that the user or the password is at fault, and clients ask for another one or stay away for long.
+        """
+        message = b"" if denied.reason is Reason.AUTH_UNAVAILABLE else denied.message
         if message is None:
             text = denied.detail if denied.told else OUTCOMES[denied.reason].text
             message = failure_message(AuthMethod(request.method), denied.error, self._entropy, text)

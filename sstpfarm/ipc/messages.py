@@ -175,7 +175,11 @@ class AccessAccept(Message, frozen=True, tag="access-accept"):
 
 
 class AccessReject(Message, frozen=True, tag="access-reject"):
-    """The peer stays out; `reason` is a slug of the reasons table."""
+    """The peer stays out; `reason` is a slug of the reasons table.
+
+    Attributes:
+        message: what the peer is told; empty with `auth-unavailable`, where nobody has judged it.
+    """
 
     session: SessionId
     reason: Short

@@ -90,7 +90,12 @@ class AuthReject:
     reason: Reason = Reason.AUTH_REFUSED
 
 
-AuthDecision = AuthAccept | AuthChallenge | AuthReject
+@dataclass(frozen=True, slots=True)
+class AuthUnavailable:
+    """Nobody can decide: the link ends, and without a word about the peer's name or password, which may be good."""
+
+
+AuthDecision = AuthAccept | AuthChallenge | AuthReject | AuthUnavailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sstpfarm.proto.roles import (
     AuthAccept,
     AuthChallenge,
     AuthReject,
+    AuthUnavailable,
     ChapProof,
     EapProof,
     Ipv4Terms,
@@ -283,7 +284,8 @@ class Session:
             return
         reason = Reason(message.reason)
         self._refused(reason, "")
-        self.connection.auth_result(AuthReject(message.message, reason))
+        unjudged = reason is Reason.AUTH_UNAVAILABLE
+        self.connection.auth_result(AuthUnavailable() if unjudged else AuthReject(message.message, reason))
 
     def reauthenticate(self) -> None:
         """The session's time is over: it goes on if its peer proves once more who it is."""

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from sstpfarm.reasons import ExitCode
+from sstpfarm.client.backoff import HUMAN
+from sstpfarm.reasons import OUTCOMES, ExitCode, Reason
 
 from ..radius_double import RadiusDouble, Received, attribute
 from .client import TRUST_ANY, Client, connected, connecting
 from .farm import GATEWAY, Farm, running
-from .frames import EAP, LCP, TERM_REQ, ppp
+from .frames import EAP, LCP, PAP, TERM_REQ, ppp
 from .freeradius import SECRET, freeradius
 from .netns import Namespace, Wire, until, wired
 from .rawpeer import tls_peer
@@ -139,6 +140,36 @@ def test_all_servers_dead(wire: Wire, farm: Farm, servers: tuple[RadiusDouble, R
             client.end()
         assert time.monotonic() - began < 10
         assert wire.client.ping(GATEWAY, "-I", up["interface"])
+
+
+@pytest.mark.parametrize("method", ["pap", "chap", "mschap2", "eap"])
+def test_without_a_judgement_there_is_no_verdict_and_the_client_tries_again_soon(
+    wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble], method: str
+) -> None:
+    for server in servers:
+        server.script = silent
+    with trying(wire, method=method) as client:
+        code, closed = client.end()
+    assert (code, closed["reason"]) == (ExitCode.NETWORK, "login-ended")
+    assert "the authentication service does not answer" in closed["detail"]
+    assert OUTCOMES[Reason.LOGIN_ENDED].exit_code not in HUMAN  # so the wait is reconnect-delay-s, not refused-delay-s
+
+
+def test_without_a_judgement_the_link_ends_in_order(
+    wire: Wire, farm: Farm, servers: tuple[RadiusDouble, RadiusDouble]
+) -> None:
+    """LCP Terminate-Request with our reason and no Authenticate-Nak, then the SSTP Call Disconnect."""
+    for server in servers:
+        server.script = silent
+    with tls_peer(wire.client, wire.SERVER4) as peer, farm.refuses("auth-unavailable", "lcp", peer.peer):
+        peer.open_http()
+        peer.call_connect()
+        peer.open_lcp("pap")
+        peer.send_pap("rita", PASSWORD)
+        came = peer.expect(lambda came: came.protocol == PAP or (came.protocol, came.code) == (LCP, TERM_REQ))
+        assert (came.protocol, came.options) == (LCP, b"the authentication service does not answer")
+        peer.put_back(came)
+        peer.answer_disconnect()
 
 
 def test_a_slow_server_delays_nobody_else() -> None:

@@ -17,7 +17,7 @@ from sstpfarm.proto.ppp.authentication import Authentication, AuthEvent, AuthFai
 from sstpfarm.proto.ppp.exchange import MAX_TRANSMISSIONS
 from sstpfarm.proto.ppp.packet import Packet, encode_packet
 from sstpfarm.proto.ppp.verify import verify
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Entropy, Role
+from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, AuthUnavailable, Entropy, Role
 
 METHODS = [method for method in AuthMethod if method is not AuthMethod.EAP]  # that has a file of its own
 CHAPS = [AuthMethod.CHAP, AuthMethod.MSCHAP1, AuthMethod.MSCHAP2]
@@ -65,6 +65,7 @@ WHAT_SHOWS: dict[server_side.Action, tuple[int, list[type]]] = {  # packets to s
     Action.REFUSE: (1, [AuthFailed]),
     Action.REPEAT: (1, []),
     Action.GIVE_UP: (0, [AuthFailed]),
+    Action.BREAK_OFF: (0, [AuthFailed]),
 }
 
 
@@ -79,6 +80,8 @@ def feed_server(authenticator: server_side.Authenticator, event: server_side.Inp
             authenticator.result(AuthAccept(bytes(32), b"yes"), 0.0)
         case Input.REJECT:
             authenticator.result(AuthReject(b"no"), 0.0)
+        case Input.UNAVAILABLE:
+            authenticator.result(AuthUnavailable(), 0.0)
         case Input.TIMEOUT | Input.EXHAUSTED:
             authenticator.tick(1e9 if deadline is None else deadline)
         case Input.AGAIN:

@@ -19,7 +19,7 @@ from sstpfarm.proto.ppp.eap_mschapv2 import MschapConversation, MschapPacket, Op
 from sstpfarm.proto.ppp.eap_peer import EAP_PEER_TABLE, EapPeer, EapPeerAction, EapPeerInput, EapPeerState
 from sstpfarm.proto.ppp.exchange import MAX_TRANSMISSIONS, AuthEvent, AuthFailed
 from sstpfarm.proto.ppp.packet import Packet, decode_packet, encode_packet
-from sstpfarm.proto.roles import AuthAccept, AuthChallenge, AuthReject
+from sstpfarm.proto.roles import AuthAccept, AuthChallenge, AuthReject, AuthUnavailable
 from sstpfarm.reasons import Reason
 from tests.property.test_ppp_auth_exchanges import NAMES, PASSWORDS, make_entropy
 from tests.unit.judging import PasswordJudge
@@ -53,6 +53,7 @@ WHAT_SHOWS: dict[Action, tuple[list[int], list[type]]] = {  # codes to send, eve
     Action.REFUSE: ([FAILURE], [AuthFailed]),
     Action.REPEAT: ([], []),  # filled in by the state
     Action.GIVE_UP: ([], [AuthFailed]),
+    Action.BREAK_OFF: ([], [AuthFailed]),
 }
 
 
@@ -68,6 +69,8 @@ def feed_server(server: EapAuthenticator, event: Input, identifier: int) -> None
             server.result(AuthAccept(bytes(32)), 0.0)
         case Input.REJECT:
             server.result(AuthReject(), 0.0)
+        case Input.UNAVAILABLE:
+            server.result(AuthUnavailable(), 0.0)
         case Input.TIMEOUT | Input.EXHAUSTED:
             server.tick(server.next_deadline() or 1e9)
         case Input.AGAIN:

@@ -87,7 +87,7 @@ def test_refusals_that_wait_are_bounded_for_each_worker(tmp_path: Path) -> None:
         worker.channel.send(request(b"alice", "wrong", session=9))
         for session in (8, 9):
             answer = await worker.next()
-            assert (answer.session, answer.reason) == (f"{session:016x}", "auth-unavailable")
+            assert (answer.session, answer.reason, answer.message) == (f"{session:016x}", "auth-unavailable", b"")
         other.channel.send(request(b"alice", "wonderland"))
         assert isinstance(await other.next(), AccessAccept)
         for _ in range(4):

@@ -22,7 +22,7 @@ from sstpfarm.proto.events import (
 from sstpfarm.proto.ppp.constants import Code, PppProtocol
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
 from sstpfarm.proto.ppp.packet import Option, Packet
-from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, Role
+from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, AuthUnavailable, Role
 from sstpfarm.reasons import OUTCOMES, Reason
 from tests.unit.ppp_bench import (
     ACK,
@@ -233,6 +233,19 @@ def test_failure_is_sent_before_the_terminate_request() -> None:
     assert (first, nak.code) == (PppProtocol.PAP, 3)
     assert (second, terminate.code) == (LCP, Code.TERMINATE_REQUEST)
     assert terminate.data == OUTCOMES[Reason.AUTH_REFUSED].text.encode()
+
+
+def test_where_nobody_can_judge_the_link_ends_without_a_verdict() -> None:
+    script = Script(PAP_SERVER)
+    script.open_lcp()
+    script.say(PppProtocol.PAP, PAP_REQUEST)
+    script.link.auth_result(AuthUnavailable(), script.now)
+    ((protocol, terminate),) = script.sent()
+    assert (protocol, terminate.code) == (LCP, Code.TERMINATE_REQUEST)
+    assert terminate.data == b"the authentication service does not answer"
+    assert script.say(PppProtocol.PAP, PAP_REQUEST) == []  # repeated, it gets no answer either
+    script.wait(10)
+    assert script.end_reason() is Reason.AUTH_UNAVAILABLE
 
 
 def test_protocol_reject_of_the_authentication_protocol_ends_the_link() -> None:

@@ -15,7 +15,15 @@ from sstpfarm.errors import LocalError
 from sstpfarm.proto.events import AuthRequest, AuthSucceeded
 from sstpfarm.proto.ppp.exchange import MAX_TRANSMISSIONS, AuthFailed, Exchange
 from sstpfarm.proto.ppp.failure import describe_failure
-from sstpfarm.proto.roles import AuthAccept, AuthChallenge, AuthDecision, AuthMethod, AuthReject, Proof
+from sstpfarm.proto.roles import (
+    AuthAccept,
+    AuthChallenge,
+    AuthDecision,
+    AuthMethod,
+    AuthReject,
+    AuthUnavailable,
+    Proof,
+)
 from sstpfarm.reasons import Reason
 
 
@@ -27,7 +35,7 @@ class State(Enum):
     ASKED = auto()  # the driver has the proof and will give the result
     ACCEPTED = auto()
     REFUSED = auto()
-    GIVEN_UP = auto()  # no proof came
+    GIVEN_UP = auto()  # no proof came, or no decision
 
 
 class Input(Enum):
@@ -38,6 +46,7 @@ class Input(Enum):
     CHALLENGE = auto()  # the driver wants another proof
     ACCEPT = auto()
     REJECT = auto()
+    UNAVAILABLE = auto()
     TIMEOUT = auto()
     EXHAUSTED = auto()
     AGAIN = auto()  # the peer, which was let in, is to prove itself once more
@@ -56,6 +65,7 @@ class Action(Enum):
     REFUSE = auto()  # Nak or Failure
     REPEAT = auto()  # the same answer once more: RFC 1334 2.2.1, RFC 1994 4.1
     GIVE_UP = auto()
+    BREAK_OFF = auto()  # without Nak or Failure: these would tell the peer that it is at fault
 
 
 # A pair that is not in the table changes nothing: the input came too late, or it cannot happen in that state.
@@ -68,13 +78,19 @@ TABLE: Final[Mapping[tuple[State, Input], tuple[Action, State]]] = {
     (State.ASKED, Input.CHALLENGE): (Action.ASK_ON, State.WAITING),
     (State.ASKED, Input.ACCEPT): (Action.ADMIT, State.ACCEPTED),
     (State.ASKED, Input.REJECT): (Action.REFUSE, State.REFUSED),
+    (State.ASKED, Input.UNAVAILABLE): (Action.BREAK_OFF, State.GIVEN_UP),
     (State.ACCEPTED, Input.PROOF): (Action.REPEAT, State.ACCEPTED),
     (State.ACCEPTED, Input.AGAIN): (Action.PROMPT_ANEW, State.WAITING),  # RFC 1994 2: at any time; RFC 3748 2
     (State.REFUSED, Input.PROOF): (Action.REPEAT, State.REFUSED),
 }
 
 
-_INPUTS: Final = {AuthAccept: Input.ACCEPT, AuthChallenge: Input.CHALLENGE, AuthReject: Input.REJECT}
+_INPUTS: Final = {
+    AuthAccept: Input.ACCEPT,
+    AuthChallenge: Input.CHALLENGE,
+    AuthReject: Input.REJECT,
+    AuthUnavailable: Input.UNAVAILABLE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +212,9 @@ class Authenticator(Exchange):
                 self._stop_timer()
                 text = f"no answer after {MAX_TRANSMISSIONS} challenges"
                 self._events.append(AuthFailed(Reason.AUTH_TIMEOUT, text))
+            case Action.BREAK_OFF:
+                self._claim = None
+                self._events.append(AuthFailed(Reason.AUTH_UNAVAILABLE, ""))
             case Action.NONE:
                 pass
 
