@@ -7,7 +7,6 @@ ruleset back.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -15,18 +14,19 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Final
 
-from sstpfarm.net.netlink import NLA_F_NESTED, NLM_F_CREATE, Netlink, Request, attribute, check
+from sstpfarm.net.netlink import NLA_F_NESTED, NLM_F_CREATE, Netlink, Request, attribute, attributes, check
 
 NETLINK_NETFILTER: Final = 12  # linux/netlink.h
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 NFNL_SUBSYS_NFTABLES: Final = 10
 NFNL_MSG_BATCH_BEGIN: Final = 0x10
 NFNL_MSG_BATCH_END: Final = 0x11
-NFT_MSG_GETTABLE: Final = 1
+NFT_MSG_GETRULE: Final = 7
 NFT_MSG_NEWSET: Final = 9
 NFT_MSG_NEWSETELEM: Final = 12
 NFT_MSG_DELSETELEM: Final = 14
-NFTA_TABLE_NAME: Final = 1
+NFTA_RULE_TABLE: Final = 1
+NFTA_RULE_HANDLE: Final = 3
 NFTA_SET_TABLE: Final = 1
 NFTA_SET_NAME: Final = 2
 NFTA_SET_KEY_TYPE: Final = 4
@@ -47,22 +47,22 @@ END: Final[Request] = (NFNL_MSG_BATCH_END, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0
 _INET: Final = _NFGENMSG.pack(NFPROTO_INET, 0, 0)
 
 
-def table_exists(name: str) -> bool:
-    """Whether there is an nftables table of that name and the family inet.
+def rule_handles(name: str) -> frozenset[bytes]:
+    """Return the handles of the rules in the nftables table of that name and the family inet, none without the table.
 
     Raises:
         OSError: the kernel does not tell.
     """
     netlink = Netlink(NETLINK_NETFILTER)
     try:
-        body = _INET + _text(NFTA_TABLE_NAME, name)
-        failed = netlink.send([(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, 0, body)])
+        bodies = netlink.dump((NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, 0, _INET + _text(NFTA_RULE_TABLE, name)))
+    except FileNotFoundError:
+        return frozenset()
     finally:
         netlink.close()
-    if failed.get(0) == errno.ENOENT:
-        return False
-    check(failed)
-    return True
+    rules = (attributes(body[_NFGENMSG.size :]) for body in bodies)
+    table = name.encode("ascii") + b"\0"  # an older kernel lists the rules of all tables
+    return frozenset(rule[NFTA_RULE_HANDLE] for rule in rules if rule.get(NFTA_RULE_TABLE) == table)
 
 
 class Sets:

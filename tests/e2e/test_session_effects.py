@@ -266,11 +266,12 @@ def test_address_lists_decide_what_passes(net: Net) -> None:
     net.idle()
 
 
-def test_a_flushed_ruleset_comes_back_with_its_members(net: Net) -> None:
-    """What `systemctl reload nftables` does by default."""
+@pytest.mark.parametrize("what", ["ruleset", "table inet sstpfarm", "chain inet sstpfarm forward"])
+def test_flushed_rules_come_back_with_their_members(net: Net, what: str) -> None:
+    """The ruleset is what `systemctl reload nftables` flushes by default."""
     with session(net, "guest") as guest:
         mark = net.farm.log.mark()
-        net.wire.server.run("nft", "flush", "ruleset")
+        net.wire.server.run("nft", "flush", *what.split())
         net.farm.wait_event("table.restored", mark)
         assert net.members("quarantine") == net.members("staff") == {guest.address}
         assert not guest.ping(BEHIND, 0.3)

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from sstpfarm.net import nft
-from sstpfarm.net.sets import Sets, table_exists
+from sstpfarm.net.sets import Sets, rule_handles
 from tests.unit.inside import Namespace, inside, namespace, needs_root
 
 NEEDS = [
@@ -100,9 +100,15 @@ def test_sets_are_made_on_demand_and_their_names_need_not_please_nft() -> None:
         sets.change(TWO, enter=["theirs"])
         assert "10.20.0.2" in place.run("nft", "list", "set", "inet", nft.TABLE_NAME, "theirs").stdout
         place.run("nft", "add", "rule", "inet", nft.TABLE_NAME, "input", "ip", "saddr", "@guests", "drop")
-        assert table_exists(nft.TABLE_NAME)
+        rules = rule_handles(nft.TABLE_NAME)
+        listed = place.run("nft", "-a", "list", "table", "inet", nft.TABLE_NAME).stdout
+        assert len(rules) == listed.count(" # handle") - 9  # of the table, of six sets and of two chains
+        place.run("nft", "flush", "chain", "inet", nft.TABLE_NAME, "input")
+        assert len(rule_handles(nft.TABLE_NAME)) == len(rules) - 3
+        assert rule_handles(nft.TABLE_NAME) < rules
+        place.run("nft", "add", "table", "ip", nft.TABLE_NAME)
         nft.remove()
-        assert not table_exists(nft.TABLE_NAME)
+        assert rule_handles(nft.TABLE_NAME) == frozenset()
         with pytest.raises(FileNotFoundError):
             sets.make("guests")
         with pytest.raises(FileNotFoundError):
