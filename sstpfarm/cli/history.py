@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.table import Table
 
 from sstpfarm.auth.sqlite.history import read_history
 from sstpfarm.cli.commands import config_option
-from sstpfarm.cli.sessions import console
+from sstpfarm.cli.table import print_table
 from sstpfarm.config.expiry import expiry_time
 from sstpfarm.config.load import locate_farm
 
@@ -55,12 +54,7 @@ def history(path: Path, user: str | None, since: float, limit: int, as_json: boo
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    table = Table(box=None, pad_edge=False)
-    for title in COLUMNS:
-        table.add_column(title, overflow="fold")
-    for row in found:
-        table.add_row(*_texts(row))
-    console().print(table)
+    print_table(COLUMNS, map(_texts, found))
 
 
 def _texts(row: dict[str, Any]) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.table import Table
 
 from sstpfarm.cli.client import ask_client
-from sstpfarm.cli.sessions import ask_farm, console
+from sstpfarm.cli.sessions import ask_farm
+from sstpfarm.cli.table import print_table
 from sstpfarm.errors import SystemRefusal
 
 COLUMNS: Final = {
@@ -173,12 +173,7 @@ def _monitored(farm: Path | None, client: Path | None, name: str) -> tuple[dict[
 
 
 def _print(columns: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in columns.values():
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(text(key, row.get(key)) for key in columns))
-    console().print(table)
+    print_table([*columns.values()], ([text(key, row.get(key)) for key in columns] for row in rows))
 
 
 def _of_client(facts: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from sstpfarm.cli.commands import CONFIG as DEFAULT
 from sstpfarm.cli.commands import Commands
+from sstpfarm.cli.table import print_table
 from sstpfarm.config.load import locate_farm
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request, raise_refusal
@@ -20,7 +19,6 @@ from sstpfarm.ipc.control import ASKING_PATIENCE_S, control_request, raise_refus
 CONFIG: Final = Path(DEFAULT)
 RUN_DIRECTORY: Final = Path("/run/sstpfarm")
 PLACES: Final = {"history": "sstpfarm.cli.history", "interfaces": "sstpfarm.cli.interfaces"}
-WIDE: Final = 10_000  # columns when nobody looks: no line is folded
 PATIENCE_S: Final = {"reload": 120.0}  # 100,000 users take some ten seconds to read
 COLUMNS: Final = {
     "session": "SESSION",
@@ -63,12 +61,7 @@ def sessions(path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for title in COLUMNS.values():
-        table.add_column(title, overflow="fold")
-    for session in found:
-        table.add_row(*(_text(key, session[key]) for key in COLUMNS))
-    console().print(table)
+    print_table([*COLUMNS.values()], ([_text(key, session[key]) for key in COLUMNS] for session in found))
 
 
 @show.command()
@@ -80,10 +73,8 @@ def status(path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in found.items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value))
-    console().print(table)
+        click.echo(f"{key:10}{value if isinstance(value, str) else json.dumps(value)}")
 
 
 @show.command()
@@ -95,12 +86,8 @@ def pools(path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("POOL", "USED", "FREE", "SIZE"):
-        table.add_column(title, overflow="fold")
-    for pool in found:
-        table.add_row(pool["pool"], *(f"{pool[key]:,}" for key in ("used", "free", "size")))
-    console().print(table)
+    rows = ([pool["pool"], *(f"{pool[key]:,}" for key in ("used", "free", "size"))] for pool in found)
+    print_table(("POOL", "USED", "FREE", "SIZE"), rows)
 
 
 @click.command()
@@ -126,9 +113,12 @@ def raise_if_kept(found: Mapping[str, Any]) -> None:
 
 @click.command()
 @farm_option
-@click.argument("session")
+@click.argument("session", metavar="SESSION|INTERFACE|USER")
 def kick(path: Path | None, session: str) -> None:
-    """End a session, named by its ID or its interface."""
+    """End a session, or all sessions of a user; show their IDs.
+
+    The argument is a session's ID; where no session has it, the name of an interface; where none has that, a user.
+    """
     for ended in ask_farm(path, {"command": "kick", "session": session})["kicked"]:
         click.echo(ended)
 
@@ -161,9 +151,3 @@ def _text(key: str, value: object) -> str:
     if key in ("bytes_in", "bytes_out") and isinstance(value, int):
         return f"{value:,}"
     return str(value)
-
-
-def console() -> Console:
-    """Return where tables go: as wide as they are when nobody looks."""
-    found = Console(highlight=False, markup=False, emoji=False)
-    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)

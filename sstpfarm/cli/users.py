@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import click
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from rich.table import Table
 
 from sstpfarm.cli.commands import config_option
-from sstpfarm.cli.sessions import ask_farm, console, raise_if_kept
+from sstpfarm.cli.sessions import ask_farm, raise_if_kept
+from sstpfarm.cli.table import print_table
 from sstpfarm.cli.trial import try_login
 from sstpfarm.config.document import read_toml
 from sstpfarm.config.dropins import SUFFIX
@@ -121,14 +121,13 @@ def list_users(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("USER", "PROFILE", "REMOTE-ADDRESS", "DISABLED", "EXPIRES", "COMMENT"):
-        table.add_column(title, overflow="fold")
-    for found in facts:
-        table.add_row(
-            *(("yes" if value else "") if isinstance(value, bool) else str(value) for value in found.values())
-        )
-    console().print(table)
+    print_table(
+        ("USER", "PROFILE", "REMOTE-ADDRESS", "DISABLED", "EXPIRES", "COMMENT"),
+        (
+            [("yes" if value else "") if isinstance(value, bool) else str(value) for value in found.values()]
+            for found in facts
+        ),
+    )
 
 
 @user.command("test")

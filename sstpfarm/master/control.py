@@ -43,9 +43,9 @@ class InterfaceRequest(Request, frozen=True, tag="interface"):
 
 
 class KickRequest(Request, frozen=True, tag="kick"):
-    """End the session of that identifier or interface name."""
+    """End the session of that identifier or interface name; where there is none, all sessions of that user."""
 
-    session: Annotated[str, Meta(min_length=1, max_length=64)]
+    session: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class PoolsRequest(Request, frozen=True, tag="pools"):
@@ -72,7 +72,7 @@ class Operator(Protocol):
         """Describe the interface of that name, None when there is none."""
 
     def kick(self, text: str, by: str) -> list[str]:
-        """End the sessions of that identifier or interface; return their identifiers."""
+        """End the sessions of that identifier, interface or else user; return their identifiers."""
 
     def pools(self) -> list[dict[str, Any]]:
         """Tell how much of each pool is used."""
@@ -114,7 +114,8 @@ class ControlServer(ControlSocket):
                 return {"interface": found} if found else {"ok": False, "error": f"no interface {name}"}
             case KickRequest(session=session):
                 kicked = self._operator.kick(session, by)
-                return {"kicked": kicked} if kicked else {"ok": False, "error": f"no session {session}"}
+                missing = f"no session has the ID, the interface or the user {session}"
+                return {"kicked": kicked} if kicked else {"ok": False, "error": missing}
 
     async def _reload(self) -> dict[str, Any]:
         try:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sstpfarm.config.difference import changed_keys, changed_tables
 from sstpfarm.config.load import load
 from sstpfarm.config.radius import reloaded_radius
 from sstpfarm.config.schema import Config, Server
@@ -54,8 +55,8 @@ CAPABILITIES: Final = {
     "CHOWN",  # auth gives its file to its user when it is started again
     "DAC_OVERRIDE",  # that file lies in its user's directory
 }
-NEED_RESTART: Final = ("farm", "server", "auth", "accounting", "interface")
-"""Tables whose changes a reload does not bring; of [radius] it brings most (`reloaded_radius`)."""
+NEED_RESTART: Final = ("farm", "server", "auth", "accounting")
+"""Tables whose changes need a restart, as [interface.NAME] does; of [radius] most does not (`reloaded_radius`)."""
 UNPROTECTED: Final = {
     "mschap1": "its hashes are broken: crypto binding does not keep out who sits in between",
     "chap": "it gives no key: crypto binding does not keep out who sits in between",
@@ -244,7 +245,7 @@ class _Farm:
         return self._supervisor.keeper.interface(name) if self._supervisor is not None else None
 
     def kick(self, text: str, by: str) -> list[str]:
-        """End the sessions of that identifier or interface; return their identifiers."""
+        """End the sessions of that identifier, interface or else user; return their identifiers."""
         return self._supervisor.keeper.kick(text, by) if self._supervisor is not None else []
 
     def status(self) -> dict[str, Any]:
@@ -288,7 +289,15 @@ class _Farm:
                 raise
             if kept is not None:
                 self._log.emit("certificate.kept", why=str(kept))
-            ignored = [name for name in NEED_RESTART if getattr(found, name) != getattr(known, name)] + keys
+            ignored = [
+                *(
+                    key
+                    for name in NEED_RESTART
+                    for key in changed_keys(name, getattr(known, name), getattr(found, name))
+                ),
+                *changed_tables("interface", known.interface, found.interface),
+                *keys,
+            ]
             self._log.emit("config.reloaded", users=len(found.secret), need_restart=ignored)
             told = refusal(kept) if kept is not None else None
             return {"users": len(found.secret), "need_restart": ignored, "certificate_kept": told}

@@ -243,9 +243,9 @@ class SessionKeeper:
         self._devices.worker_lost(worker)
 
     def kick(self, text: str, by: str) -> list[str]:
-        """Have the worker end the sessions of that identifier or interface; return their identifiers."""
+        """Have the worker end the sessions of that identifier, interface or else user; return their identifiers."""
         kicked = []
-        for session in self.table.find(text):
+        for session in self.table.find(text) or self.table.of_user(text):
             if session.phase is not SessionPhase.CLOSING:
                 identifier = session.grant.session
                 self._end(session, Reason.ADMIN_RESET)

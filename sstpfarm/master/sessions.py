@@ -160,6 +160,10 @@ class SessionTable:
         """Return the sessions of that identifier or interface name."""
         return [session for session in self if text in (session.grant.session, session.name)]
 
+    def of_user(self, user: str) -> list[Session]:
+        """Return the sessions of a user."""
+        return [session for session in self if session.grant.user == user]
+
     def remove(self, session: Session) -> None:
         """Forget a session; once only."""
         del self._workers[session.grant.worker][session.grant.session]

@@ -26,8 +26,10 @@ def test_net_behind_the_server(forwarding: bool) -> None:
     with wired() as wire, namespace("behind") as behind:
         connect(wire.server, "inside", ["172.31.7.1/24"], behind, "lan0", [f"{BEHIND}/24"])
         routes = wire.client.routes()
-        switches = {"forwarding": True, "masquerade": "inside"} if forwarding else {}
+        switches = {"forwarding": True, "masquerade": "inside"} if forwarding else {"masquerade": "eth99"}
         with running(wire.server, server=switches) as farm:
+            warned = ["there is no interface eth99" in event["why"] for event in farm.log.find("masquerade.suspended")]
+            assert warned == ([] if forwarding else [True])
             # the default route goes through the tunnel, the tunnel's own connection does not
             with connecting(wire.client, wire.SERVER4, *TRUST_ANY, "--interface", "sstp0") as client:
                 client.up()

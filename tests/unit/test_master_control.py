@@ -101,7 +101,7 @@ def test_requests(tmp_path: Path) -> None:
         {"ok": True, "pools": [{"pool": "main", "used": 1, "free": 2, "size": 3}]},
         {"ok": True, "reload": {"users": 7, "need_restart": [], "certificate_kept": None}},
         {"ok": True, "kicked": ["a" * 16]},
-        {"ok": False, "error": "no session sstp9"},
+        {"ok": False, "error": "no session has the ID, the interface or the user sstp9"},
         {"ok": False, "error": "farm.toml:3: secret.alice: has no password", "fault": "configuration"},
     ]
     assert [text for text, _ in operator.kicked] == ["sstp0", "sstp9"]
@@ -119,7 +119,7 @@ def test_requests(tmp_path: Path) -> None:
         b'{"command": "kick"}',
         b'{"command": "kick", "session": 7}',
         b'{"command": "kick", "session": ""}',
-        b'{"command": "kick", "session": "' + b"x" * 65 + b'"}',
+        b'{"command": "kick", "session": "' + b"x" * 257 + b'"}',
         b'{"command": "sessions", "more": 1}',
         b"\xff\xfe\x00",
     ],

@@ -15,6 +15,8 @@ import pytest
 
 from sstpfarm.config.addresses import Endpoint
 from sstpfarm.config.load import load
+from sstpfarm.config.schema import Config
+from sstpfarm.dataplane import select
 from sstpfarm.errors import SystemRefusal
 from sstpfarm.ipc.run_directory import hold_lock
 from sstpfarm.master import farm
@@ -170,3 +172,18 @@ def test_a_reload_that_the_system_has_no_room_for_is_refused_and_says_so(
     told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     refused = ("config.refused", ["[Errno 24] Too many open files"])
     assert [(event["event"], event["faults"]) for event in told] == [refused] * 2
+
+
+def test_the_slow_packet_path_that_nobody_asked_for_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = farm._Farm(Config(), tmp_path / "sstpfarm.toml", get_log())
+    monkeypatch.setattr(farm, "probe_offload", lambda limit: limit)
+    monkeypatch.delenv(select.PATH_VARIABLE, raising=False)
+    made._dataplane()
+    monkeypatch.setattr(select, "_missing", "no module")
+    made._dataplane()
+    monkeypatch.setenv(select.PATH_VARIABLE, "pure")
+    made._dataplane()
+    told = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    assert told == ["dataplane.chosen", "dataplane.chosen", "dataplane.degraded", "dataplane.chosen"]

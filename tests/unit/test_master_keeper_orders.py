@@ -35,6 +35,22 @@ def test_kick() -> None:
 
 
 @needs_root
+def test_a_user_is_kicked_from_all_sessions() -> None:
+    """A session's identifier and an interface's name come first, whatever users are called."""
+
+    async def scenario(bench: Bench) -> None:
+        for number, user in ((1, "alice"), (2, "alice"), (3, "bob"), (4, "sstp2")):
+            bench.keeper.grant(structs.replace(grant(number), user=user))
+        assert bench.keeper.kick("alice", "uid 0") == [identifier(1), identifier(2)]
+        assert bench.keeper.kick("sstp2", "uid 0") == [identifier(3)]
+        assert bench.keeper.kick("ali", "uid 0") == []
+        ended = [message.session for _, message in bench.workers if isinstance(message, m.EndSession)]
+        assert ended == [identifier(1), identifier(2), identifier(3)]
+
+    run(scenario)
+
+
+@needs_root
 def test_limits_are_enforced_and_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(keeper_module, "_now", lambda: clock[0])
