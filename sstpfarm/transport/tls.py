@@ -8,7 +8,8 @@ not take yet (ADR 0004).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final
 
 from sstpfarm.errors import PeerError
@@ -21,6 +22,22 @@ OUTBOUND: Final = 144 * 1024  # bytes of SSTP packets encrypted and sent at once
 # first byte of a TLS record, RFC 8446 5.1; a server that refuses a ClientHello answers with an alert
 HANDSHAKE_RECORD: Final = 0x16
 ALERT_RECORD: Final = 0x15
+
+# What a peer may send that yields no plaintext: KeyUpdates, tickets, empty records, attempts at renegotiation, headers
+# of records that hold next to nothing. OpenSSL works on as many as there are: 9 us for each KeyUpdate of 27 bytes. An
+# honest peer sends a few in its life (RFC 8446 5.5: a KeyUpdate behind 2^24.5 full records).
+HANDSHAKE: Final = 192 * 1024  # bytes of a whole handshake; OpenSSL takes a certificate chain of 100 KiB at most
+IDLE: Final = 2 * RECORD  # bytes at once; a record that is not whole yet counts too, until it is
+IDLE_RATE: Final = 1024  # bytes a second from then on
+# bytes that a record adds to its plaintext: with AEAD header, type and tag (RFC 8446 5.2); in TLS 1.2 at most header,
+# initialization vector, the MAC of SHA-384 and a block of padding (RFC 5246 6.2.3.2)
+OVERHEAD_TLS13: Final = 22
+OVERHEAD_TLS12: Final = 85
+OVERHEAD_RATIO: Final = 2  # of overhead to plaintext: the smallest IP packets need less with any suite
+# Bytes that OpenSSL gets before the look at what they yielded: each time twice as many, so that bulk costs nothing.
+FIRST_PORTION: Final = 16 * 1024
+PORTION: Final = 128 * 1024
+
 ADVICE: Final = {
     9: "look at this machine's clock",
     10: "the server needs a new one; or this machine's clock is wrong",
@@ -69,7 +86,10 @@ class SharedBuffers:
 class TlsPump:
     """The TLS state of one connection; the caller moves the bytes to and from the socket."""
 
-    __slots__ = ("_buffers", "_first", "_object", "_ready", "handshaken", "peer_closed", "waiting")
+    __slots__ = (
+        "_allowed", "_buffers", "_first", "_object", "_overhead", "_portion", "_ready", "_refilled",
+        "handshaken", "peer_closed", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self, context: ssl.SSLContext, buffers: SharedBuffers, *, server_side: bool, server_name: str | None = None
@@ -78,6 +98,10 @@ class TlsPump:
         self._object = context.wrap_bio(buffers.incoming, buffers.outgoing, server_side, server_name)
         self._first = True
         self._ready: list[bytes] = []
+        self._allowed = HANDSHAKE  # bytes that need not yield plaintext
+        self._refilled = 0.0  # when time last added to them
+        self._overhead = 0  # of a record; during the handshake none is data
+        self._portion = FIRST_PORTION
         self.handshaken = False
         self.peer_closed = False  # close_notify was received
         self.waiting = 0  # bytes that `to_send` would give
@@ -93,22 +117,33 @@ class TlsPump:
             data: at most the size of the shared receive buffer.
 
         Raises:
-            PeerError: TLS_NOT_TLS, TLS_FAILED or CERTIFICATE_UNTRUSTED; what `to_send` then gives is the alert.
+            PeerError: TLS_NOT_TLS, TLS_FAILED, CERTIFICATE_UNTRUSTED or CONTROL_FLOOD; what `to_send` then gives is
+                the alert.
         """
         if self._first:
             if data[0] != HANDSHAKE_RECORD and (self._object.server_side or data[0] != ALERT_RECORD):
                 raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
             self._first = False
-        return self._advance(data)
+        return self._advance(data) if len(data) <= self._portion else self._in_portions(data)
 
-    def _advance(self, data: memoryview) -> memoryview:
-        plain, filled, incoming = self._buffers.plain, 0, self._buffers.incoming
+    def _in_portions(self, data: memoryview) -> memoryview:
+        filled = 0
+        while len(data) > self._portion:
+            filled = len(self._advance(data[: self._portion], filled))
+            data = data[self._portion :]
+            if self._portion < PORTION:
+                self._portion *= 2
+        return self._advance(data, filled)
+
+    def _advance(self, data: memoryview, start: int = 0) -> memoryview:
+        """Take ciphertext; return what is in the shared buffer, with plaintext behind the first `start` bytes."""
+        plain, filled, incoming, records = self._buffers.plain, start, self._buffers.incoming, 0
         incoming.write(data)
         try:
             if not self.handshaken:
                 self._object.do_handshake()
                 self.handshaken = True
-            read = self._object.read
+            read: Callable[[int, memoryview], int] = self._object.read  # type: ignore[assignment] # given a buffer, so
             # A call gives one record at most, and all of it: when OpenSSL has taken everything, there is no more to be
             # had. To ask for it all the same costs an exception.
             while incoming.pending:
@@ -116,7 +151,8 @@ class TlsPump:
                 if not count:
                     self.peer_closed = True
                     break
-                filled += int(count)
+                filled += count
+                records += 1
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -132,7 +168,36 @@ class TlsPump:
             raise PeerError(_text(error), reason=reason) from None
         finally:
             self._leave()
+        added = len(data) + start - filled
+        if added != records * self._overhead or added > OVERHEAD_RATIO * (filled - start):
+            self._account(added, filled - start, records)
         return plain[:filled]
+
+    def _account(self, added: int, gained: int, records: int) -> None:
+        """Charge for the bytes that were `added` to those `gained`, apart from what so many records of data may add.
+
+        As long as all is well nobody looks at the clock.
+        """
+        if not self._overhead:
+            self._account_handshake(added)
+            return
+        self._allowed -= added - min(records * self._overhead, OVERHEAD_RATIO * gained)
+        if self._allowed < 0:
+            now = monotonic()
+            self._allowed += min(int((now - self._refilled) * IDLE_RATE), IDLE)
+            self._refilled = now
+            if self._allowed < 0:
+                raise PeerError("TLS records without data", reason=Reason.CONTROL_FLOOD)
+        elif self._allowed > IDLE:
+            self._allowed = IDLE
+
+    def _account_handshake(self, size: int) -> None:
+        self._allowed -= size
+        if self._allowed < 0:
+            raise PeerError("the handshake is too long", reason=Reason.TLS_FAILED)
+        if self.handshaken:
+            self._overhead = OVERHEAD_TLS13 if self.version == "TLSv1.3" else OVERHEAD_TLS12
+            self._allowed, self._refilled = IDLE, monotonic()
 
     def send(self, data: bytes | memoryview) -> None:
         """Encrypt plaintext; OpenSSL makes records of at most 16 KiB of it."""
