@@ -20,9 +20,11 @@ from sstpfarm.proto.events import (
     NetworkClosed,
 )
 from sstpfarm.proto.ppp.constants import Code, PppProtocol
+from sstpfarm.proto.ppp.frame import encode_frame
 from sstpfarm.proto.ppp.link import PppLink, PppSettings
-from sstpfarm.proto.ppp.packet import Option, Packet
+from sstpfarm.proto.ppp.packet import Option, Packet, encode_packet
 from sstpfarm.proto.roles import AuthAccept, AuthMethod, AuthReject, AuthUnavailable, Role
+from sstpfarm.proto.sstp.packets import encode_data
 from sstpfarm.reasons import OUTCOMES, Reason
 from tests.unit.ppp_bench import (
     ACK,
@@ -390,6 +392,20 @@ def test_peer_that_terminates_during_negotiation_is_let_go() -> None:
     assert [packet.code for _, packet in sent] == [Code.TERMINATE_ACK, Code.TERMINATE_REQUEST]
     script.say(LCP, Packet(Code.TERMINATE_ACK, sent[1][1].identifier))
     assert script.closed() == LinkClosed(Reason.PEER_TERMINATED, "no")
+
+
+@pytest.mark.parametrize(("size", "answers"), [(4087, [Code.CONFIGURE_REJECT]), (4088, []), (4089, [])])
+def test_a_request_whose_answer_no_frame_holds_is_dropped(size: int, answers: list[Code]) -> None:
+    """Without FF 03 a frame has room for two bytes more than ours have; fragments bring up to 16384."""
+    script = Script(OPEN_SERVER)
+    script.sent()
+    refused = request(1, *[Option(99, bytes(238))] * 16, Option(99, bytes(size - 4 - 16 * 240 - 2)))
+    frame = encode_frame(LCP, encode_packet(refused))[2:]
+    assert len(encode_data(frame)) == size + 6
+    script.link.receive(frame, script.now)
+    frames = script.link.frames_to_send()
+    assert [sent[4] for sent in frames] == answers
+    assert all(len(encode_data(sent)) == 4095 for sent in frames)
 
 
 def test_closed_link_takes_every_call_and_does_nothing() -> None:

@@ -26,7 +26,7 @@ from sstpfarm.proto.events import (
 from sstpfarm.proto.ppp.authentication import Authentication, AuthFailed, check_credentials, make_authentication
 from sstpfarm.proto.ppp.automaton import Action, State
 from sstpfarm.proto.ppp.bcp import Bcp
-from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU, NETWORK_DATA, Code, PppProtocol
+from sstpfarm.proto.ppp.constants import IPV6_MINIMUM_MTU, MAXIMUM_MRU, NETWORK_DATA, Code, PppProtocol
 from sstpfarm.proto.ppp.control import Limits
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.ppp.frame import decode_frame, encode_frame
@@ -150,12 +150,18 @@ class PppLink:
         self._settle_lcp(now)
 
     def receive(self, frame: bytes, now: float, *, reassembled: bool = False) -> None:
-        """Take one PPP frame, with or without FF 03; what is malformed or out of place is dropped."""
+        """Take one PPP frame, with or without FF 03; what is malformed or out of place is dropped.
+
+        So is what is longer than a frame with all headers can carry: fragments, or compressed headers, bring more than
+        an answer in one frame holds, or a message to auth.
+        """
         if self._phase in (LinkPhase.DEAD, LinkPhase.CLOSED):
             return
         try:
             protocol, information = decode_frame(frame)
         except PeerError:
+            return
+        if len(information) > MAXIMUM_MRU:
             return
         if reassembled and (
             protocol == PppProtocol.MULTILINK
