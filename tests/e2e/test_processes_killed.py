@@ -111,7 +111,7 @@ def test_master_killed() -> None:
             farm.process.kill()
             farm.process.wait(PATIENCE)
             assert peer.rest()[1] in {"eof", "reset"}
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "auth and the workers are gone")
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "auth and the workers are gone", 15)
         with running(wire.server, server=server, state=farm.state) as again:
             again.links_before, again.routes_before = farm.links_before, farm.routes_before
             assert session["interface"] in left
