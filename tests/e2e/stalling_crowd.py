@@ -6,7 +6,7 @@ Runs in the client's namespace; users are user1 ... userCOUNT, and the sessions 
 words on standard input, one a line, and answers each with a line of JSON on standard output:
 
     go                  the addresses of the sessions that will stall, once all are up
-    read                a window with those reading: {"sent", "received", "p50", "p95", "worst"}, these three in milliseconds
+    read                a window with those reading: {"sent", "received", "p50", "p95", "worst"}, these in milliseconds
     stall               a window with them not reading
     ask FIRST LAST N    the sessions FIRST to LAST ask for N LCP echoes each, whose answers they do not read: {}
 """

@@ -22,8 +22,6 @@ REFUSALS: Final = {
     AuthMethod.MSCHAP1: "refuse-mschap",
     AuthMethod.MSCHAP2: "refuse-mschap-v2",
 }
-TRIES: Final = 3  # of sstpc to come up, when it dies by a fault of its own: see machine.py
-ITS_OWN_FAULT: Final = "event loop terminated unsuccessfully"
 UP_PATIENCE: Final = 60.0  # seconds; seen: below one
 
 _numbers = itertools.count()
@@ -52,7 +50,6 @@ class Sstpc:
         self.machine = machine
         number = next(_numbers)
         self.interface = f"ppp{number}"
-        self._link = f"s{number}"
         self._sstpc_log = f"/job/sstpc{number}.log"
         self._pppd_log = f"/job/pppd{number}.log"
         self._status = f"/job/status{number}"
@@ -63,22 +60,14 @@ class Sstpc:
             credentials, name = "", f"user {user} remotename s{number}"
         else:
             credentials, name = f"--user {user} --password {shlex.quote(password)}", ""
-        self._command = (
+        command = (
             f"sstpc --log-level 4 --log-stderr --cert-warn --ipparam s{number} {credentials} {HOST}"
-            f" {name} unit {number} linkname {self._link} {refusals} noauth noipdefault nodefaultroute usepeerdns"
+            f" {name} unit {number} linkname s{number} {refusals} noauth noipdefault nodefaultroute usepeerdns"
             f" debug debug logfile {self._pppd_log} lcp-echo-interval 2 lcp-echo-failure 3 {options}"
         )
-        self._tries = TRIES
-        self._dial()
-
-    def _dial(self) -> None:
-        # Not before the pppd of another try has ended. The outer shell keeps the exit status; the output is sstpc's
-        # process id.
-        started = self.machine.run(
-            f"while [ -e /run/ppp-{self._link}.pid ]; do sleep 0.05; done\n"
-            f"rm -f {self._status} {self._status}.pid\n"
-            f"( {self._command} >{self._sstpc_log} 2>&1 &\n"
-            f"echo $! >{self._status}.pid; wait $!; echo $? >{self._status} ) &\n"
+        # The outer shell keeps the exit status; the first line of output is sstpc's process id.
+        started = machine.run(
+            f"( {command} >{self._sstpc_log} 2>&1 & echo $! >{self._status}.pid; wait $!; echo $? >{self._status} ) &\n"
             f"until [ -s {self._status}.pid ]; do sleep 0.02; done; cat {self._status}.pid"
         )
         self.pid = int(started.output)
@@ -89,10 +78,7 @@ class Sstpc:
         def address() -> str:
             found = self.machine.run(f"cat {self._status} 2>/dev/null; ip -4 -o addr show dev {self.interface}").output
             if re.match(r"\d+\n", found):
-                self._tries -= 1
-                if not self._tries or ITS_OWN_FAULT not in self.machine.run(f"cat {self._sstpc_log}").output:
-                    raise AssertionError(f"sstpc ended with {found}\n{self.logs()}")
-                self._dial()
+                raise AssertionError(f"sstpc ended with {found}\n{self.logs()}")
             match = re.search(r"inet ([\d.]+) peer", found)
             return match[1] if match else ""
 
