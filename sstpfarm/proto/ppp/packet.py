@@ -10,6 +10,7 @@ from sstpfarm.errors import PeerError
 
 HEADER: Final = 4  # code, identifier, length (2)
 OPTION_HEADER: Final = 2  # type, length
+MAX_OPTIONS: Final = 64  # of one packet, ours: real peers send a dozen at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def decode_options(data: bytes) -> tuple[Option, ...]:
     """Return the options of a Configure packet in their order.
 
     Raises:
-        PeerError: an option's length is below 2 or runs past the packet; the whole packet is to be dropped.
+        PeerError: an option's length is below 2 or runs past the packet, or there are more than 64 options; the whole
+            packet is to be dropped silently.
     """
     options: list[Option] = []
     offset = 0
@@ -65,6 +67,8 @@ def decode_options(data: bytes) -> tuple[Option, ...]:
         length = data[offset + 1] if offset + 1 < len(data) else 0
         if length < OPTION_HEADER or offset + length > len(data):
             raise PeerError("PPP option with a wrong length", spec="RFC 1661 6")
+        if len(options) == MAX_OPTIONS:
+            raise PeerError("PPP packet with too many options", spec="RFC 1661 5")
         options.append(Option(data[offset], data[offset + OPTION_HEADER : offset + length]))
         offset += length
     return tuple(options)

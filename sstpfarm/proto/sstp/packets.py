@@ -26,6 +26,7 @@ from sstpfarm.proto.sstp.constants import (
 )
 from sstpfarm.reasons import Reason
 
+ATTRIBUTES_LIMIT: Final = 64  # of one message, ours: what real peers send has one, or a few Status Infos
 COMPLAINTS_LIMIT: Final = 8  # Status Infos in one answer: keeps a Nak of ours small, whatever the request holds
 
 REQUIRED: Final[Mapping[MessageType, AttributeId | None]] = MappingProxyType(
@@ -112,14 +113,17 @@ def decode_control(packet: bytes) -> ControlMessage:
 
     Raises:
         PeerError: BAD_FRAMING when version, C bit or length are wrong (MS-SSTP 2.2.1: drop the connection);
-            MALFORMED_MESSAGE when the attributes do not fit into the packet.
+            MALFORMED_MESSAGE when the attributes do not fit into the packet, or are more than 64; of a tolerant message
+            the first ones are returned.
     """
     _check_header(packet, CONTROL_BIT, CONTROL_HEADER_LENGTH)
     message_type = int.from_bytes(packet[4:6], "big")
     count = int.from_bytes(packet[6:8], "big")
     attributes: list[Attribute] = []
     position = CONTROL_HEADER_LENGTH
-    for _ in range(count):
+    if count > ATTRIBUTES_LIMIT and message_type not in TOLERANT:
+        raise PeerError(f"a message with {count} attributes", spec="MS-SSTP 2.2.2")
+    for _ in range(min(count, ATTRIBUTES_LIMIT)):
         value_at = position + ATTRIBUTE_HEADER_LENGTH
         end = position + (int.from_bytes(packet[position + 2 : value_at], "big") & LENGTH_MASK)
         # each round either takes at least the attribute's header or ends the loop
