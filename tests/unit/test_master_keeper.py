@@ -127,7 +127,9 @@ def test_ipv6_comes_with_ipv6cp() -> None:
 
         def routes(interface: str) -> list[str]:
             shown = bench.place.run("ip", "-6", "route", "show", "table", "all", "dev", interface).stdout
-            return [" ".join(line.split()[:2]).removesuffix(" proto") for line in shown.splitlines()]
+            found = [" ".join(line.split()[:2]).removesuffix(" proto") for line in shown.splitlines()]
+            # the kernel adds it when it sees the carrier of a device that had none, in its own time
+            return [route for route in found if route != "multicast ff00::/8"]
 
         keeper = bench.keeper
         await keeper.prepare({})
@@ -141,7 +143,7 @@ def test_ipv6_comes_with_ipv6cp() -> None:
             keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(number), peer=bytes(7) + b"\2"))
             if interface == "office":
                 assert addresses(interface) == ["fe80::1"]
-                assert sorted(routes(interface)) == ["fd00:1::/64", "fe80::2", "local fe80::1", "multicast ff00::/8"]
+                assert sorted(routes(interface)) == ["fd00:1::/64", "fe80::2", "local fe80::1"]
             else:
                 assert addresses(interface) == []
                 assert routes(interface) == ["fd00:1::/64"]
