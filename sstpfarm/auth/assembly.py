@@ -94,6 +94,7 @@ class Assembly:
             leases=self.leases,
             guesses=Guesses(throttle, clock),
             reload=self._reload,
+            radius_use=self.radius.use if self.radius is not None else None,
             entropy=entropy,
             emit=emit,
             on_end=on_end,

@@ -38,6 +38,7 @@ from sstpfarm.ipc.messages import (
     Pong,
     PoolState,
     PoolUse,
+    RadiusUse,
     ReadCounters,
     ReloadUsers,
     Revoke,
@@ -127,6 +128,7 @@ class AuthService:
     of many is over in one moment, keep anybody out.
 
     Args:
+        radius_use: tells how RADIUS does, for metrics; None without it.
         reload: called with a new view, after admission and leases have it.
         emit: logs an event.
         on_end: called once, with a text, when the master is gone or wants auth to end.
@@ -142,6 +144,7 @@ class AuthService:
         leases: Leases,
         guesses: Guesses,
         reload: Reload,
+        radius_use: Callable[[], RadiusUse] | None,
         entropy: Entropy,
         emit: Emit,
         on_end: Callable[[str], None],
@@ -153,6 +156,7 @@ class AuthService:
         self._leases = leases
         self._guesses = guesses
         self._reload = reload
+        self._radius_use = radius_use
         self._entropy = entropy
         self._emit = emit
         self._on_end = on_end
@@ -160,6 +164,7 @@ class AuthService:
         self._live: set[str] = set()  # of a list of live sessions, the parts that came
         self._held: set[asyncio.TimerHandle] = set()
         self._pool_use: tuple[PoolState, ...] = ()
+        self._radius_told: RadiusUse | None = None
         self._ticks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -264,6 +269,9 @@ class AuthService:
             for start in range(0, max(1, len(use)), POOLS_PART):
                 part = use[start : start + POOLS_PART]
                 self._master.send(PoolUse(pools=part, more=start + POOLS_PART < len(use)))
+        if self._radius_use and self._ticks % POOL_USE_TICKS == 0 and (told := self._radius_use()) != self._radius_told:
+            self._radius_told = told
+            self._master.send(told)
         if self._ticks % PRUNE_TICKS == 0:
             keep = self._view.accounting
             if self._ledger.prune(keep.retention_days, keep.retention_records):

@@ -171,5 +171,8 @@ class Store(Protocol):
     def spooled(self, queue: str, limit: int, after: int = 0) -> list[Spooled]:
         """The records at the head of that queue whose number is above `after`, at most `limit`."""
 
+    def count_spooled(self, queue: str) -> int:
+        """Return how many records a queue has."""
+
     def unspool(self, numbers: Sequence[int]) -> None:
         """Forget these records."""

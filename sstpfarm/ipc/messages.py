@@ -267,6 +267,35 @@ class PoolUse(Message, frozen=True, tag="pool-use"):
     more: bool = False  # another part follows; the parts together are all pools
 
 
+class RadiusServerState(msgspec.Struct, frozen=True, array_like=True):
+    """How a RADIUS server has answered since this auth process was started.
+
+    Attributes:
+        server: its place in the configuration, from 1 on.
+        buckets: how many replies took as long as each bucket of the metric holds, the last one beyond all.
+        seconds: that all replies took.
+    """
+
+    service: Literal["authentication", "accounting"]
+    server: Annotated[int, Meta(ge=1, le=16)]
+    up: bool
+    unanswered: Count
+    buckets: Annotated[tuple[Count, ...], Meta(max_length=32)]
+    seconds: Annotated[float, Meta(ge=0)]
+
+
+class RadiusUse(Message, frozen=True, tag="radius-use"):
+    """The RADIUS servers, and the accounting records that wait for them, for metrics; sent when it has changed.
+
+    Attributes:
+        oldest: when the first of these records was made, in seconds since the epoch; 0 where none waits.
+    """
+
+    servers: Annotated[tuple[RadiusServerState, ...], Meta(max_length=32)]
+    spooled: Count = 0
+    oldest: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class WorkerViolated(Message, frozen=True, tag="worker-violated"):
     """That worker broke the rules of its channel to auth: the master kills it, unless it is another one by now."""
 

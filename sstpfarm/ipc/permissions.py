@@ -36,6 +36,7 @@ MAY_SEND: Final[Mapping[tuple[Party, Party], tuple[type[m.Message], ...]]] = {
         m.ChangeSession,
         m.ReadCounters,
         m.PoolUse,
+        m.RadiusUse,
         m.WorkerViolated,
         m.Pong,
     ),

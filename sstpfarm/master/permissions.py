@@ -37,6 +37,7 @@ PROCESS_ACCEPTS: Final[Mapping[tuple[Party, ProcessPhase], tuple[type[m.Message]
         m.ChangeSession,
         m.ReadCounters,
         m.PoolUse,
+        m.RadiusUse,
         m.WorkerViolated,
         m.Pong,
     ),

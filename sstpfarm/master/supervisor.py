@@ -297,6 +297,8 @@ class Supervisor:
                 if not more:
                     self._pools, self._pool_parts = self._pool_parts, ()
                     self._collector.pools_used({state.pool: (state.used, state.size) for state in self._pools})
+            case m.RadiusUse(servers=servers, spooled=spooled, oldest=oldest):
+                self._collector.radius_used(servers, spooled, oldest)
             case m.WorkerViolated(worker=worker, generation=generation, detail=detail):
                 self._accuse(worker, generation, detail)
 

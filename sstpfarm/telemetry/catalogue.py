@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from sstpfarm.dataplane.interface import DROP_CELLS, Cell
 from sstpfarm.reasons import Reason
 
+RADIUS: Final = ("service", "server")  # labels: "authentication" or "accounting"; "1" to "16"
 UNLABELLED: Final = ("",)  # the label values of a metric that has no label
 
 REASONS: Final = tuple(reason.value for reason in Reason)
@@ -74,6 +75,11 @@ WORKERS_UP: Final = "sstpfarm_workers_up"
 WORKER_RESTARTS: Final = "sstpfarm_worker_restarts_total"
 IPC_VIOLATIONS: Final = "sstpfarm_ipc_violations_total"
 POOL_ADDRESSES: Final = "sstpfarm_pool_addresses"
+RADIUS_SERVER_UP: Final = "sstpfarm_radius_server_up"
+RADIUS_REQUESTS: Final = "sstpfarm_radius_requests_total"
+RADIUS_RESPONSE: Final = "sstpfarm_radius_response_seconds"
+SPOOL_RECORDS: Final = "sstpfarm_accounting_spool_records"
+SPOOL_AGE: Final = "sstpfarm_accounting_spool_age_seconds"
 CERTIFICATE_EXPIRY: Final = "sstpfarm_certificate_expiry_timestamp_seconds"
 INFO: Final = "sstpfarm_info"
 
@@ -148,6 +154,29 @@ PACKET_COUNTERS: Final = (
         {"": Cell.CONTROL_IN},
     ),
 )
+
+RADIUS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds of RADIUS_RESPONSE."""
+_SERVER: Final = "by service and by the server's place in the configuration (1 is the first)"
+
+RADIUS_METRICS: Final = (
+    FarmMetric(RADIUS_SERVER_UP, "gauge", f"1 for a RADIUS server that is asked, 0 for a dead one; {_SERVER}", RADIUS),
+    FarmMetric(
+        RADIUS_REQUESTS,
+        "counter",
+        f"Requests to RADIUS servers that were answered or unanswered, repetitions not counted; {_SERVER}",
+        (*RADIUS, "outcome"),
+    ),
+    FarmMetric(
+        RADIUS_RESPONSE,
+        "histogram",
+        f"Time from a request to its reply, repetitions included; {_SERVER}",
+        RADIUS,
+    ),
+    FarmMetric(SPOOL_RECORDS, "gauge", "Accounting records that no RADIUS server has acknowledged yet"),
+    FarmMetric(SPOOL_AGE, "gauge", "How long the first of them has waited; 0 where none waits"),
+)
+"""What auth tells of RADIUS. Its counters begin anew with an auth process."""
 
 FARM_METRICS: Final = (
     FarmMetric(WORKERS_UP, "gauge", "Workers that are ready to serve"),

@@ -7,8 +7,11 @@ the master attaches or retires it. Nothing here is on the packet path.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from math import inf
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -26,11 +29,41 @@ from sstpfarm.telemetry.catalogue import (
     LOG_LINES_LOST,
     PACKET_COUNTERS,
     POOL_ADDRESSES,
+    RADIUS_BUCKETS,
+    RADIUS_METRICS,
     WORKER_RESTARTS,
     WORKERS_UP,
     Histogram,
 )
 from sstpfarm.telemetry.stats import EMPTY, Snapshot, Stats
+
+
+class RadiusServer(Protocol):
+    """What is known of a RADIUS server; `ipc.messages.RadiusServerState` is one."""
+
+    @property
+    def service(self) -> str:
+        """What it is asked for."""
+
+    @property
+    def server(self) -> int:
+        """Its place in the configuration, from 1 on."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it is asked."""
+
+    @property
+    def unanswered(self) -> int:
+        """Requests without a reply."""
+
+    @property
+    def buckets(self) -> Sequence[int]:
+        """Replies that took up to each of RADIUS_BUCKETS, and longer."""
+
+    @property
+    def seconds(self) -> float:
+        """That all of them took."""
 
 
 class FarmCollector(Collector):
@@ -41,6 +74,7 @@ class FarmCollector(Collector):
         dataplane: name of the packet path.
         workers_up: how many workers are ready; called from another thread.
         log_lines_lost: how many log lines the master itself could not write; called from another thread.
+        wall: seconds since the epoch.
 
     Attributes:
         certificate_expiry: when the server's certificate ends, in seconds since the epoch; inf without one.
@@ -53,6 +87,7 @@ class FarmCollector(Collector):
         dataplane: str,
         workers_up: Callable[[], int],
         log_lines_lost: Callable[[], int] = lambda: 0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._identity = {"version": version, "dataplane": dataplane}
         self._workers_up = workers_up
@@ -63,6 +98,8 @@ class FarmCollector(Collector):
         self._restarts = 0
         self._violations = 0
         self._pools: Mapping[str, tuple[int, int]] = {}
+        self._wall = wall
+        self._radius: tuple[Sequence[RadiusServer], int, float] = ((), 0, 0.0)
         self.certificate_expiry = inf
 
     def attach(self, worker: int, stats: Stats) -> None:
@@ -92,6 +129,14 @@ class FarmCollector(Collector):
         """Show how many addresses of each pool are used, and how many it can hand out, from now on."""
         self._pools = pools
 
+    def radius_used(self, servers: Sequence[RadiusServer], spooled: int, oldest: float) -> None:
+        """Show these RADIUS servers and so many spooled records from now on.
+
+        Args:
+            oldest: when the first record was made, in seconds since the epoch; 0 where there is none.
+        """
+        self._radius = servers, spooled, oldest
+
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
         with self._lock:
@@ -100,6 +145,7 @@ class FarmCollector(Collector):
         for snapshot in live.values():
             farm = farm.added(snapshot)
         yield from self._farm_metrics()
+        yield from self._radius_metrics()
         for gauge in GAUGES:
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=("worker",))
             for worker, snapshot in live.items():
@@ -129,6 +175,23 @@ class FarmCollector(Collector):
                 family.add_metric([self._identity[label] for label in metric.labels], values[metric.name])
             yield family
 
+    def _radius_metrics(self) -> Iterator[Metric]:
+        servers, spooled, oldest = self._radius
+        up, requests, response, records, age = RADIUS_METRICS
+        shown = GaugeMetricFamily(up.name, up.help, labels=up.labels)
+        asked = CounterMetricFamily(requests.name, requests.help, labels=requests.labels)
+        times = HistogramMetricFamily(response.name, response.help, labels=response.labels)
+        for one in servers:
+            labels = (one.service, str(one.server))
+            shown.add_metric(labels, one.up)
+            asked.add_metric((*labels, "answered"), sum(one.buckets))
+            asked.add_metric((*labels, "unanswered"), one.unanswered)
+            times.add_metric(labels, _cumulated(RADIUS_BUCKETS, one.buckets), one.seconds)
+        waited = max(0.0, self._wall() - oldest) if oldest else 0.0
+        yield from (shown, asked, times)
+        yield GaugeMetricFamily(records.name, records.help, value=spooled)
+        yield GaugeMetricFamily(age.name, age.help, value=waited)
+
     def _counters(self, farm: Snapshot) -> Iterator[Metric]:
         for counter in COUNTERS:
             family = CounterMetricFamily(counter.name, counter.help, labels=_names(counter.label))
@@ -152,16 +215,15 @@ def _names(label: str) -> tuple[str, ...]:
 
 def _histogram(histogram: Histogram, farm: Snapshot) -> Metric:
     family = HistogramMetricFamily(histogram.name, histogram.help, labels=_names(histogram.label))
-    bounds = [*map(str, histogram.buckets), "+Inf"]
     for value in histogram.values:
         held = farm.histogram(histogram.name, value)
-        below = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, number in zip(bounds, held.buckets, strict=True):
-            below += number  # Prometheus wants each bucket to hold those below it too
-            buckets.append((bound, below))
-        family.add_metric(_names(value), buckets, held.sum)
+        family.add_metric(_names(value), _cumulated(histogram.buckets, held.buckets), held.sum)
     return family
+
+
+def _cumulated(bounds: Iterable[float], numbers: Iterable[int]) -> list[tuple[str, float]]:
+    """Return the buckets as Prometheus wants them: each holds those below it too."""
+    return list(zip([*map(str, bounds), "+Inf"], accumulate(numbers), strict=True))
 
 
 def make_registry(farm: FarmCollector) -> CollectorRegistry:

@@ -15,6 +15,7 @@ from sstpfarm.telemetry.catalogue import (
     HISTOGRAMS,
     LOG_LINES_LOST,
     PACKET_COUNTERS,
+    RADIUS_METRICS,
     REASONS,
 )
 from sstpfarm.telemetry.events import EVENTS
@@ -27,7 +28,8 @@ Made from the code: `python -m sstpfarm.telemetry.reference > docs/metrics.md`. 
 ## Metrics
 
 `/metrics` is served by the master at the address `metrics` of the configuration. Counters and histograms are sums over
-all workers since the farm was started, those that died included: they never go back. Only gauges of a single worker
+all workers since the farm was started, those that died included: they never go back; those of RADIUS
+begin anew when auth is started again. Only gauges of a single worker
 carry the label `worker`. Every label has a closed set of values; no user name and no address is ever one.
 
 The master's own process shows as `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and
@@ -59,7 +61,10 @@ def _label(name: str, values: tuple[str, ...]) -> str:
 
 def render() -> str:
     """The whole document."""
-    rows = [(f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.help) for m in FARM_METRICS]
+    rows = [
+        (f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.help)
+        for m in (*FARM_METRICS, *RADIUS_METRICS)
+    ]
     rows += [(f"`{g.name}`", "gauge", "`worker`", g.help) for g in GAUGES]
     rows += [(f"`{c.name}`", "counter", _label(c.label, c.values), c.help) for c in COUNTERS]
     rows += [(f"`{p.name}`", "counter", _label(p.label, tuple(p.cells)), p.help) for p in PACKET_COUNTERS]

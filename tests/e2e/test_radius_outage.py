@@ -123,6 +123,10 @@ def test_the_books_are_complete_behind_an_outage(wire: Wire) -> None:
             time.sleep(OUTAGE)
             for peer in staying:
                 assert peer.ping()  # who is in stays in
+            assert farm.metric("sstpfarm_radius_server_up") == 0
+            assert farm.metric("sstpfarm_radius_requests_total", outcome="unanswered", service="accounting") > 0
+            assert farm.metric("sstpfarm_accounting_spool_records") > OUTAGE * 10
+            assert OUTAGE - 4 < farm.metric("sstpfarm_accounting_spool_age_seconds") < OUTAGE + 10
             starts_at = time.time()
             radius.start()
             started_at = time.time()
@@ -133,6 +137,12 @@ def test_the_books_are_complete_behind_an_outage(wire: Wire) -> None:
         opened = len(farm.log.find("session.opened"))
         until(lambda: len(radius.records(Acct_Status_Type="Stop")) >= opened, "all have a Stop", SETTLED)
         records = assert_complete(farm, radius, stopped_at)
+        until(lambda: farm.metric("sstpfarm_radius_server_up", service="accounting") == 1, "the server is alive")
+        until(lambda: farm.metric("sstpfarm_accounting_spool_records") == 0, "nothing waits")
+        assert farm.metric("sstpfarm_accounting_spool_age_seconds") == 0
+        for service in ("authentication", "accounting"):
+            answered = farm.metric("sstpfarm_radius_requests_total", outcome="answered", service=service, server="1")
+            assert answered == farm.metric("sstpfarm_radius_response_seconds_count", service=service) > 0
         late = [record for record in records if int(record["Acct-Delay-Time"]) >= 2]
         missed = [record for record in records if stopped_at + 1 < told(record["Event-Timestamp"]) < starts_at - 1]
         assert all(int(record["Timestamp"]) >= starts_at - 1 for record in missed)

@@ -103,6 +103,7 @@ def test_queues_keep_their_order_and_their_bound(store: SqliteStore, tmp_path: P
     first, second, third = store.spooled("a", 10)
     assert [record.data for record in (first, second, third)] == [b"0", b"1", b"2"]
     assert store.spooled("a", 1, after=first.number) == [second]
+    assert (store.count_spooled("a"), store.count_spooled("none")) == (3, 0)
     store.unspool([first.number, 999])
     assert store.spool("a", b"4", 3)
     assert not store.spool("a", b"5", 3)

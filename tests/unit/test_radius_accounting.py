@@ -335,9 +335,11 @@ def test_what_a_process_leaves_the_next_one_sends(tmp_path: Path) -> None:
 
     async def first() -> None:
         async with sending(tmp_path, double) as (sink, _):
+            assert sink.waiting() == (0, 0.0)
             sink.start()
             for number in range(100):
                 sink.record(session_record(number))
+            assert sink.waiting() == (100, 1000.5)
             await until(lambda: len(double.received) > 0)
 
     async def second() -> None:

@@ -114,6 +114,9 @@ def test_a_server_that_does_not_answer_is_left_alone() -> None:
             assert len(dead.received) == 2
             assert told.names() == ["radius.server_dead"]
             assert not client.endpoints(Service.AUTHENTICATION)[0].alive
+            counts = [(one.unanswered, sum(one.buckets)) for one in client.endpoints(Service.AUTHENTICATION)]
+            assert counts == [(1, 0), (0, 2)]
+            assert client.endpoints(Service.AUTHENTICATION)[1].seconds > 0
 
     with RadiusDouble(local(), silent) as dead, RadiusDouble(local(), accept) as alive:
         asyncio.run(main())

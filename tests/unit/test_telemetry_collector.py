@@ -22,6 +22,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import ConfigError, LocalError, SystemRefusal
+from sstpfarm.ipc.messages import RadiusServerState
 from sstpfarm.reasons import Reason
 from sstpfarm.telemetry import catalogue, exposition
 from sstpfarm.telemetry.collector import FarmCollector, make_registry
@@ -119,13 +120,38 @@ def test_pools_are_shown_by_name(farm: Farm) -> None:
     assert farm.value("sstpfarm_pool_addresses", pool="main", state="free") == 3
 
 
+def test_radius_servers_are_shown_by_their_place(farm: Farm) -> None:
+    buckets = (0, 0, 0, 7, *(0,) * (len(catalogue.RADIUS_BUCKETS) - 4), 2)
+    servers = (
+        RadiusServerState("authentication", 1, True, 3, buckets, 65.5),
+        RadiusServerState("authentication", 2, False, 9, (0,) * len(buckets), 0.0),
+    )
+    assert farm.value("sstpfarm_accounting_spool_age_seconds") == 0
+    farm.collector.radius_used(servers, 40, time.time() - 60)
+    first = {"service": "authentication", "server": "1"}
+    assert farm.value("sstpfarm_radius_server_up", **first) == 1
+    assert farm.value("sstpfarm_radius_server_up", service="authentication", server="2") == 0
+    assert farm.value("sstpfarm_radius_requests_total", outcome="answered", **first) == 9
+    assert farm.value("sstpfarm_radius_requests_total", outcome="unanswered", **first) == 3
+    response = "sstpfarm_radius_response_seconds"
+    below = [farm.value(f"{response}_bucket", le=le, **first) for le in ("0.005", "0.01", "30.0", "+Inf")]
+    assert below == [0, 7, 7, 9]
+    assert farm.value(f"{response}_sum", **first) == 65.5
+    assert farm.value("sstpfarm_accounting_spool_records") == 40
+    assert farm.value("sstpfarm_accounting_spool_age_seconds") == pytest.approx(60, abs=30)
+
+
 def test_every_metric_of_the_catalogue_is_served(farm: Farm) -> None:
     farm.start(0)
     farm.collector.pools_used({"main": (1, 4)})
+    quiet = (0,) * (len(catalogue.RADIUS_BUCKETS) + 1)
+    farm.collector.radius_used((RadiusServerState("accounting", 1, True, 0, quiet, 0.0),), 0, 0.0)
     names = {name for name, _ in farm.samples()}
     for histogram in catalogue.HISTOGRAMS:
         assert {f"{histogram.name}_{part}" for part in ("bucket", "sum", "count")} <= names
+    assert {f"{catalogue.RADIUS_RESPONSE}_{part}" for part in ("bucket", "sum", "count")} <= names
     listed = (*catalogue.COUNTERS, *catalogue.GAUGES, *catalogue.PACKET_COUNTERS, *catalogue.FARM_METRICS)
+    assert {metric.name for metric in catalogue.RADIUS_METRICS if metric.kind != "histogram"} <= names
     assert {metric.name for metric in listed} <= names
 
 

@@ -87,6 +87,14 @@ class RadiusAccounting:
         else:
             self._count_lost()
 
+    def waiting(self) -> tuple[int, float]:
+        """Return how many records are spooled, and when the first was made, in seconds since the epoch; 0 for none."""
+        count = self._store.count_spooled(QUEUE)
+        try:
+            return count, max((self._decode(one.data).at for one in self._store.spooled(QUEUE, 1)), default=0.0)
+        except msgspec.MsgspecError:  # another version of this program wrote it; the sender drops it
+            return count, 0.0
+
     async def close(self, patience: float) -> None:
         """Give the sender that many seconds for what is spooled, then end it; the rest stays there."""
         if self._sender is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from sstpfarm.auth.radius.packet import AUTHENTICATOR, MAX_PACKET, Code, Pairs, 
 from sstpfarm.config.radius import Signature
 from sstpfarm.errors import PeerError
 from sstpfarm.proto.roles import Entropy
+from sstpfarm.telemetry.catalogue import RADIUS_BUCKETS
 
 IDENTIFIERS: Final = 256  # RFC 2865 3: one byte
 MAX_PORTS: Final = 16  # 4,096 requests at once to one server's port
@@ -104,12 +106,18 @@ class Endpoint:
 
     Attributes:
         ignored: replies that were not taken, by the reason.
+        unanswered: requests that got no reply; a Status-Server is not counted.
+        buckets: how many replies took up to each time of RADIUS_BUCKETS, and longer.
+        seconds: that all of them took.
     """
 
     def __init__(self, settings: EndpointSettings, entropy: Entropy, emit: Emit) -> None:
         self.settings = settings
         self.name = f"{settings.address} port {settings.port}"
         self.ignored: Counter[str] = Counter()
+        self.unanswered = 0
+        self.buckets = [0] * (len(RADIUS_BUCKETS) + 1)
+        self.seconds = 0.0
         self._entropy = entropy
         self._emit = emit
         self._loop = asyncio.get_running_loop()
@@ -177,7 +185,15 @@ class Endpoint:
         Raises:
             PeerError: the attributes cannot be made (a password that is too long), or do not fit into a packet.
         """
-        return await self._exchange(code, build, deadline, tries=1 + self.settings.retries)
+        began = self._loop.time()
+        reply = await self._exchange(code, build, deadline, tries=1 + self.settings.retries)
+        if reply is None:
+            self.unanswered += 1
+        else:
+            took = self._loop.time() - began
+            self.buckets[bisect_left(RADIUS_BUCKETS, took)] += 1
+            self.seconds += took
+        return reply
 
     def close(self) -> None:
         """Stop; requests that wait get no reply. Idempotent."""

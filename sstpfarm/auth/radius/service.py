@@ -9,7 +9,7 @@ from sstpfarm.auth.changes import Change
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.radius.accounting import RadiusAccounting
 from sstpfarm.auth.radius.backend import RadiusBackend
-from sstpfarm.auth.radius.client import RadiusClient
+from sstpfarm.auth.radius.client import RadiusClient, Service
 from sstpfarm.auth.radius.dynamic import DynamicAuthorization
 from sstpfarm.auth.radius.endpoint import Emit
 from sstpfarm.auth.radius.grant import offer_of
@@ -17,6 +17,7 @@ from sstpfarm.auth.sessions import Sessions
 from sstpfarm.auth.store import Store
 from sstpfarm.config.radius import Radius
 from sstpfarm.config.views import AuthView
+from sstpfarm.ipc.messages import RadiusServerState, RadiusUse
 from sstpfarm.proto.roles import Entropy
 
 CLOSE_PATIENCE = 1.5  # seconds for the records of the last sessions; the master waits 3 for this process
@@ -75,6 +76,18 @@ class RadiusService:
             self.accounting.start()
         if self.orders is not None:
             self.orders.start()
+
+    def use(self) -> RadiusUse:
+        """Return how the servers have answered, and what waits for them."""
+        found = []
+        for service in Service:
+            if service is Service.ACCOUNTING and self.accounting is None:
+                continue
+            for number, one in enumerate(self._client.endpoints(service), 1):
+                buckets = tuple(one.buckets)
+                found.append(RadiusServerState(service.value, number, one.alive, one.unanswered, buckets, one.seconds))
+        spooled, oldest = self.accounting.waiting() if self.accounting is not None else (0, 0.0)
+        return RadiusUse(servers=tuple(found), spooled=spooled, oldest=max(0.0, oldest))
 
     def reload(self, view: AuthView) -> None:
         """Ask that view's servers, grant by its profiles and pools, take orders from its clients from now on."""

@@ -282,9 +282,7 @@ class SqliteStore:
 
     def spool(self, queue: str, data: bytes, keep: int) -> bool:
         """Insert a record, if the queue has room."""
-        if queue not in self._waiting:
-            (self._waiting[queue],) = self._run("SELECT count(*) FROM spool WHERE queue = ?", (queue,)).fetchone()
-        if self._waiting[queue] >= keep:
+        if self.count_spooled(queue) >= keep:
             return False
         self._change("INSERT INTO spool (queue, data) VALUES (?, ?)", (queue, data))
         self._waiting[queue] += 1
@@ -297,6 +295,12 @@ class SqliteStore:
             (queue, after, limit),
         ).fetchall()
         return [Spooled(*row) for row in rows]
+
+    def count_spooled(self, queue: str) -> int:
+        """How many records a queue has."""
+        if queue not in self._waiting:
+            (self._waiting[queue],) = self._run("SELECT count(*) FROM spool WHERE queue = ?", (queue,)).fetchone()
+        return self._waiting[queue]
 
     def unspool(self, numbers: Sequence[int]) -> None:
         """Delete the records."""
