@@ -132,7 +132,7 @@ class Tunnel:
         self._out: list[bytes] = []
         self._events: list[TunnelEvent] = []
         self._networks: set[Network] = set()  # that are open
-        self._tagged = self._link_started = self._opened = False
+        self._tagged = self._link_started = self._addressed = self._opened = False
         self._packets: list[bytes] = []
         self._gates = GatesChanged(False, False)
         self._send_limit = 0
@@ -397,7 +397,9 @@ class Tunnel:
                 self._call.authenticated(hlak, now)
             case Ipv4Opened():
                 self._networks.add(Network.IPV4)
-                self._events.append(PhaseDone(Phase.IPCP, str(event.peer if event.local is None else event.local)))
+                if not self._addressed:  # a new negotiation is no phase of the login
+                    self._addressed = True
+                    self._events.append(PhaseDone(Phase.IPCP, str(event.peer if event.local is None else event.local)))
             case Ipv6Opened():
                 self._networks.add(Network.IPV6)
             case BridgeOpened(tagged):

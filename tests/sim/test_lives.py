@@ -7,8 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from sstpfarm.proto.events import AuthRequest, AuthSucceeded
+from sstpfarm.proto.events import AuthRequest, AuthSucceeded, Ipv4Opened, Phase
+from sstpfarm.proto.ppp.constants import Code, IpcpOption, PppProtocol
+from sstpfarm.proto.ppp.frame import encode_frame
+from sstpfarm.proto.ppp.packet import Option, Packet, encode_options, encode_packet
 from sstpfarm.proto.roles import AuthMethod, Role
+from sstpfarm.proto.sstp.packets import encode_data
+from sstpfarm.proto.tunnel import GatesChanged, PhaseDone
 from sstpfarm.reasons import OUTCOMES, Reason
 from tests.sim.world import ADDRESS, GATEWAY, World, settings
 
@@ -159,3 +164,20 @@ def test_a_life_in_which_the_peer_proves_twice_more_who_it_is(method: AuthMethod
     told = world.server.events[said[0] :]
     assert len(told) == (6 if method is AuthMethod.EAP else 2)
     assert all(isinstance(event, AuthRequest) for event in told)
+
+
+def test_a_new_negotiation_of_addresses_is_no_phase_of_the_login() -> None:
+    """The gate closes and opens; the login is measured once."""
+    world = World(7, settings(Role.CLIENT), settings(Role.SERVER))
+    world.start()
+    world.run(60, world.is_open)
+    for times in (2, 3):
+        anew = Packet(Code.CONFIGURE_REQUEST, 200 + times, encode_options([Option(IpcpOption.ADDRESS, ADDRESS.packed)]))
+        world.carry(world.client, encode_data(encode_frame(PppProtocol.IPCP, encode_packet(anew))))
+        world.run(20)
+        for end in (world.server, world.client):
+            assert end.ended is None
+            assert sum(isinstance(event, Ipv4Opened) for event in end.events) == times
+            assert [event.phase for event in end.events if isinstance(event, PhaseDone)].count(Phase.IPCP) == 1
+    for end in (world.server, world.client):
+        assert [event.ipv4 for event in end.events if isinstance(event, GatesChanged)][-1]

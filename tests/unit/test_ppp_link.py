@@ -296,16 +296,33 @@ def test_lcp_renegotiated_after_a_proof_is_refused(stage: str, packet: Packet) -
 # -- network protocols -------------------------------------------------------------------------------------------------
 
 
-def test_protocol_reject_stops_only_that_family() -> None:
+@pytest.mark.parametrize("protocol", ["8057", "0057"])
+def test_protocol_reject_stops_only_that_family(protocol: str) -> None:
     script = Script(OPEN_CLIENT)
     script.open_network(CLIENT_IPV4, CLIENT_IPV6)
-    assert script.say(LCP, Packet(Code.PROTOCOL_REJECT, 1, bytes.fromhex("805701010004"))) == []
+    assert script.say(LCP, Packet(Code.PROTOCOL_REJECT, 1, bytes.fromhex(protocol + "01010004"))) == []
     assert script.closed() is None
     assert all(protocol == IPCP for protocol, _ in script.wait(20))
     answers = script.say(LCP, Packet(Code.PROTOCOL_REJECT, 2, bytes.fromhex("8021")))
     assert [packet.code for _, packet in answers] == [Code.TERMINATE_REQUEST]
     script.wait(10)
     assert script.closed() == LinkClosed(Reason.NCP_FAILED)
+
+
+def test_protocol_reject_of_packets_closes_what_carries_them() -> None:
+    """RFC 1661 5.7: nothing of that protocol is sent any more; an NCP that stayed open would say otherwise."""
+    pair = Pair()
+    pair.run(20)
+    check_session(pair, AuthMethod.MSCHAP2)
+    link = pair.links[Role.SERVER]
+    for protocol, network in (("0021", Network.IPV4), ("0057", Network.IPV6)):
+        rejection = encode_packet(Packet(Code.PROTOCOL_REJECT, 1, bytes.fromhex(protocol) + b"\x45"))
+        link.receive(encode_frame(LCP, rejection), pair.now)
+        pair.run(10)
+        assert pair.took(Role.SERVER, NetworkClosed)[-1:] == [NetworkClosed(network)]
+    end = pair.end(Role.SERVER)
+    assert end is not None
+    assert end.reason is Reason.NCP_FAILED
 
 
 def test_family_that_the_peer_terminates_leaves_the_other_alone() -> None:

@@ -43,6 +43,14 @@ _NETWORKS: Final = {
     PppProtocol.IPV6CP: Network.IPV6,
     PppProtocol.BCP: Network.BRIDGE,
 }
+_NCPS: Final[dict[int, PppProtocol]] = {  # by the protocols that a peer who has no use for one may reject
+    PppProtocol.IPCP: PppProtocol.IPCP,
+    PppProtocol.IPV4: PppProtocol.IPCP,
+    PppProtocol.IPV6CP: PppProtocol.IPV6CP,
+    PppProtocol.IPV6: PppProtocol.IPV6CP,
+    PppProtocol.BCP: PppProtocol.BCP,
+    PppProtocol.BRIDGED: PppProtocol.BCP,
+}
 _HELD_CODES: Final = range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)  # what is held of an NCP before `configure`
 _NEVER_IN_FRAGMENTS: Final = range(Code.CONFIGURE_REQUEST, Code.TERMINATE_ACK + 1)  # of LCP, RFC 1990 2
 
@@ -377,10 +385,10 @@ class PppLink:
             if self._phase is LinkPhase.AUTHENTICATE:
                 self._end(Reason.AUTH_NO_COMMON_METHOD, now)
             return
-        for ncp_protocol in _NETWORKS:
-            if protocol == ncp_protocol and ncp_protocol in self._ncps:
-                self._ncps[ncp_protocol].rejected(now)
-                self._settle_ncp(ncp_protocol, now)
+        ncp_protocol = _NCPS.get(protocol)
+        if ncp_protocol is not None and ncp_protocol in self._ncps:
+            self._ncps[ncp_protocol].rejected(now)
+            self._settle_ncp(ncp_protocol, now)
 
     # -- authentication ------------------------------------------------------------------------------------------------
 
