@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sstpfarm.auth.accounting import Sink
 from sstpfarm.auth.admission import Admission
 from sstpfarm.auth.authorization import Backend
-from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.chain import Chain, patience_of
 from sstpfarm.auth.changes import Changes, change_message, changed
 from sstpfarm.auth.guesses import Guesses
 from sstpfarm.auth.homes import Homes
@@ -79,7 +79,7 @@ class Assembly:
         backends: dict[str, Backend] = {"local": self.local}
         if self.radius is not None:
             backends["radius"] = self.radius.backend
-        self.chain = Chain([backends[name] for name in view.auth.backends])
+        self.chain = Chain([backends[name] for name in view.auth.backends], patience_of(view))
         self.admission = Admission(
             view, self.leases, self.sessions, self.ledger, self._revoke, self._change, wall, emit
         )
@@ -118,6 +118,7 @@ class Assembly:
 
     def _reload(self, view: AuthView) -> None:
         self.local.reload(view)
+        self.chain.patience = patience_of(view)
         if self.radius is not None:
             self.radius.reload(view)
 

@@ -8,17 +8,29 @@ from typing import Final
 
 from sstpfarm.auth.authorization import Backend, Challenged, Denied, Unavailable, Unknown, Verdict
 from sstpfarm.auth.leases import Holder
+from sstpfarm.config.views import AuthView
 from sstpfarm.ipc.messages import AccessRequest
 from sstpfarm.proto.ppp.eap import identity_of
 from sstpfarm.reasons import Reason
 
-PATIENCE: Final = 30.0  # seconds for one backend; half of what a worker grants the whole authentication
+PATIENCE: Final = 30.0  # seconds for one backend
+MARGIN: Final = 5.0  # seconds beyond the deadline that a backend has of its own
+
+
+def patience_of(view: AuthView) -> float:
+    """Return for how many seconds a backend may think: RADIUS servers may have to ask a human."""
+    return PATIENCE if view.radius is None else max(PATIENCE, view.radius.deadline_s + MARGIN)
 
 
 class Chain:
-    """Asks the backends. A conversation goes on with the one that began it."""
+    """Asks the backends. A conversation goes on with the one that began it.
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
+    Attributes:
+        patience: seconds for one backend and one request.
+    """
+
+    def __init__(self, backends: Sequence[Backend], patience: float = PATIENCE) -> None:
+        self.patience = patience
         self._backends = backends
         self._talking: dict[Holder, Backend] = {}
 
@@ -32,11 +44,11 @@ class Chain:
         unavailable: Unavailable | None = None
         for backend in self._backends if talking is None else (talking,):
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(self.patience):
                     verdict = await backend.authenticate(holder, request)
             except TimeoutError:
                 backend.forget(holder)
-                verdict = Unavailable(f"no answer within {PATIENCE:.0f} s")
+                verdict = Unavailable(f"no answer within {self.patience:.0f} s")
             if isinstance(verdict, Challenged):
                 self._talking[holder] = backend
                 return verdict

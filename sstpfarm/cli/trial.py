@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import click
 
 from sstpfarm.auth.authorization import Accepted, Authorization, Backend, Denied
-from sstpfarm.auth.chain import Chain
+from sstpfarm.auth.chain import Chain, patience_of
 from sstpfarm.auth.leases import Holder
 from sstpfarm.auth.local import LocalBackend
 from sstpfarm.auth.radius.backend import RadiusBackend
@@ -40,7 +40,7 @@ async def _try_login(config: Config, user: str, password: str, caller_id: str) -
             client = RadiusClient(view.radius, os.urandom, _say)
             held.callback(client.close)
             backends["radius"] = RadiusBackend(client, view.radius, offer_of(view), os.urandom)
-        chain = Chain([backends[name] for name in view.auth.backends])
+        chain = Chain([backends[name] for name in view.auth.backends], patience_of(view))
         for method in config.server.methods():
             if method == "eap":
                 continue  # a conversation; MS-CHAPv2 proves the same

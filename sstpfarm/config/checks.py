@@ -71,6 +71,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append("server.proxy-arp: has no effect without forwarding = true")
     if not server.ipv6:
         found += _unused_pools(config)
+    found += _deadlines_without_effect(config)
     found += tls_warnings(server)
     found += interface_warnings(config)
     for name, secret in config.secret.items():
@@ -78,6 +79,18 @@ def warnings(config: Config) -> tuple[str, ...]:
     if not config.secret and "radius" not in config.auth.backends:
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
+
+
+def _deadlines_without_effect(config: Config) -> Iterator[str]:
+    """Waits for a human (a second factor) that another deadline cuts short."""
+    server = config.server
+    ends = [(server.negotiation_deadline_s, "negotiation-deadline-s"), (server.login_deadline_s, "login-deadline-s")]
+    seconds, name = min(ends)
+    if server.authentication_deadline_s > seconds:
+        yield f"server.authentication-deadline-s: server.{name} ends a login after {seconds:g} s already"
+    seconds, name = min(*ends, (server.authentication_deadline_s, "authentication-deadline-s"))
+    if config.radius is not None and "radius" in config.auth.backends and config.radius.deadline_s > seconds:
+        yield f"radius.deadline-s: server.{name} ends a login after {seconds:g} s already"
 
 
 def _unused_pools(config: Config) -> Iterator[str]:

@@ -20,6 +20,7 @@ MAX_VALUE: Final = 253  # bytes of an attribute's value, RFC 2865 5
 Secret = Annotated[Password, Meta(description="text of 1 to 256 characters")]
 Host = Annotated[str, Meta(max_length=64, description="an IPv4 or IPv6 address")]
 OptionalHost = Annotated[str, Meta(max_length=64, description='an IPv4 or IPv6 address, or "" for none')]
+Wait = Annotated[float, Meta(ge=0.1, le=300, description="seconds, 0.1 to 300")]  # a human may have to be asked
 Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 
 
@@ -31,7 +32,7 @@ class RadiusServer(Table, frozen=True):
     acct_port: Port = 1813
     secret: Secret | None = None
     secret_file: FilePath | None = None
-    timeout_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 2.0
+    timeout_s: Wait = 2.0
     retries: Annotated[int, Meta(ge=0, le=10, description="a whole number, 0 to 10")] = 1
     dead_time_s: Annotated[float, Meta(ge=0.1, le=3600, description="seconds, 0.1 to 3600")] = 30.0
     message_authenticator: Annotated[Signature, Meta(description='"require", "auto" or "off"')] = "auto"
@@ -76,7 +77,7 @@ class Radius(Table, frozen=True):
             ge=0, le=0xFF_FFFF, description="a whole number, 0 (not told) to 16777215"
         ),  # RFC 2548: a number of three bytes
     ] = 0
-    deadline_s: Annotated[float, Meta(ge=0.1, le=30, description="seconds, 0.1 to 30")] = 10.0
+    deadline_s: Wait = 10.0
     coa: Annotated[RadiusCoa | None, Meta(description="the table [radius.coa]")] = None
 
 

@@ -137,13 +137,13 @@ def test_every_cell_of_the_pap_client(state: pap.PeerState, event: pap.PeerInput
                 peer.receive(packet(pap.ACK, 5, b"\0"), 0.0)
             case pap.PeerInput.NAK:
                 peer.receive(packet(pap.NAK, 5, b"\0"), 0.0)
-            case pap.PeerInput.TIMEOUT | pap.PeerInput.EXHAUSTED:
+            case pap.PeerInput.TIMEOUT:
                 peer.tick(peer.next_deadline() or 1e9)
 
-    start, repeat = pap.PeerInput.START, [pap.PeerInput.TIMEOUT] * (MAX_TRANSMISSIONS - 1)
+    start = pap.PeerInput.START
     way = {
         pap.PeerState.IDLE: [],
-        pap.PeerState.REQUESTED: [start, *(repeat if event is pap.PeerInput.EXHAUSTED else [])],
+        pap.PeerState.REQUESTED: [start, *[pap.PeerInput.TIMEOUT] * (2 * MAX_TRANSMISSIONS)],  # it does not give up
         pap.PeerState.SUCCEEDED: [start, pap.PeerInput.ACK],
         pap.PeerState.FAILED: [start, pap.PeerInput.NAK],
     }
@@ -152,7 +152,6 @@ def test_every_cell_of_the_pap_client(state: pap.PeerState, event: pap.PeerInput
         pap.PeerAction.REQUEST: (1, []),
         pap.PeerAction.SUCCEED: (0, [AuthSucceeded]),
         pap.PeerAction.FAIL: (0, [AuthFailed]),
-        pap.PeerAction.GIVE_UP: (0, [AuthFailed]),
     }
     peer = pap.PapPeer(b"User", "secret", identifier=5)
     for step in way[state]:

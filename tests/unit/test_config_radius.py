@@ -93,7 +93,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "timeout": Fault(
         with_server("timeout-s = 0"),
-        ("9: radius.server[0].timeout-s: 0 is not allowed; allowed: seconds, 0.1 to 30",),
+        ("9: radius.server[0].timeout-s: 0 is not allowed; allowed: seconds, 0.1 to 300",),
     ),
     "retries": Fault(
         with_server("retries = 11"),
@@ -130,8 +130,8 @@ FAULTS: Final[dict[str, Fault]] = {
         ('7: radius.calling-station-id: "mac" is not allowed; allowed: "address" or "address:port"',),
     ),
     "deadline": Fault(
-        with_radius("deadline-s = 31"),
-        ("7: radius.deadline-s: 31 is not allowed; allowed: seconds, 0.1 to 30",),
+        with_radius("deadline-s = 301"),
+        ("7: radius.deadline-s: 301 is not allowed; allowed: seconds, 0.1 to 300",),
     ),
     "switches": Fault(
         with_radius("accounting = 0"), ("7: radius.accounting: 0 is not allowed; allowed: true or false",)
@@ -244,3 +244,41 @@ def test_what_holds_without_a_restart(
     running: Radius | None, found: Radius | None, holds: Radius | None, keys: list[str]
 ) -> None:
     assert reloaded_radius(running, found) == (holds, keys)
+
+
+@pytest.mark.parametrize(
+    ("server", "radius", "told"),
+    [
+        ("", "deadline-s = 60", ()),
+        (
+            "",
+            "deadline-s = 61",
+            ("radius.deadline-s: server.authentication-deadline-s ends a login after 60 s already",),
+        ),
+        (
+            "authentication-deadline-s = 90",
+            "",
+            ("server.authentication-deadline-s: server.negotiation-deadline-s ends a login after 60 s already",),
+        ),
+        (
+            "authentication-deadline-s = 180\nnegotiation-deadline-s = 180",
+            "deadline-s = 121",
+            (
+                "server.authentication-deadline-s: server.login-deadline-s ends a login after 120 s already",
+                "radius.deadline-s: server.login-deadline-s ends a login after 120 s already",
+            ),
+        ),
+        (
+            "authentication-deadline-s = 20",
+            "deadline-s = 21",
+            ("radius.deadline-s: server.authentication-deadline-s ends a login after 20 s already",),
+        ),
+        ("authentication-deadline-s = 90\nnegotiation-deadline-s = 90", "deadline-s = 80", ()),
+    ],
+)
+def test_a_deadline_that_another_one_cuts_short(
+    tmp_path: Path, server: str, radius: str, told: tuple[str, ...]
+) -> None:
+    file = tmp_path / "farm.toml"
+    file.write_text(f'{REST}[auth]\nbackends = ["radius"]\n[server]\n{server}\n[radius]\n{radius}\n{SERVER}')
+    assert warnings(load(file)) == told

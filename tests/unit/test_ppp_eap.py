@@ -34,9 +34,9 @@ def test_the_server_asks_for_the_identity_and_hands_over_what_comes() -> None:
     server = EapAuthenticator(lambda length: b"\x07" * length)
     server.start(0.0)
     assert server.packets_to_send() == [packet(REQUEST, 7, b"\x01")]
-    assert server.next_deadline() == 3.0
-    server.tick(3.0)
-    assert server.packets_to_send() == [packet(REQUEST, 7, b"\x01")]
+    assert server.next_deadline() is None
+    server.tick(1e6)
+    assert server.packets_to_send() == []
     said = packet(RESPONSE, 7, b"\x01CORP\\User")
     server.receive(said + b"padding", 4.0)
     (event,) = server.events()
@@ -46,7 +46,8 @@ def test_the_server_asks_for_the_identity_and_hands_over_what_comes() -> None:
     assert (server.events(), server.packets_to_send()) == ([], [])
 
 
-def test_a_challenge_goes_out_until_it_is_answered() -> None:
+def test_a_challenge_goes_out_once_and_its_answer_may_take_long() -> None:
+    """RFC 3748 4.3: the lower layer is reliable, and a human may look for a token."""
     server = EapAuthenticator(lambda length: b"\x07" * length)
     server.start(0.0)
     server.receive(packet(RESPONSE, 7, b"\x01User"), 0.0)
@@ -55,12 +56,12 @@ def test_a_challenge_goes_out_until_it_is_answered() -> None:
     challenge = packet(REQUEST, 200, b"\x1a" + bytes(1000))
     server.result(AuthChallenge(challenge), 1.0)
     assert server.packets_to_send() == [challenge]
-    for tries in range(9):
-        server.tick(4.0 + 3 * tries)
-        assert server.packets_to_send() == [challenge]
-    server.receive(packet(RESPONSE, 7, b"\x01User"), 30.0)  # late, to the request before
+    assert server.next_deadline() is None
+    server.tick(3000.0)
+    assert server.packets_to_send() == []
+    server.receive(packet(RESPONSE, 7, b"\x01User"), 3000.0)  # late, to the request before
     assert server.events() == []
-    server.receive(packet(RESPONSE, 200, b"\x03\x1a"), 30.0)
+    server.receive(packet(RESPONSE, 200, b"\x03\x1a"), 3000.0)
     (event,) = server.events()
     assert isinstance(event, AuthRequest)
     assert (event.user, event.proof) == (b"User", EapProof(packet(RESPONSE, 200, b"\x03\x1a")))

@@ -226,6 +226,18 @@ def test_authentication_timeout() -> None:
     assert script.closed() == LinkClosed(Reason.AUTH_TIMEOUT)
 
 
+def test_who_looks_for_a_token_has_all_of_that_time() -> None:
+    """EAP: a single Request, and the answer counts until the last moment."""
+    script = Script(replace(SERVER, methods=(AuthMethod.EAP,), authentication_timeout=300.0))
+    (asked,) = [packet for protocol, packet in script.open_lcp() if protocol == PppProtocol.EAP]
+    assert script.wait(299.9) == []
+    script.say(PppProtocol.EAP, Packet(2, asked.identifier, b"\x01User"))
+    assert len(script.took(AuthRequest)) == 1
+    script.link.auth_result(AuthAccept(bytes(32)), script.now)
+    assert script.end_reason() is None
+    assert [packet.code for packet in script.sent_by(PppProtocol.EAP)] == [3]
+
+
 def test_failure_is_sent_before_the_terminate_request() -> None:
     script = Script(PAP_SERVER)
     script.open_lcp()

@@ -43,7 +43,11 @@ def identity_of(packet: bytes) -> bytes | None:
 
 
 class EapAuthenticator(Authenticator):
-    """The server's end: asks for the identity, then relays: Responses to the driver, its Requests to the peer."""
+    """The server's end: asks for the identity, then relays: Responses to the driver, its Requests to the peer.
+
+    No Request is repeated: the lower layer is reliable (RFC 3748 4.3), and behind the peer a human may look for a
+    token. How long that may take is the link's business.
+    """
 
     protocol = PppProtocol.EAP
     accept_code = SUCCESS
@@ -71,7 +75,7 @@ class EapAuthenticator(Authenticator):
         self._user = None
 
     def _prompt(self, now: float) -> None:
-        self._send_and_wait(REQUEST, self._request.identifier, self._request.data, now)
+        self._send(REQUEST, self._request.identifier, self._request.data)
 
     def _ask_on(self, message: bytes, now: float) -> None:
         try:
@@ -81,7 +85,6 @@ class EapAuthenticator(Authenticator):
         if request.code != REQUEST:
             raise LocalError("the driver's challenge is no EAP Request")
         self._request = request
-        self._transmissions = 0
         self._prompt(now)
 
     def _message_data(self, message: bytes) -> bytes:

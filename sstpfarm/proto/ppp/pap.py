@@ -84,7 +84,6 @@ class PeerInput(Enum):
     ACK = auto()
     NAK = auto()
     TIMEOUT = auto()
-    EXHAUSTED = auto()
 
 
 class PeerAction(Enum):
@@ -94,7 +93,6 @@ class PeerAction(Enum):
     REQUEST = auto()
     SUCCEED = auto()
     FAIL = auto()
-    GIVE_UP = auto()
 
 
 # A pair that is not in the table changes nothing.
@@ -103,12 +101,14 @@ PEER_TABLE: Final[Mapping[tuple[PeerState, PeerInput], tuple[PeerAction, PeerSta
     (PeerState.REQUESTED, PeerInput.ACK): (PeerAction.SUCCEED, PeerState.SUCCEEDED),
     (PeerState.REQUESTED, PeerInput.NAK): (PeerAction.FAIL, PeerState.FAILED),
     (PeerState.REQUESTED, PeerInput.TIMEOUT): (PeerAction.REQUEST, PeerState.REQUESTED),
-    (PeerState.REQUESTED, PeerInput.EXHAUSTED): (PeerAction.GIVE_UP, PeerState.FAILED),
 }
 
 
 class PapPeer(Exchange):
-    """The client's end: sends the request, every 3 seconds until it is answered."""
+    """The client's end: sends the request, every 3 seconds until it is answered (RFC 1334 2.2.1).
+
+    It does not give up by itself: behind the server a human may be asked. The link has its time for all of it.
+    """
 
     protocol = PppProtocol.PAP
 
@@ -143,7 +143,7 @@ class PapPeer(Exchange):
         self._step(PeerInput.TIMEOUT, now)
 
     def _exhausted(self, now: float) -> None:
-        self._step(PeerInput.EXHAUSTED, now)
+        self._timed_out(now)
 
     def _step(self, event: PeerInput, now: float, message: bytes = b"") -> None:
         """Take the one step that the table gives; the only place that changes the state."""
@@ -157,8 +157,5 @@ class PapPeer(Exchange):
             case PeerAction.FAIL:
                 self._stop_timer()
                 self._events.append(AuthFailed(Reason.AUTH_REFUSED, describe_failure(AuthMethod.PAP, message)))
-            case PeerAction.GIVE_UP:
-                self._stop_timer()
-                self._events.append(AuthFailed(Reason.AUTH_TIMEOUT, "the server does not answer"))
             case PeerAction.NONE:
                 pass
