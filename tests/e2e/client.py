@@ -53,7 +53,7 @@ class Client:
         self.output = Journal(self.process.stdout)
         self.errors = Journal(self.process.stderr)
 
-    def up(self, patience: float = 60) -> Event:
+    def up(self, patience: float = 90) -> Event:
         """The `up` event, awaited."""
         try:
             return self.output.wait("up", patience=patience)

@@ -214,7 +214,7 @@ class Farm:
             return bool(self.log.find("farm.ready"))
 
         try:
-            until(is_up, "farm.ready")
+            until(is_up, "farm.ready", 120)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.text()}") from None
 
