@@ -14,14 +14,13 @@ from typing import Final
 
 from sstpfarm.errors import PeerError
 from sstpfarm.reasons import Reason
+from sstpfarm.transport.client_hello import EXCESSIVE, HANDSHAKE_RECORD, ClientHelloWatch
 
 RECORD: Final = 16_384  # largest TLS plaintext record, RFC 8446 5.1
 # Both bound the work of one event; half of either costs a tenth more processor time in a bulk transfer.
 RECEIVE: Final = 256 * 1024  # bytes taken from a socket at once
 OUTBOUND: Final = 144 * 1024  # bytes of SSTP packets encrypted and sent at once: two super-packets of 64 KiB
-# first byte of a TLS record, RFC 8446 5.1; a server that refuses a ClientHello answers with an alert
-HANDSHAKE_RECORD: Final = 0x16
-ALERT_RECORD: Final = 0x15
+ALERT_RECORD: Final = 0x15  # RFC 8446 5.1; what a server answers that refuses a ClientHello
 
 # What a peer may send that yields no plaintext: KeyUpdates, tickets, empty records, attempts at renegotiation, headers
 # of records that hold next to nothing. OpenSSL works on as many as there are: 9 us for each KeyUpdate of 27 bytes. An
@@ -87,7 +86,7 @@ class TlsPump:
     """The TLS state of one connection; the caller moves the bytes to and from the socket."""
 
     __slots__ = (
-        "_allowed", "_buffers", "_first", "_object", "_overhead", "_portion", "_ready", "_refilled",
+        "_allowed", "_buffers", "_first", "_hello", "_object", "_overhead", "_portion", "_ready", "_refilled",
         "handshaken", "peer_closed", "waiting",
     )  # fmt: skip
 
@@ -97,6 +96,7 @@ class TlsPump:
         self._buffers = buffers
         self._object = context.wrap_bio(buffers.incoming, buffers.outgoing, server_side, server_name)
         self._first = True
+        self._hello = ClientHelloWatch() if server_side else None
         self._ready: list[bytes] = []
         self._allowed = HANDSHAKE  # bytes that need not yield plaintext
         self._refilled = 0.0  # when time last added to them
@@ -120,11 +120,22 @@ class TlsPump:
             PeerError: TLS_NOT_TLS, TLS_FAILED, CERTIFICATE_UNTRUSTED or CONTROL_FLOOD; what `to_send` then gives is
                 the alert.
         """
-        if self._first:
-            if data[0] != HANDSHAKE_RECORD and (self._object.server_side or data[0] != ALERT_RECORD):
-                raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
-            self._first = False
+        if not self.handshaken:
+            self._look(data)
         return self._advance(data) if len(data) <= self._portion else self._in_portions(data)
+
+    def _look(self, data: memoryview) -> None:
+        """Look at what comes before the end of the handshake; PeerError when OpenSSL is not to see it."""
+        if self._hello is not None:
+            try:
+                self._hello.look(data)
+            except PeerError as error:
+                if error.reason is Reason.TLS_FAILED:
+                    self._say(EXCESSIVE)
+                raise
+        elif self._first and data[0] not in (HANDSHAKE_RECORD, ALERT_RECORD):
+            raise PeerError("first byte is not of a TLS record", reason=Reason.TLS_NOT_TLS)
+        self._first = False
 
     def _in_portions(self, data: memoryview) -> memoryview:
         filled = 0
@@ -198,6 +209,7 @@ class TlsPump:
         if self.handshaken:
             self._overhead = OVERHEAD_TLS13 if self.version == "TLSv1.3" else OVERHEAD_TLS12
             self._allowed, self._refilled = IDLE, monotonic()
+            self._hello = None
 
     def send(self, data: bytes | memoryview) -> None:
         """Encrypt plaintext; OpenSSL makes records of at most 16 KiB of it."""
@@ -221,11 +233,13 @@ class TlsPump:
         """Take our output; leave nothing in the shared BIOs (after an error, or behind a close_notify)."""
         buffers = self._buffers
         if buffers.outgoing.pending:
-            data = buffers.outgoing.read()
-            self._ready.append(data)
-            self.waiting += len(data)
+            self._say(buffers.outgoing.read())
         if buffers.incoming.pending:
             buffers.incoming.read()
+
+    def _say(self, data: bytes) -> None:
+        self._ready.append(data)
+        self.waiting += len(data)
 
     def to_send(self) -> bytes:
         """Return and forget the ciphertext for the socket."""

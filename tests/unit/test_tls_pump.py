@@ -200,5 +200,5 @@ def test_a_session_that_was_busy_keeps_no_buffers(identity: ServerIdentity) -> N
     own = {name: getattr(server, name) for name in TlsPump.__slots__}
     assert own["_ready"] == []
     assert [type(value).__name__ for name, value in own.items() if name not in ("_buffers", "_ready")] == [
-        "int", "bool", "SSLObject", "int", "int", "float", "bool", "bool", "int",
+        "int", "bool", "NoneType", "SSLObject", "int", "int", "float", "bool", "bool", "int",
     ]  # fmt: skip
