@@ -25,7 +25,12 @@ def serve(context: click.Context, path: Path) -> None:
 @click.command()
 @config_option
 def check(path: Path) -> None:
-    """Validate a configuration file and the files that it names; change nothing."""
-    config = load(path)
-    notes = [*check_files(config), masquerade_without_interface(config.server), shortfall()]
+    """Validate a configuration file and the files that it names; change nothing.
+
+    Faults of form (no TOML, unknown keys, wrong values) come first; what must hold between the keys, and the files, are
+    looked at when the configuration file has none of these.
+    """
+    found: list[str] = []
+    config = load(path, look=lambda config: found.extend(check_files(config)))
+    notes = [*found, masquerade_without_interface(config.server), shortfall()]
     click.echo("\n".join([describe(config, path), *(f"{path}: warning: {note}" for note in notes if note)]))

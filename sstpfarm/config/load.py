@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,31 +19,49 @@ from sstpfarm.config.ppp import Secret
 from sstpfarm.config.radius import CoaClient, Radius, RadiusServer
 from sstpfarm.config.report import Report
 from sstpfarm.config.schema import CertificateFiles, Config, Farm, Server
+from sstpfarm.errors import ConfigError
 
 SharedSecret = TypeVar("SharedSecret", RadiusServer, CoaClient)
 
 
-def load(path: Path, *, certificates: bool = True) -> Config:
+Look = Callable[[Config], object]
+"""Looks at the content of files that a configuration names; ConfigError, beginning with the key, when it is faulty."""
+
+
+def load(path: Path, *, certificates: bool = True, look: Look | None = None) -> Config:
     """Return the configuration of a file: valid, with absolute paths, with the passwords of password files.
 
     Args:
         certificates: whether the server's certificate, its key and client-ca must be there to be read. Who is after
             something else does without: a certificate's fault must not keep users from being changed.
+        look: its fault is told with the others.
 
     Raises:
-        ConfigError: one line ``FILE:LINE: KEY: problem; what is allowed`` for each fault that was found.
+        ConfigError: one line ``FILE:LINE: KEY: problem; what is allowed`` for each fault that was found. What must hold
+            between keys is looked at when the main file has no fault of form: no TOML, unknown keys, wrong values.
     """
     report, config = read_document(file_text(path), path, Config, _check_name)
     if _holds_passwords(config) and is_exposed(path):
         report.add(
             ("secret",), "passwords stand in this file and every user can read it; allowed: password-file, chmod o-rwx"
         )
-    config = _with_dropins(config, report)
+    faults = []
+    try:
+        config = _with_dropins(config, report)
+    except ConfigError as error:
+        faults = str(error).split("\n")
     check_references(config, report)
     config = _resolve(config, report)
-    if certificates:
-        _check_certificates(config.server, report)
-    report.raise_if_any()
+    readable = not certificates or _check_certificates(config.server, report)
+    if look is not None and readable:
+        try:
+            look(config)
+        except ConfigError as error:
+            key, _, problem = str(error).partition(": ")
+            report.add(tuple(key.split(".")), problem)
+    faults += report.texts()
+    if faults:
+        raise ConfigError("\n".join(faults))
     return config
 
 
@@ -115,8 +134,9 @@ def _check_programs(config: Config, report: Report) -> None:
                     report.add((section, name, key, 0), f"{command[0]} is no file that can be executed")
 
 
-def _check_certificates(server: Server, report: Report) -> None:
-    """The files of certificates can be read."""
+def _check_certificates(server: Server, report: Report) -> bool:
+    """Whether the files of certificates can be read."""
+    readable = True
     named: list[tuple[KeyPath, str]] = []
     if isinstance(server.certificate, CertificateFiles):
         named.append((("server", "certificate", "chain"), server.certificate.chain))
@@ -128,6 +148,8 @@ def _check_certificates(server: Server, report: Report) -> None:
             read_regular(Path(name), 1)
         except OSError as error:
             report.add(key, f"{name} cannot be read: {error.strerror}")
+            readable = False
+    return readable
 
 
 def _resolve(config: Config, report: Report) -> Config:

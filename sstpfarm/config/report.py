@@ -51,10 +51,14 @@ class Report:
 
     def raise_if_any(self) -> None:
         """Raise one ConfigError with a line for each problem, also of the files behind this one, if there are any."""
-        reports = dict.fromkeys((self, *self._delegates.values()))
-        texts = [text for report in reports for text in report._texts()]
+        texts = self.texts()
         if texts:
             raise ConfigError("\n".join(texts))
+
+    def texts(self) -> list[str]:
+        """Return a line for each problem, also of the files behind this one."""
+        reports = dict.fromkeys((self, *self._delegates.values()))
+        return [text for report in reports for text in report._texts()]
 
     def _texts(self) -> list[str]:
         if not self._problems:

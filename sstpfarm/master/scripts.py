@@ -21,7 +21,7 @@ from sstpfarm.telemetry.log import Log
 MOST_AT_ONCE: Final = 16
 MOST_WAITING: Final = 16_384  # a mass logout of 10,000 sessions fits; some 2 KiB each
 MOST_OUTPUT: Final = 4096  # bytes that are kept of what a program says; the rest is read and dropped
-CLOSE_PATIENCE_S: Final = 10.0  # for all of them when the farm stops: the unit's TimeoutStopSec is 30 s
+CLOSE_PATIENCE_S: Final = 10.0  # for all of them when the farm stops: the unit's TimeoutStopSec is 90 s
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 

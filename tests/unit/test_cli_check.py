@@ -56,3 +56,19 @@ def test_what_this_machine_lacks_is_a_warning(
     monkeypatch.delenv(select.PATH_VARIABLE, raising=False)
     assert main(["check", "--config", str(config)]) == ExitCode.OK
     assert "warning: the native packet path is not there (no module)" in capsys.readouterr().out
+
+
+def test_all_that_can_be_looked_at_is_told_at_once(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault between keys, one in a file of users, and a certificate that is none."""
+    users = config.parent / "secrets.d"
+    users.mkdir(mode=0o700)
+    (users / "half.toml").touch(0o600)
+    (users / "half.toml").write_text("[secret.bob")
+    config.write_text(CONFIG.replace("10.20.0.2", "pool:gone") + '[auth]\nsecrets-directory = "secrets.d"\n')
+    (config.parent / "a.pem").write_text("garbage\n")
+    assert main(["check", "--config", str(config)]) == ExitCode.CONFIG
+    half, certificate, pool = capsys.readouterr().err.splitlines()
+    assert half.startswith(f"{users / 'half.toml'}:1: not TOML")
+    assert certificate.startswith(f"{config}:3: server.certificate: ")
+    assert "the chain holds no certificate in PEM" in certificate
+    assert pool.startswith(f'{config}:6: profile.default.remote-address: there is no pool "gone"')
