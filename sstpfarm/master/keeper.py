@@ -44,6 +44,8 @@ CHANGEABLE: Final = (
 )
 """What a ChangeSession can change of a session's effects."""
 
+MAX_IPV6_PEERS: Final = 16  # interface identifiers of one peer, one after the other: each is work for the kernel
+
 SendWorker = Callable[[int, m.Message, Sequence[int]], None]
 SendAuth = Callable[[m.Message], None]
 
@@ -185,9 +187,13 @@ class SessionKeeper:
             raise IpcViolation("Ipv6Opened for a session without IPv6")
         assert session.device is not None
         before, session.ipv6_peer = session.ipv6_peer, message.peer
-        if session.grant.terms.bridged:
+        if session.grant.terms.bridged or message.peer == before:
             return
         if session.device.static:
+            session.ipv6_peers += 1
+            if session.ipv6_peers > MAX_IPV6_PEERS:
+                self._end(session, Reason.CONTROL_FLOOD)
+                return
             try:
                 self._links.open_ipv6(session.device.index, local, message.peer, before)
             except OSError as error:  # IPv6 is off on this host, or the MTU is too small for it: IPv4 works

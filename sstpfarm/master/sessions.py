@@ -62,6 +62,7 @@ class Session:
         effects: what it may change and use up: as granted, or as changed since.
         renewed: monotonic time at which its peer proved last who it is, after the login; None before.
         ipv6_peer: the peer's interface identifier; None before IPV6CP is open.
+        ipv6_peers: how many of them a static interface has had.
         traffic: what it had carried when it closed; None before.
         lost: its worker died before it closed the session.
         applied: what it has changed in the kernel beside its interface, and is to be undone.
@@ -78,6 +79,7 @@ class Session:
     cipher: str = ""
     tls_version: str = ""
     ipv6_peer: bytes | None = None
+    ipv6_peers: int = 0
     reason: str = ""
     traffic: Traffic | None = None
     lost: bool = False

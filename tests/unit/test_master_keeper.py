@@ -15,7 +15,9 @@ from sstpfarm.dataplane.interface import Cell
 from sstpfarm.errors import IpcViolation
 from sstpfarm.ipc import messages as m
 from sstpfarm.master import effects
+from sstpfarm.master.keeper import MAX_IPV6_PEERS
 from sstpfarm.master.permissions import SessionPhase
+from sstpfarm.net.links import Links
 from sstpfarm.net.tun import keep_tun, make_tun
 from sstpfarm.reasons import Reason
 from tests.unit.inside import needs_root
@@ -161,6 +163,39 @@ def test_ipv6_comes_with_ipv6cp() -> None:
             keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(2), peer=bytes(8)))
         with pytest.raises(IpcViolation, match="not there"):
             keeper.ipv6_opened(1, m.Ipv6Opened(session=identifier(1), peer=bytes(8)))
+
+    run(scenario, office=Interface(user="user1"))
+
+
+@needs_root
+@pytest.mark.parametrize("works", [True, False])
+def test_ipv6cp_over_and_over_is_little_work(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    """The same identifier changes nothing; a peer that goes through many of them is ended. So where IPv6 is off."""
+
+    async def scenario(bench: Bench) -> None:
+        asked: list[bytes] = []
+
+        def open_ipv6(_: Links, index: int, local: bytes, remote: bytes, before: bytes | None = None) -> None:
+            asked.append(remote)
+            if not works:
+                raise OSError(errno.EACCES, "no")
+
+        monkeypatch.setattr(Links, "open_ipv6", open_ipv6)
+        keeper = bench.keeper
+        await keeper.prepare({})
+        one = grant(1)
+        keeper.grant(structs.replace(one, terms=structs.replace(one.terms, ipv6_local=bytes(7) + b"\xff")))
+        keeper.opened(0, opened(1))
+        peers = [bytes([0, 0, 0, 0, 0, 0, 1, number]) for number in range(MAX_IPV6_PEERS)]
+        said = len(bench.workers)
+        for peer in peers:
+            for _ in range(50):
+                keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=peer))
+        assert asked == peers
+        assert len(bench.workers) == said
+        keeper.ipv6_opened(0, m.Ipv6Opened(session=identifier(1), peer=peers[0]))
+        assert asked == peers
+        assert bench.workers[said:] == [(0, m.EndSession(session=identifier(1), reason="control-flood"))]
 
     run(scenario, office=Interface(user="user1"))
 
