@@ -20,7 +20,7 @@ from sstpfarm.config.fields import IPV6_MTU_MIN, Method
 from sstpfarm.config.interfaces import check_interfaces, interface_warnings
 from sstpfarm.config.locate import KeyPath
 from sstpfarm.config.pools import NETWORKS, OF_IPV4, PREFIXES, SINGLES, check_pool_name, check_pools
-from sstpfarm.config.ppp import Profile, Secret, merged
+from sstpfarm.config.ppp import Profile, Secret, Terms, merged
 from sstpfarm.config.radius import check_radius
 from sstpfarm.config.report import Report, show, suggest
 from sstpfarm.config.routes import check_routes
@@ -76,6 +76,7 @@ def warnings(config: Config) -> tuple[str, ...]:
     found += interface_warnings(config)
     for name, secret in config.secret.items():
         found += (f"secret.{name}: {note}" for note in _unusable(secret, server.methods()))
+    found += _unlimited_users(config)
     if not config.secret and "radius" not in config.auth.backends:
         found.append("secret: there is none, nobody can log in")
     return tuple(found)
@@ -91,6 +92,28 @@ def _deadlines_without_effect(config: Config) -> Iterator[str]:
     seconds, name = min(*ends, (server.authentication_deadline_s, "authentication-deadline-s"))
     if config.radius is not None and "radius" in config.auth.backends and config.radius.deadline_s > seconds:
         yield f"radius.deadline-s: server.{name} ends a login after {seconds:g} s already"
+
+
+def _unlimited_users(config: Config) -> Iterator[str]:
+    """Who may have any number of sessions, without that anybody has said so; one line, however many they are."""
+    risk = 'one password can take every address of the pool; only-one = "no" says that it may'
+    profiles, default = config.profile, config.server.default_profile
+    names = [
+        name
+        for name, secret in config.secret.items()
+        if not secret.disabled and _is_unlimited(merged(secret, profiles[secret.profile or default]))
+    ]
+    if names:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"secret.{names[0]}{others}: neither only-one nor port-limit: {risk}"
+    if "radius" in config.auth.backends and default in profiles and _is_unlimited(profiles[default]):
+        yield f"profile.{default}: neither only-one nor port-limit, and RADIUS servers may not send Port-Limit: {risk}"
+
+
+def _is_unlimited(terms: Terms) -> bool:
+    """Whether nothing is said of how many sessions there may be; with a fixed address there is one."""
+    shared = terms.remote_address is None or pool_name(terms.remote_address) is not None
+    return shared and terms.only_one is None and terms.port_limit is None
 
 
 def _unused_pools(config: Config) -> Iterator[str]:

@@ -129,7 +129,7 @@ def test_auth_gets_what_sessions_change(tmp_path: Path) -> None:
 def test_proxy_arp_without_forwarding_gets_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "farm.toml"
     for forwarding, lines in (("true", []), ("false", ["server.proxy-arp: has no effect without forwarding = true"])):
-        file.write_text(f'[server]\nproxy-arp = ["lan0"]\nforwarding = {forwarding}\n{ALICE}')
+        file.write_text(f'[server]\nproxy-arp = ["lan0"]\nforwarding = {forwarding}\n{ALICE}only-one = "no"\n')
         file.chmod(0o600)
         warned = describe(load(file), file).split("\n")[1:]
         assert [line.removeprefix(f"{file}: warning: ") for line in warned] == lines

@@ -12,6 +12,7 @@ import pytest
 from sstpfarm.auth.authorization import Accepted, Authorization
 from sstpfarm.auth.local import LocalBackend
 from sstpfarm.config.addresses import Endpoint, caller_address, parse_range
+from sstpfarm.config.checks import warnings
 from sstpfarm.config.fields import STRENGTH, Password
 from sstpfarm.config.load import describe, load, parse
 from sstpfarm.config.schema import CertificateFiles, Config
@@ -45,6 +46,9 @@ caller-id = "192.0.2.0/24"
 disabled = true
 """
 SECRET = "alice's secret"
+UNLIMITED = (
+    'neither only-one nor port-limit: one password can take every address of the pool; only-one = "no" says that it may'
+)
 
 
 @pytest.fixture
@@ -197,6 +201,7 @@ def test_check_sums_up_and_warns(file: Path) -> None:
         f"{file}: good; listen 0.0.0.0:443, [::]:443; workers auto; authentication mschap2, pap; "
         "profiles 2; pools 1; secrets 2",
         f"{file}: warning: server.authentication: pap leaves the crypto binding without its protection",
+        f"{file}: warning: secret.alice: {UNLIMITED}",
     ]
 
 
@@ -209,7 +214,42 @@ def test_check_warns_of_what_is_allowed_and_yet_unwise(file: Path) -> None:
     assert [line.partition("warning: ")[2] for line in describe(load(file), file).split("\n")[1:]] == [
         "server.ipv6: IPv6 needs a max-mtu and max-mru of 1280 or more",
         "server.masquerade: has no effect without forwarding = true",
+        f"secret.alice: {UNLIMITED}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "secret", "told"),
+    [
+        ("", "", [f"secret.alice and 2 more: {UNLIMITED}"]),
+        ("port-limit = 4", "", []),
+        ("only-one = 'deny'", "", []),
+        ("only-one = 'no'", "", []),  # somebody has said so
+        ("port-limit = 0", "", []),
+        ("", "only-one = 'replace'", [f"secret.carol and 1 more: {UNLIMITED}"]),
+        ("", "port-limit = 1", [f"secret.carol and 1 more: {UNLIMITED}"]),
+        ("", "disabled = true", [f"secret.carol and 1 more: {UNLIMITED}"]),
+        ("", "remote-address = '10.20.0.99'", [f"secret.carol and 1 more: {UNLIMITED}"]),  # it serves one session
+    ],
+)
+def test_check_warns_of_users_who_can_take_the_whole_pool(
+    file: Path, profile: str, secret: str, told: list[str]
+) -> None:
+    text = TEXT.replace("[profile.staff]", f"{profile}\n[profile.staff]").replace(
+        "[secret.bob]", f"{secret}\n[secret.bob]"
+    )
+    file.write_text(text + "".join(f'[secret.{name}]\npassword = "p"\n' for name in ("carol", "dave")))
+    assert [note for note in warnings(load(file)) if "only-one" in note] == told
+
+
+def test_check_warns_of_radius_users_who_can_take_the_whole_pool(file: Path) -> None:
+    radius = '[auth]\nbackends = ["radius"]\n[[radius.server]]\naddress = "192.0.2.1"\nsecret = "s"\n'
+    text = TEXT.replace("[secret.bob]", "port-limit = 1\n[secret.bob]") + radius
+    file.write_text(text)
+    (note,) = (note for note in warnings(load(file)) if "only-one" in note)
+    assert note.startswith("profile.default: neither only-one nor port-limit, and RADIUS servers may not send")
+    file.write_text(text.replace("[profile.staff]", "port-limit = 4\n[profile.staff]"))
+    assert [note for note in warnings(load(file)) if "only-one" in note] == []
 
 
 def test_check_warns_of_pools_of_ipv6_that_nobody_gets(file: Path) -> None:

@@ -21,6 +21,7 @@ remote-address = "pool:main"
 [pool.main]
 ranges = ["10.20.0.2-10.20.15.254"]
 """
+LIMITED: Final = REST.replace("[pool", "port-limit = 4\n[pool", 1)
 SERVER: Final = """[[radius.server]]
 address = "192.0.2.1"
 secret = "hunter2"
@@ -195,9 +196,9 @@ def test_the_defaults_and_the_secret_of_a_file(tmp_path: Path) -> None:
 
 def test_with_radius_there_need_be_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "farm.toml"
-    file.write_text(REST + '[auth]\nbackends = ["radius"]\n' + SERVER)
+    file.write_text(LIMITED + '[auth]\nbackends = ["radius"]\n' + SERVER)
     assert warnings(load(file)) == ()
-    file.write_text(REST + SERVER)
+    file.write_text(LIMITED + SERVER)
     assert warnings(load(file)) == ("secret: there is none, nobody can log in",)
 
 
@@ -280,5 +281,5 @@ def test_a_deadline_that_another_one_cuts_short(
     tmp_path: Path, server: str, radius: str, told: tuple[str, ...]
 ) -> None:
     file = tmp_path / "farm.toml"
-    file.write_text(f'{REST}[auth]\nbackends = ["radius"]\n[server]\n{server}\n[radius]\n{radius}\n{SERVER}')
+    file.write_text(f'{LIMITED}[auth]\nbackends = ["radius"]\n[server]\n{server}\n[radius]\n{radius}\n{SERVER}')
     assert warnings(load(file)) == told
