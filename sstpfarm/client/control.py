@@ -18,7 +18,8 @@ from msgspec import Meta
 
 from sstpfarm.client.interface import Interface
 from sstpfarm.client.lifecycle import Input, State
-from sstpfarm.ipc.control import ControlSocket, Request
+from sstpfarm.ipc.control import ControlSocket, Order, Request
+from sstpfarm.telemetry.log import note_order
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -40,13 +41,13 @@ class InterfacesRequest(Request, frozen=True, tag="interfaces"):
     """List all interfaces."""
 
 
-class ConnectRequest(Request, frozen=True, tag="connect"):
+class ConnectRequest(Order, frozen=True, tag="connect"):
     """Dial now."""
 
     interface: Name
 
 
-class DisconnectRequest(Request, frozen=True, tag="disconnect"):
+class DisconnectRequest(Order, frozen=True, tag="disconnect"):
     """End the session in order, and do not dial again until asked."""
 
     interface: Name
@@ -56,7 +57,7 @@ class ClientControl(ControlSocket):
     """Serves the client's control socket in a run directory; `interfaces` is looked at for each request."""
 
     def __init__(self, directory: Path, interfaces: Mapping[str, Interface]) -> None:
-        super().__init__(directory, InterfacesRequest | ConnectRequest | DisconnectRequest, self._ask)
+        super().__init__(directory, InterfacesRequest | ConnectRequest | DisconnectRequest, self._ask, note_order)
         self._interfaces = interfaces
 
     def _ask(self, request: InterfacesRequest | ConnectRequest | DisconnectRequest, by: str) -> dict[str, Any]:

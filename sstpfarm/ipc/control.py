@@ -34,9 +34,15 @@ class Request(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_f
     """Base of what can be asked; the tag is the command."""
 
 
+class Order(Request, frozen=True):
+    """Base of what changes something: who orders it is noted."""
+
+
 Reply = dict[str, Any]
+Note = Callable[[str, str], None]
+"""Takes an order ("kick sstp3") and who gives it, before it is carried out."""
 Answer = Callable[[Any, str], Reply | Awaitable[Reply]]
-"""Takes a request and who asks ("uid 0"); returns the reply without "ok", or with "ok" false and "error"."""
+"""Takes a request and who asks ("uid 0 pid 4711"); returns the reply without "ok", or with "ok" false and "error"."""
 
 
 class NobodyThere(SystemRefusal):
@@ -59,11 +65,13 @@ class ControlSocket:
 
     Args:
         requests: the union of the structs that can be asked for.
+        note: told of each Order among them.
     """
 
-    def __init__(self, directory: Path, requests: Any, answer: Answer) -> None:
+    def __init__(self, directory: Path, requests: Any, answer: Answer, note: Note) -> None:
         self._path = directory / SOCKET_FILE
         self._reply_to = answer
+        self._note = note
         self._decoder = msgspec.json.Decoder(requests)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -103,7 +111,7 @@ class ControlSocket:
             return
         self._connections.add(writer)
         try:
-            user = _user_of(writer)
+            process, user = _asker(writer)
             if user not in (0, os.geteuid()):
                 return
             while True:
@@ -111,7 +119,7 @@ class ControlSocket:
                     line = await reader.readline()
                 if not line.endswith(b"\n"):
                     return
-                writer.write(msgspec.json.encode(await self._answer(line, f"uid {user}")) + b"\n")
+                writer.write(msgspec.json.encode(await self._answer(line, f"uid {user} pid {process}")) + b"\n")
                 async with asyncio.timeout(PATIENCE_S):
                     await writer.drain()
         except (TimeoutError, OSError, ValueError):  # ValueError: a line beyond the limit
@@ -125,14 +133,18 @@ class ControlSocket:
             request = self._decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return {"ok": False, "error": str(error)[:500]}
+        if isinstance(request, Order):
+            self._note(" ".join(map(str, msgspec.to_builtins(request).values())), by)
         reply = self._reply_to(request, by)
         return {"ok": True, **(await reply if isinstance(reply, Awaitable) else reply)}
 
 
-def _user_of(writer: asyncio.StreamWriter) -> int:
+def _asker(writer: asyncio.StreamWriter) -> tuple[int, int]:
+    """Return process and user of the other end, as they were when it connected (unix(7), SO_PEERCRED)."""
     sock = writer.get_extra_info("socket")
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(credentials)[1])
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    return process, user
 
 
 def control_request(

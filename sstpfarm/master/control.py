@@ -21,7 +21,8 @@ from typing import Annotated, Any, Protocol
 from msgspec import Meta
 
 from sstpfarm.errors import ConfigError, SystemRefusal
-from sstpfarm.ipc.control import ControlSocket, Request, refusal
+from sstpfarm.ipc.control import ControlSocket, Order, Request, refusal
+from sstpfarm.telemetry.log import note_order
 
 
 class SessionsRequest(Request, frozen=True, tag="sessions"):
@@ -42,7 +43,7 @@ class InterfaceRequest(Request, frozen=True, tag="interface"):
     name: Annotated[str, Meta(min_length=1, max_length=15)]
 
 
-class KickRequest(Request, frozen=True, tag="kick"):
+class KickRequest(Order, frozen=True, tag="kick"):
     """End the session of that identifier or interface name; where there is none, all sessions of that user."""
 
     session: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -52,7 +53,7 @@ class PoolsRequest(Request, frozen=True, tag="pools"):
     """Tell how much of each pool is used."""
 
 
-class ReloadRequest(Request, frozen=True, tag="reload"):
+class ReloadRequest(Order, frozen=True, tag="reload"):
     """Read the users again."""
 
 
@@ -94,7 +95,7 @@ class ControlServer(ControlSocket):
     """Serves the farm's control socket in a run directory."""
 
     def __init__(self, directory: Path, operator: Operator) -> None:
-        super().__init__(directory, Requests, self._ask)
+        super().__init__(directory, Requests, self._ask, note_order)
         self._operator = operator
 
     def _ask(self, request: Requests, by: str) -> dict[str, Any] | Awaitable[dict[str, Any]]:

@@ -38,6 +38,7 @@ EVENTS: Final[dict[str, LogEvent]] = {
     "worker.stopped": LogEvent("info", ("worker",)),
     "auth.started": LogEvent("info", ("pid",)),
     "auth.ready": LogEvent("info"),
+    "control.ordered": LogEvent("info", ("order", "by")),
     "config.reloaded": LogEvent("info", ("users", "need_restart")),
     "config.refused": LogEvent("error", ("faults",)),
     "users.reloaded": LogEvent("info", ("users",)),

@@ -173,6 +173,11 @@ def get_log(**bound: object) -> Log:
     return Log(bound)
 
 
+def note_order(order: str, by: str) -> None:
+    """Say who orders what, for a control socket."""
+    get_log().emit("control.ordered", order=order, by=by)
+
+
 def _plain(value: object) -> Plain | list[Plain]:
     """The value as JSON knows it, and bounded."""
     if isinstance(value, (list, tuple, set, frozenset)):

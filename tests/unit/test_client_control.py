@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 from sstpfarm.client.control import ClientControl, ConnectRequest, DisconnectRequest
 from sstpfarm.client.lifecycle import Input, State, follow
+from sstpfarm.ipc.control import control_request
 
 SAID = {
     State.DISABLED: (None, "already down"),
@@ -56,6 +60,24 @@ def test_disconnect(state: State) -> None:
     assert reply == {"said": SAID[state][1], "state": state.value}
     assert bool(told) == (SAID[state][1] == "disconnecting")
     assert not told or follow(state, Input.DISCONNECT)[0] in (State.HELD, State.HANGING_UP)
+
+
+def test_whoever_dials_or_hangs_up_is_noted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        control = ClientControl(tmp_path, {})
+        await control.start()
+        for command in ("connect", "disconnect", "interfaces"):
+            request = {"command": command} | ({} if command == "interfaces" else {"interface": "sstpc0"})
+            await asyncio.to_thread(control_request, tmp_path, request)
+        await control.stop()
+
+    asyncio.run(main())
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    by = f"uid {os.geteuid()} pid {os.getpid()}"
+    assert [(event["event"], event["order"], event["by"]) for event in told] == [
+        ("control.ordered", "connect sstpc0", by),
+        ("control.ordered", "disconnect sstpc0", by),
+    ]
 
 
 def test_an_interface_that_is_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from sstpfarm.errors import ConfigError, SystemRefusal
 from sstpfarm.ipc import control
 from sstpfarm.ipc.control import MAX_REQUEST, control_request
 from sstpfarm.master.control import ControlServer
+
+ME = f"uid {os.geteuid()} pid {os.getpid()}"
 
 
 class Recorder:
@@ -105,7 +108,22 @@ def test_requests(tmp_path: Path) -> None:
         {"ok": False, "error": "farm.toml:3: secret.alice: has no password", "fault": "configuration"},
     ]
     assert [text for text, _ in operator.kicked] == ["sstp0", "sstp9"]
-    assert operator.kicked[0][1].startswith("uid ")
+    assert operator.kicked[0][1] == ME
+
+
+def test_orders_are_noted_with_who_gives_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also what fails; what only asks is not."""
+
+    def client() -> None:
+        for command in ({"command": "reload"}, {"command": "status"}, {"command": "kick", "session": "sstp9"}):
+            control_request(tmp_path, command)
+
+    served(tmp_path, client)
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(event["event"], event["order"], event["by"]) for event in told] == [
+        ("control.ordered", "reload", ME),
+        ("control.ordered", "kick sstp9", ME),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +161,7 @@ def test_bounds(tmp_path: Path) -> None:
 
 
 def test_only_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_user_of", lambda writer: 12345)
+    monkeypatch.setattr(control, "_asker", lambda writer: (1, 12345))
 
     def client() -> None:
         with pytest.raises(SystemRefusal, match="only root"):
