@@ -5,9 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sstpfarm.errors import PeerError
 from sstpfarm.proto.ppp import chap, mschap, pap
-from sstpfarm.proto.ppp.change_password import LENGTH, build, open_packet, rc4
 from sstpfarm.proto.ppp.exchange import readable
 from sstpfarm.proto.ppp.failure import MEANINGS, describe_failure, failure_message
 from sstpfarm.proto.ppp.passwords import as_utf8, as_utf16
@@ -90,27 +88,3 @@ def test_des_keys_have_odd_parity_and_carry_all_bits(key: bytes) -> None:
     assert all(byte.bit_count() % 2 for byte in expanded)
     bits = "".join(f"{byte >> 1:07b}" for byte in expanded)
     assert int(bits, 2).to_bytes(7, "big") == key
-
-
-@settings(max_examples=100, deadline=None)
-@given(key=st.binary(min_size=1, max_size=32), data=ANY_BYTES)
-def test_rc4_is_its_own_inverse(key: bytes, data: bytes) -> None:
-    assert rc4(key, rc4(key, data)) == data
-
-
-@settings(max_examples=50, deadline=None)
-@given(old=PASSWORDS, new=PASSWORDS, padding=st.binary(min_size=512, max_size=512))
-def test_change_password_both_ways(old: str, new: str, padding: bytes) -> None:
-    packet = build(3, old, new, b"User", bytes(16), b"\1" * 16, padding)
-    assert len(packet) == LENGTH
-    assert open_packet(packet, old, b"User", bytes(16)).new_password == new
-
-
-@settings(max_examples=100, deadline=None)
-@given(body=st.one_of(st.binary(min_size=582, max_size=582), st.binary(max_size=700)))
-def test_change_password_of_any_bytes(body: bytes) -> None:
-    try:
-        open_packet(b"\7\1\x02\x4a" + body, "old", b"User", bytes(16))
-    except PeerError:
-        return
-    raise AssertionError("random bytes were taken for a change of password")

@@ -8,7 +8,6 @@ import pytest
 
 from sstpfarm.errors import ConfigError
 from sstpfarm.proto.ppp import mschap
-from sstpfarm.proto.ppp.change_password import rc4
 from sstpfarm.proto.ppp.passwords import as_utf8, as_utf16
 from tests.vectors.loader import Vector, load
 
@@ -16,6 +15,23 @@ from tests.vectors.loader import Vector, load
 def session_key(start_key: bytes) -> bytes:
     """GetNewKeyFromSHA of RFC 3079 7.3 for 128 bits, with the start key as the first session key."""
     return hashlib.sha1(start_key + bytes(40) + start_key + b"\xf2" * 40).digest()[:16]
+
+
+def rc4(key: bytes, data: bytes) -> bytes:
+    """What MPPE encrypts with; nothing of ours does."""
+    box = list(range(256))
+    j = 0
+    for i in range(256):
+        j = (j + box[i] + key[i % len(key)]) & 0xFF
+        box[i], box[j] = box[j], box[i]
+    out = bytearray()
+    i = j = 0
+    for byte in data:
+        i = (i + 1) & 0xFF
+        j = (j + box[i]) & 0xFF
+        box[i], box[j] = box[j], box[i]
+        out.append(byte ^ box[(box[i] + box[j]) & 0xFF])
+    return bytes(out)
 
 
 def lm_hash(password: str) -> bytes:

@@ -47,7 +47,7 @@ def claimed_by(source: str) -> set[str]:
 
 def test_ids_are_unique() -> None:
     ids = [vector.id for vector in every_vector()]
-    assert len(ids) == len(set(ids)) == 72
+    assert len(ids) == len(set(ids)) == 71
 
 
 def test_every_vector_is_claimed_by_exactly_one_module() -> None:
