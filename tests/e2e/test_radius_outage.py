@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Final
 
 from .farm import PASSWORD, Farm, running
-from .frames import ACK, PAP
+from .frames import ACK, LCP, PAP, TERM_REQ
 from .freeradius import SECRET, FreeRadius, freeradius
 from .netns import Wire, until
 from .rawpeer import tls_peer
@@ -38,9 +38,12 @@ def come_and_go(wire: Wire, user: str, password: str, stop: threading.Event) -> 
             peer.call_connect()
             peer.open_lcp("pap")
             peer.send_pap(user, password)
-            if peer.frame(PAP).code != ACK:
+            answer = peer.expect(lambda came: came.protocol == PAP or (came.protocol, came.code) == (LCP, TERM_REQ))
+            if answer.protocol == LCP:  # nobody can judge it
+                peer.put_back(answer)
                 peer.answer_disconnect()
                 continue
+            assert answer.code == ACK
             peer.send(peer.call_connected())
             peer.open_ipcp()
             assert peer.ping()
