@@ -108,8 +108,8 @@ class Namespace:
         return sorted(line.strip() for line in lines)
 
     def ping(self, target: str, *options: str, count: int = 1) -> bool:
-        """Whether all of `count` echo requests to `target` are answered within 2 s each."""
-        found = self.run("ping", "-n", "-q", "-i", "0.2", "-c", str(count), "-W", "2", *options, target, check=False)
+        """Whether all of `count` echo requests to `target` are answered; without an answer this takes 10 s, or -W."""
+        found = self.run("ping", "-n", "-q", "-i", "0.2", "-c", str(count), "-W", "10", *options, target, check=False)
         return f" {count} received" in found.stdout
 
     def open_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:

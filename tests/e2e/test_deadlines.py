@@ -220,6 +220,6 @@ def test_silence_of_the_server(wire: Wire, farm: Farm, option: str, ends: bool) 
         finally:
             os.kill(worker, signal.SIGCONT)
         if not ends:
-            assert wire.client.ping(GATEWAY, "-W", "10")
+            assert wire.client.ping(GATEWAY)
             client.stop()
     farm.idle()

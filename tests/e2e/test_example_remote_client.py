@@ -51,7 +51,7 @@ def test_laptop_in_the_offices_network(mode: str) -> None:
                 # it is this entry that makes it work: the document's "ping will time out" without
                 net.office.run("ip", "neighbour", "del", "proxy", LAPTOP, "dev", "ether2")
                 net.workstation.run("ip", "neighbour", "flush", "all")
-                assert not net.workstation.ping(LAPTOP)
+                assert not net.workstation.ping(LAPTOP, "-W", "2")
                 net.office.run("ip", "neighbour", "add", "proxy", LAPTOP, "dev", "ether2")
             laptop.stop()
         until(lambda: net.proxies() == [], "nobody answers ARP for the laptop any more")

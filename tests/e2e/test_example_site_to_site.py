@@ -54,4 +54,4 @@ def test_two_sites() -> None:
                     assert sent == received
                 home.stop()
             farm.idle()  # no route is left
-            assert not host.ping(net.WORKSTATION)
+            assert not host.ping(net.WORKSTATION, "-W", "2")

@@ -36,7 +36,7 @@ def test_net_behind_the_server(forwarding: bool) -> None:
                 assert "dev sstp0" in wire.client.run("ip", "route", "get", BEHIND).stdout
                 assert "dev uplink" in wire.client.run("ip", "route", "get", wire.SERVER4).stdout
                 assert wire.client.ping(GATEWAY)
-                assert wire.client.ping(BEHIND) is forwarding
+                assert wire.client.ping(BEHIND, "-W", "10" if forwarding else "2") is forwarding
                 if forwarding:
                     sent, received = transfer(wire.client, behind, BEHIND, 5)
                     assert sent == received

@@ -342,7 +342,7 @@ def test_the_kernel_of_our_client(place: Place) -> None:
         (address,) = until(addresses, "an address of the prefix")
         assert IPv6Address(address) in PREFIX
         client.run("ip", "-6", "route", "add", f"{BEHIND}/128", "dev", "sstp0")
-        until(lambda: client.ping(str(BEHIND), "-6"), "an answer from behind the server")
+        until(lambda: client.ping(str(BEHIND), "-6", "-W", "2"), "an answer from behind the server")
         assert not client.run("ip", "-6", "route", "show", "default").stdout
     place.farm.idle()
 
@@ -353,7 +353,7 @@ def test_the_default_route_of_our_client(place: Place) -> None:
     routes = client.routes()
     with connecting(client, server, *TRUST_ANY, "--authentication", "pap", "--interface", "sstp0", user="told") as one:
         one.up()
-        until(lambda: client.ping(str(BEHIND), "-6"), "an answer from behind the server")
+        until(lambda: client.ping(str(BEHIND), "-6", "-W", "2"), "an answer from behind the server")
         assert "dev uplink" in client.run("ip", "-6", "route", "get", place.wire.SERVER6).stdout
         assert client.run("ip", "-6", "route", "show", place.wire.SERVER6).stdout  # one past the tunnel
         assert "metric 1 " in client.run("ip", "-6", "route", "show", "default", "dev", "sstp0").stdout
