@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,12 @@ class Net:
             lambda: nft.install(forwarding=forwarding, client_to_client=client_to_client, masquerade=masquerade),
         )
 
-    def passes(self, source: Namespace, target: str) -> bool:
-        """Whether a TCP connection from there to `target` port 7 opens; a drop is waited for 0.3 s."""
+    def passes(self, source: Namespace, target: str, port: int = 7) -> bool:
+        """Whether a TCP connection from there to that port of `target` opens; a drop is waited for 0.3 s."""
         with source.open_socket() as sock:
             sock.settimeout(0.3)
             try:
-                sock.connect((target, 7))
+                sock.connect((target, port))
             except TimeoutError:
                 return False
             return True
@@ -193,13 +194,30 @@ def test_mss_is_left_alone_where_it_should_be(net: Net) -> None:
 
 @needs_root
 @needs_nft
-def test_the_documents_example_is_taken(net: Net, tmp_path: Path) -> None:
+def test_the_documents_examples_are_taken(net: Net, tmp_path: Path) -> None:
     document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-    example = re.search(r"```nft\n(.*?)```", document, re.DOTALL)
-    assert example is not None
+    lists, own = re.findall(r"```nft\n(.*?)```", document, re.DOTALL)
     rules = tmp_path / "rules.nft"
-    rules.write_text(example[1])
-    options = {"forwarding": True, "client_to_client": False}
-    lists = ("guests", "staff")
-    inside(net.router, lambda: nft.install(**options, masquerade="", lists=lists, include=str(rules)))
+
+    def install(text: str) -> None:
+        rules.write_text(text)
+        options = {"forwarding": True, "client_to_client": False}
+        sets = ("guests", "staff")
+        inside(net.router, lambda: nft.install(**options, masquerade="lan", lists=sets, include=str(rules)))
+
+    install(lists)
     assert "ip saddr @guests ip daddr 10.0.0.0/8 drop" in net.router.run("nft", "list", "ruleset").stdout
+    addresses = ("10.20.0.1", "10.9.0.1")
+    with ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(net.router.listener(address, 22))
+            stack.enter_context(net.router.listener(address, 53))
+        for address in addresses:
+            assert net.passes(net.left, address, 22)
+        install(lists + own)
+        for address in addresses:
+            assert not net.passes(net.left, address, 22)
+            assert net.passes(net.left, address, 53)
+            assert net.left.ping(address)
+        assert net.passes(net.right, "10.9.0.1", 22)  # no client
+        assert net.passes(net.left, "10.9.0.2")  # nor the server itself
