@@ -93,7 +93,7 @@ class Connection:
     def start(self, *, client: bool = False) -> None:
         """Begin: wait for the peer's bytes, at a client say ClientHello first."""
         try:
-            self._around.poller.add_reader(self._fd, self._readable)
+            self._around.poller.add_reader(self._fd, self._readable, starting=True)
         except OSError as error:
             self._finish(Reason.TRANSPORT_LOST, error.strerror or "cannot be watched", drop=True)
             return
@@ -273,11 +273,10 @@ class Connection:
             return False
         self._tunnel, self._path = tunnel, path
         source = TunSource(path, self._outlet, tunnel.fragments)
-        gone = partial(self.close, Reason.INTERFACE_FAILED)
-        self._downlink = Downlink(
-            self._around, source, self._outlet, self._encrypt, self._send, gone, self._tun_readable
-        )
+        around, gone = self._around, partial(self.close, Reason.INTERFACE_FAILED)
+        self._downlink = Downlink(around, source, self._outlet, self._encrypt, self._send, gone, self._tun_readable)
         self._stage, self._deadline = Stage.OPEN, None
+        around.poller.started(self._fd)
         tunnel.start(monotonic())
         self._delegate.phase_done(self, Phase.TLS, f"{self._pump.version} {self._pump.cipher}")
         self._settle()

@@ -6,12 +6,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 import uvloop
 
-from sstpfarm.transport.poller import Poller
+from sstpfarm.transport.poller import STARTING_PER_TURN, Poller
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close sends a reset
 LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
@@ -277,5 +278,83 @@ def test_what_is_for_later_comes_behind_the_readers_of_the_turn(run: Run) -> Non
             poller.remove_reader(one.fileno())
             one.close()
             other.close()
+
+    run(scenario)
+
+
+def test_who_starts_waits_for_the_others_of_a_turn(run: Run) -> None:
+    """A turn has a few of those that start, behind all else of it; none is forgotten. Who has started does not wait."""
+
+    async def scenario(poller: Poller) -> None:
+        seen: list[str] = []
+        pairs = [socket.socketpair() for _ in range(3 * STARTING_PER_TURN + 2)]
+        (session, peer), (grown, grown_peer), *others = pairs
+        busy = True
+
+        def work() -> None:
+            seen.append("session")
+            if not busy:
+                session.recv(1)
+            poller.later(lambda: seen.append("later"))
+
+        def read(sock: socket.socket, name: str) -> None:
+            sock.recv(1)
+            seen.append(name)
+
+        for number, (sock, _) in enumerate(others):
+            poller.add_reader(sock.fileno(), partial(read, sock, f"{number}"), starting=True)
+        poller.add_reader(grown.fileno(), partial(read, grown, "grown"), starting=True)
+        poller.started(grown.fileno())
+        poller.started(grown.fileno())
+        for _, other in [*others, (grown, grown_peer)]:
+            other.send(b"x")
+        poller.add_reader(session.fileno(), work)
+        peer.send(b"x")
+        while len(seen) < len(pairs) + 3:
+            await turns(1)
+        busy = False
+        await turns()
+        first = seen.index("later") + 1
+        assert sorted(seen[:first]) == ["grown", "later", "session"]
+        names = [str(number) for number in range(len(others))]
+        for start in range(0, len(names), STARTING_PER_TURN):
+            end = first + STARTING_PER_TURN
+            assert seen[first:end] == names[start : start + STARTING_PER_TURN]
+            assert seen[end : end + 2] == ["session", "later"]
+            first = end + 2
+        poller.remove_reader(session.fileno())
+        for sock, _ in [*others, (grown, grown_peer)]:
+            poller.remove_reader(sock.fileno())
+        assert not poller._start_fds
+        for one, other in pairs:
+            one.close()
+            other.close()
+
+    run(scenario)
+
+
+def test_who_starts_may_write_and_end(run: Run) -> None:
+    async def scenario(poller: Poller) -> None:
+        client, server = tcp_pair()
+        with server:
+            seen: list[str] = []
+
+            def writable() -> None:
+                seen.append("writable")
+                poller.remove_writer(server.fileno())
+
+            def readable() -> None:
+                seen.append("readable")
+                poller.remove_reader(server.fileno())
+
+            poller.add_reader(server.fileno(), readable, starting=True)
+            poller.add_writer(server.fileno(), writable)
+            await turns()
+            assert seen == ["writable"]
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.close()
+            await turns()
+            assert seen == ["writable", "readable"]
+            assert not poller._start_fds
 
     run(scenario)

@@ -22,12 +22,12 @@ from tests.unit.connection_bench import ADDRESS, GATEWAY, Pair, packet, pair, un
 
 
 class Full:
-    """An epoll that takes no new descriptor while it is full."""
+    """An epoll of a poller, that takes no new descriptor while it is full."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, name: str = "_epoll") -> None:
         self.full = False
-        self._epoll: select.epoll = poller._epoll
-        poller._epoll = self  # type: ignore[assignment] # only what a poller needs
+        self._epoll: select.epoll = getattr(poller, name)
+        setattr(poller, name, self)  # it has what a poller needs of one
         self.fileno, self.poll, self.close = self._epoll.fileno, self._epoll.poll, self._epoll.close
         self.modify, self.unregister = self._epoll.modify, self._epoll.unregister
 
@@ -61,12 +61,33 @@ def test_the_next_descriptor_of_that_number_is_watched() -> None:
 def test_a_connection_that_cannot_be_watched_ends(identity: ServerIdentity) -> None:
     async def scenario() -> None:
         both = Pair(identity)
-        Full(both.poller).full = True
+        Full(both.poller, "_starting").full = True
         for connection, end in ((both.server, both.server_end), (both.client, both.client_end)):
             connection.start(client=end is both.client_end)
             assert end.ended == [(Reason.TRANSPORT_LOST, "No space left on device")]
             end.tun.close()
         assert both.server_sock.fileno() == both.client_sock.fileno() == -1
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_has_to_stay_among_those_that_start_works(identity: ServerIdentity) -> None:
+    async def scenario() -> None:
+        async with pair(identity) as both:
+            epoll = Full(both.poller)
+            started = both.poller.started
+
+            def started_in_vain(fd: int) -> None:
+                epoll.full = True
+                started(fd)
+                epoll.full = False
+
+            both.poller.started = started_in_vain  # type: ignore[method-assign] # the kernel is full for so long
+            await both.open()
+            assert both.poller._start_fds == {both.server_sock.fileno(), both.client_sock.fileno()}
+            both.client_end.tun.send(packet(ADDRESS, GATEWAY, b"x"))
+            await until(lambda: both.server_end.cells[Cell.PACKETS_IN] == 1)
+        assert not both.poller._start_fds
 
     asyncio.run(scenario())
 
