@@ -35,6 +35,7 @@ max-mtu = {mtu}
 max-mru = {mtu}
 max-sessions = 16384
 max-starting = 8192
+max-starting-per-source = "disabled"
 forwarding = true
 {extra}
 [profile.default]

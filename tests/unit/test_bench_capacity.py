@@ -83,8 +83,9 @@ def test_table_has_every_machine() -> None:
 def test_costs_come_from_the_figures() -> None:
     values = {"many-up": 1.5, "many-down": 2.5, "login-cpu-5000": 4.0, "idle-5000": 10.0, "session-kib": 68.0}
     figures = {key: Figure(key=key, value=value) for key, value in values.items()}
-    spent = {"worker": 4.0, "master": 1.0, "auth": 2.0}
-    figures["login-cpu-5000"] = Figure(key="login-cpu-5000", value=4.0, detail={"spent": spent})
+    spent = [{"worker": 4.0, "master": 1.0, "auth": auth} for auth in (2.0, 9.0, 1.5)]
+    figures["login-cpu-5000"] = Figure(key="login-cpu-5000", value=4.0)
+    figures["login-all-5000"] = Figure(key="login-all-5000", value=7.0, detail={"spent": spent})
     found = costs_of(figures)
     assert found is not None
     assert (found.s_per_gb, found.login_s, found.login_other_s, found.session_kib) == (2.5, 0.004, 0.002, 68.0)
