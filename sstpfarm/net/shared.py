@@ -17,6 +17,7 @@ import socket
 from typing import Final
 
 from sstpfarm.net.groups import GATEWAY_GROUP
+from sstpfarm.net.links import IPV6_MIN_MTU
 from sstpfarm.net.netlink import Netlink, check, number
 from sstpfarm.net.rtnetlink import (
     IFLA_GROUP,
@@ -30,7 +31,7 @@ from sstpfarm.net.rtnetlink import (
 from sstpfarm.net.tun import make_tun
 
 NAME: Final = "sstpgw"
-MTU: Final = 1279  # no IPv6: RFC 8200 5
+MTU: Final = IPV6_MIN_MTU - 1  # no IPv6
 
 
 class SharedAddresses:
